@@ -1,0 +1,1 @@
+//! The operator's and auditor's tool.

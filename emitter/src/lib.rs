@@ -1,0 +1,1 @@
+//! Submits signed results to the contracts and settles each.

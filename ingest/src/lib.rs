@@ -1,0 +1,1 @@
+//! Follows a chain's contracts and publishes their requests with the cursor in one transaction.

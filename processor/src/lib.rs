@@ -1,0 +1,1 @@
+//! Turns requests into signed results by way of KMS Core.

@@ -1,0 +1,1 @@
+//! KMS Core's gRPC services and messages.

@@ -1,0 +1,1 @@
+//! What every service stands on: the exactly-once stage, Kafka clients, configuration, telemetry, health, shutdown.
