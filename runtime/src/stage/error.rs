@@ -1,0 +1,202 @@
+//! Why a stage ends other than by shutdown.
+
+use kms_schemas::{codes::Code, identity::Coordinates};
+
+/// The stage cannot go on. Each has a stable code and the exit code that the process should end with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StageError {
+    /// The settings contradict each other.
+    #[error("stage settings are invalid: {}", .0.join("; "))]
+    Settings(Vec<String>),
+    /// A Kafka client could not be made from the settings.
+    #[error("kafka client could not be created: {0}")]
+    Client(#[source] rdkafka::error::KafkaError),
+    /// The transactional id could not be initialised in time.
+    #[error("transactional id {transactional_id} could not be initialised: {source}")]
+    Start {
+        /// The id.
+        transactional_id: String,
+        /// What the client said last.
+        #[source]
+        source: rdkafka::error::KafkaError,
+    },
+    /// Another process with the same instance took over.
+    #[error("fenced: another process uses instance of transactional id {transactional_id}: {source}")]
+    Fenced {
+        /// The id.
+        transactional_id: String,
+        /// What the client said.
+        #[source]
+        source: rdkafka::error::KafkaError,
+    },
+    /// A Kafka client is in a state that only a restart ends.
+    #[error("kafka client failed for good: {0}")]
+    Fatal(#[source] rdkafka::error::KafkaError),
+    /// Transactions keep failing although the broker answers.
+    #[error("{attempts} transactions in a row were aborted: {source}")]
+    Aborting {
+        /// How many.
+        attempts: u32,
+        /// What the client said last.
+        #[source]
+        source: rdkafka::error::KafkaError,
+    },
+    /// The group has no offset for a partition whose outcomes exist, and the ledger cannot be rebuilt from them.
+    #[error("group {group} has no committed offset for {topic}[{partition}]: {reason}")]
+    MissingOffset {
+        /// Consumer group.
+        group: String,
+        /// Input topic.
+        topic: String,
+        /// Input partition.
+        partition: i32,
+        /// Why it was not rebuilt.
+        reason: String,
+    },
+    /// The committed offset is outside what the partition holds: records were deleted before they were handled, or the
+    /// topic was made anew.
+    #[error("position {0} is outside the partition: unhandled records were deleted, or the topic was recreated")]
+    OutOfRange(Coordinates),
+    /// A thread of the stage ended by a panic.
+    #[error("stage thread {0} ended unexpectedly")]
+    Thread(&'static str),
+}
+
+impl StageError {
+    /// Stable code of the error.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Settings(_) => "KC-0230",
+            Self::Client(_) => "KC-0231",
+            Self::Start { .. } => "KC-0232",
+            Self::Fenced { .. } => "KC-0233",
+            Self::Fatal(_) => "KC-0234",
+            Self::Aborting { .. } => "KC-0235",
+            Self::MissingOffset { .. } => "KC-0236",
+            Self::OutOfRange(_) => "KC-0237",
+            Self::Thread(_) => "KC-0238",
+        }
+    }
+
+    /// Exit code that the process should end with: 2 configuration, 3 refused at start, 4 fenced, 5 fatal Kafka error,
+    /// 70 internal.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Settings(_) | Self::Client(_) => 2,
+            Self::Start { .. } | Self::MissingOffset { .. } | Self::OutOfRange(_) => 3,
+            Self::Fenced { .. } => 4,
+            Self::Fatal(_) | Self::Aborting { .. } => 5,
+            Self::Thread(_) => 70,
+        }
+    }
+}
+
+/// An output is larger than the topic's limit; the input became a dead letter instead.
+pub const OUTPUT_TOO_LARGE: &str = "KC-0220";
+/// The broker refused an output for another reason than its size; the input became a dead letter instead.
+pub const OUTPUT_REFUSED: &str = "KC-0221";
+/// The handler panicked.
+pub const HANDLER_PANICKED: &str = "KC-0222";
+/// The limit of attempts was reached.
+pub const ATTEMPTS_EXHAUSTED: &str = "KC-0223";
+/// The time limit was reached.
+pub const TIME_EXHAUSTED: &str = "KC-0224";
+/// Unfinished after the time allowed in this lane, or it held up half the window.
+pub const TOO_SLOW: &str = "KC-0225";
+
+/// The stage's codes.
+pub static CODES: &[Code] = &[
+    Code {
+        code: OUTPUT_TOO_LARGE,
+        name: "output_too_large",
+        meaning: "The answer to a record is larger than the output topic takes.",
+        action: "Raise the topic's max.message.bytes and `max_output_bytes`, then redrive the dead letter.",
+    },
+    Code {
+        code: OUTPUT_REFUSED,
+        name: "output_refused",
+        meaning: "The broker refused the answer to a record, alone in its transaction.",
+        action: "Read the text for the broker's reason, mend the topic's settings, then redrive the dead letter.",
+    },
+    Code {
+        code: HANDLER_PANICKED,
+        name: "handler_panicked",
+        meaning: "A bug: the code that handles the record ended by a panic.",
+        action: "Report it with the dead letter; redrive after an update.",
+    },
+    Code {
+        code: ATTEMPTS_EXHAUSTED,
+        name: "attempts_exhausted",
+        meaning: "The record failed as often as the lane allows, with its dependencies healthy.",
+        action: "Read the last failure in the text; redrive when its cause is gone.",
+    },
+    Code {
+        code: TIME_EXHAUSTED,
+        name: "time_exhausted",
+        meaning: "The record was not finished within the lane's time limit, outages not counted.",
+        action: "Read the last failure in the text; redrive when its cause is gone.",
+    },
+    Code {
+        code: TOO_SLOW,
+        name: "too_slow",
+        meaning: "The record was moved to the deferred topic so that others are not held up. Not a failure.",
+        action: "None. Many of them point at a slow dependency.",
+    },
+    Code {
+        code: "KC-0230",
+        name: "stage_settings",
+        meaning: "The lane's settings contradict each other.",
+        action: "Correct what the message names.",
+    },
+    Code {
+        code: "KC-0231",
+        name: "kafka_client",
+        meaning: "librdkafka refuses the client settings.",
+        action: "Correct the [kafka] section.",
+    },
+    Code {
+        code: "KC-0232",
+        name: "transactions_not_initialised",
+        meaning: "The broker did not grant the transactional id in time.",
+        action: "Check that the brokers are reachable and that the principal may write with this transactional id.",
+    },
+    Code {
+        code: "KC-0233",
+        name: "fenced",
+        meaning: "Another process started with the same instance, or the broker timed the transaction out.",
+        action: "Give every process its own `kafka.instance`; otherwise let the supervisor restart this one.",
+    },
+    Code {
+        code: "KC-0234",
+        name: "fatal_kafka_error",
+        meaning: "A Kafka client is in a state that only a restart ends.",
+        action: "Let the supervisor restart the process; if it repeats, read the client's reason.",
+    },
+    Code {
+        code: "KC-0235",
+        name: "transactions_abort",
+        meaning: "Transactions were aborted many times in a row although the broker answers.",
+        action: "Read the last reason; check the topics' settings and the principal's rights.",
+    },
+    Code {
+        code: "KC-0236",
+        name: "offsets_missing",
+        meaning: "The group lost its offsets and what is done cannot be told from the outcomes alone.",
+        action: "See \"Missing offsets\" in the operator's guide before choosing `missing_offsets`.",
+    },
+    Code {
+        code: "KC-0237",
+        name: "offset_out_of_range",
+        meaning: "Unhandled records were deleted from the input topic, or the topic was made anew.",
+        action: "Find out which; the cursor of ingest tells what the topic should hold.",
+    },
+    Code {
+        code: "KC-0238",
+        name: "stage_thread",
+        meaning: "A bug: a thread of the engine ended by a panic.",
+        action: "Report it with the log; the supervisor's restart loses nothing.",
+    },
+];
