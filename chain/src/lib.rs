@@ -1,1 +1,25 @@
-//! What is read from and written to chains: providers, contracts' events, calls, errors and EIP-712 structures.
+//! What is read from chains and written to them: RPC providers with failover, the contracts' events, calls, errors and
+//! EIP-712 structures.
+//!
+//! ```text
+//!   chain ── rpc ──▶ event ──▶ requests           answers ──▶ response ──▶ rpc ──▶ chain
+//!                                                   │                       │
+//!                                                 eip712 (who signed it)  revert (what a refusal means)
+//! ```
+//!
+//! * [`event`] decodes logs strictly, by contract address and first topic;
+//! * [`eip712`] recomputes the digests that KMS Core and users sign, and recovers signers as strictly as the contracts;
+//! * [`response`] turns an answer into calldata, [`revert`] turns a refusal into something to do;
+//! * [`rpc`] talks to the nodes: an explicit primary with failover, deadlines, batches; it tells an outage from an answer
+//!   by type, because an outage is never a verdict;
+//! * [`finality`] says up to which block a source is followed, [`views`] reads the contracts' state.
+//!
+//! Everything but [`rpc`], [`finality`] and [`views`] is pure.
+
+mod abi;
+pub mod codes;
+pub mod contracts;
+pub mod eip712;
+pub mod event;
+pub mod response;
+pub mod revert;

@@ -1,0 +1,297 @@
+//! Bindings of the contracts of generation (a): only what the connector, its tests and its tools call.
+//!
+//! They are written by hand instead of generated from `abi/*.json`, which takes a multiple of the compile time; a test
+//! holds every function, event and return type here against those files. Enums of the contracts are plain `uint8` here,
+//! which has the same encoding and does not fail on a value that a later release adds.
+//!
+//! No name is overloaded in generation (a). Where a later generation overloads one (`UserDecryptionRequest`,
+//! `userDecryptionRequest`), a code generator would number the overloads by their order in the ABI file, so that a
+//! re-ordered file silently changes their meaning: give each overload a module with a name of its own, and select by
+//! topic or selector, never by name.
+
+pub use bindings::*;
+
+#[allow(missing_docs, clippy::too_many_arguments, unreachable_pub)]
+mod bindings {
+    alloy::sol! {
+        #![sol(all_derives)]
+
+        struct SnsCiphertextMaterial {
+            bytes32 ctHandle;
+            uint256 keyId;
+            bytes32 snsCiphertextDigest;
+            address[] coprocessorTxSenderAddresses;
+        }
+
+        struct CtHandleContractPair {
+            bytes32 ctHandle;
+            address contractAddress;
+        }
+
+        struct RequestValidity {
+            uint256 startTimestamp;
+            uint256 durationDays;
+        }
+
+        struct ContractsInfo {
+            uint256 chainId;
+            address[] addresses;
+        }
+
+        struct DelegationAccounts {
+            address delegatorAddress;
+            address delegateAddress;
+        }
+
+        struct KeyDigest {
+            uint8 keyType;
+            bytes digest;
+        }
+
+        struct KmsNode {
+            address txSenderAddress;
+            address signerAddress;
+            string ipAddress;
+            string storageUrl;
+        }
+
+        struct Coprocessor {
+            address txSenderAddress;
+            address signerAddress;
+            string s3BucketUrl;
+        }
+
+        struct HostChain {
+            uint256 chainId;
+            address fhevmExecutorAddress;
+            address aclAddress;
+            string name;
+            string website;
+        }
+
+        interface Decryption {
+            event PublicDecryptionRequest(uint256 indexed decryptionId, SnsCiphertextMaterial[] snsCtMaterials, bytes extraData);
+            event UserDecryptionRequest(uint256 indexed decryptionId, SnsCiphertextMaterial[] snsCtMaterials, address userAddress, bytes publicKey, bytes extraData);
+            event PublicDecryptionResponseCall(uint256 indexed decryptionId, bytes decryptedResult, bytes signature, address kmsTxSender, bytes extraData);
+            event PublicDecryptionResponse(uint256 indexed decryptionId, bytes decryptedResult, bytes[] signatures, bytes extraData);
+            event UserDecryptionResponse(uint256 indexed decryptionId, uint256 indexShare, bytes userDecryptedShare, bytes signature, bytes extraData);
+            event UserDecryptionResponseThresholdReached(uint256 indexed decryptionId);
+
+            function publicDecryptionRequest(bytes32[] ctHandles, bytes extraData) external;
+            function userDecryptionRequest(CtHandleContractPair[] ctHandleContractPairs, RequestValidity requestValidity, ContractsInfo contractsInfo, address userAddress, bytes publicKey, bytes signature, bytes extraData) external;
+            function delegatedUserDecryptionRequest(CtHandleContractPair[] ctHandleContractPairs, RequestValidity requestValidity, DelegationAccounts delegationAccounts, ContractsInfo contractsInfo, bytes publicKey, bytes signature, bytes extraData) external;
+            function publicDecryptionResponse(uint256 decryptionId, bytes decryptedResult, bytes signature, bytes extraData) external;
+            function userDecryptionResponse(uint256 decryptionId, bytes userDecryptedShare, bytes signature, bytes extraData) external;
+            function isDecryptionDone(uint256 decryptionId) external view returns (bool);
+            function getDecryptionConsensusTxSenders(uint256 decryptionId) external view returns (address[]);
+            function isPublicDecryptionReady(bytes32[] ctHandles, bytes extraData) external view returns (bool);
+            function isUserDecryptionReady(address userAddress, CtHandleContractPair[] ctHandleContractPairs, bytes extraData) external view returns (bool);
+        }
+
+        interface KMSGeneration {
+            event PrepKeygenRequest(uint256 prepKeygenId, uint256 epochId, uint8 paramsType);
+            event KeygenRequest(uint256 prepKeygenId, uint256 keyId);
+            event CrsgenRequest(uint256 crsId, uint256 maxBitLength, uint8 paramsType);
+            event PRSSInit();
+            event KeyReshareSameSet(uint256 prepKeygenId, uint256 keyId, uint256 keyReshareId, uint8 paramsType);
+            event PrepKeygenResponse(uint256 prepKeygenId, bytes signature, address kmsTxSender);
+            event KeygenResponse(uint256 keyId, KeyDigest[] keyDigests, bytes signature, address kmsTxSender);
+            event ActivateKey(uint256 keyId, string[] kmsNodeStorageUrls, KeyDigest[] keyDigests);
+            event CrsgenResponse(uint256 crsId, bytes crsDigest, bytes signature, address kmsTxSender);
+            event ActivateCrs(uint256 crsId, string[] kmsNodeStorageUrls, bytes crsDigest);
+
+            function keygen(uint8 paramsType) external;
+            function crsgenRequest(uint256 maxBitLength, uint8 paramsType) external;
+            function prssInit() external;
+            function keyReshareSameSet(uint256 keyId) external;
+            function prepKeygenResponse(uint256 prepKeygenId, bytes signature) external;
+            function keygenResponse(uint256 keyId, KeyDigest[] keyDigests, bytes signature) external;
+            function crsgenResponse(uint256 crsId, bytes crsDigest, bytes signature) external;
+            function getActiveKeyId() external view returns (uint256);
+            function getActiveCrsId() external view returns (uint256);
+            function getConsensusTxSenders(uint256 requestId) external view returns (address[]);
+            function getKeyMaterials(uint256 keyId) external view returns (string[], KeyDigest[]);
+            function getCrsMaterials(uint256 crsId) external view returns (string[], bytes);
+            function getKeyParamsType(uint256 keyId) external view returns (uint8);
+            function getCrsParamsType(uint256 crsId) external view returns (uint8);
+        }
+
+        interface GatewayConfig {
+            function getKmsNode(address kmsTxSenderAddress) external view returns (KmsNode);
+            function getKmsTxSenders() external view returns (address[]);
+            function getKmsSigners() external view returns (address[]);
+            function isKmsTxSender(address txSenderAddress) external view returns (bool);
+            function isKmsSigner(address signerAddress) external view returns (bool);
+            function getCoprocessor(address coprocessorTxSenderAddress) external view returns (Coprocessor);
+            function getCoprocessorTxSenders() external view returns (address[]);
+            function getCoprocessorSigners() external view returns (address[]);
+            function getCoprocessorMajorityThreshold() external view returns (uint256);
+            function getMpcThreshold() external view returns (uint256);
+            function getPublicDecryptionThreshold() external view returns (uint256);
+            function getUserDecryptionThreshold() external view returns (uint256);
+            function getKmsGenThreshold() external view returns (uint256);
+            function getHostChains() external view returns (HostChain[]);
+            function isHostChainRegistered(uint256 chainId) external view returns (bool);
+            function owner() external view returns (address);
+        }
+
+        interface CiphertextCommits {
+            function addCiphertextMaterial(bytes32 ctHandle, uint256 keyId, bytes32 ciphertextDigest, bytes32 snsCiphertextDigest) external;
+            function getSnsCiphertextMaterials(bytes32[] ctHandles) external view returns (SnsCiphertextMaterial[] snsCtMaterials);
+            function isCiphertextMaterialAdded(bytes32 ctHandle) external view returns (bool);
+        }
+
+        interface MultichainACL {
+            function allowAccount(bytes32 ctHandle, address accountAddress, bytes extraData) external;
+            function allowPublicDecrypt(bytes32 ctHandle, bytes extraData) external;
+            function delegateUserDecryption(uint256 chainId, address delegator, address delegate, address contractAddress, uint64 delegationCounter, uint64 expirationDate) external;
+            function isAccountAllowed(bytes32 ctHandle, address accountAddress) external view returns (bool);
+            function isPublicDecryptAllowed(bytes32 ctHandle) external view returns (bool);
+            function isUserDecryptionDelegated(uint256 chainId, address delegator, address delegate, address contractAddress) external view returns (bool);
+        }
+
+        /// The access control list on a host chain.
+        interface HostAcl {
+            function isAllowed(bytes32 handle, address account) external view returns (bool);
+            function isAllowedForDecryption(bytes32 handle) external view returns (bool);
+            function isHandleDelegatedForUserDecryption(address delegator, address delegate, address contractAddress, bytes32 handle) external view returns (bool);
+            function allow(bytes32 handle, address account) external;
+            function allowForDecryption(bytes32[] handlesList) external;
+            function delegateForUserDecryption(address delegate, address contractAddress, uint64 expirationDate) external;
+        }
+
+        /// What every contract of the protocol answers.
+        interface Proxy {
+            function getVersion() external pure returns (string);
+            function eip712Domain() external view returns (bytes1 fields, string name, string version, uint256 chainId, address verifyingContract, bytes32 salt, uint256[] extensions);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use alloy::json_abi::JsonAbi;
+    use alloy::sol_types::{SolCall, SolEvent, SolType};
+
+    use super::*;
+
+    /// Canonical signature → canonical tuple of return types.
+    fn functions(file: &str) -> HashMap<String, String> {
+        let abi = abi(file);
+        abi.functions()
+            .map(|f| {
+                let outputs: Vec<String> = f.outputs.iter().map(|o| o.selector_type().into_owned()).collect();
+                (f.signature(), format!("({})", outputs.join(",")))
+            })
+            .collect()
+    }
+
+    fn abi(file: &str) -> JsonAbi {
+        let path = format!("{}/abi/{file}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(&path).expect("the ABI file is in the repository");
+        serde_json::from_str(&text).expect("the ABI file parses")
+    }
+
+    /// A one-element tuple's name has a trailing comma in Rust's fashion but not in the ABI's.
+    fn returns<C: SolCall>() -> String {
+        <C::ReturnTuple<'static> as SolType>::SOL_NAME.replace(",)", ")")
+    }
+
+    macro_rules! same_as_abi {
+        ($file:literal, $contract:ident, calls: [$($call:ident),* $(,)?], events: [$($event:ident),* $(,)?]) => {{
+            let functions = functions($file);
+            let mut checked = 0;
+            $(
+                let signature = <$contract::$call as SolCall>::SIGNATURE;
+                let found = functions.get(signature).unwrap_or_else(|| panic!("{signature} is not in {}", $file));
+                assert_eq!(found, &returns::<$contract::$call>(), "return type of {signature}");
+                checked += 1;
+            )*
+            $(
+                let contract = abi($file);
+                let event = contract
+                    .events()
+                    .find(|e| e.selector() == <$contract::$event as SolEvent>::SIGNATURE_HASH)
+                    .unwrap_or_else(|| panic!("{} is not in {}", <$contract::$event as SolEvent>::SIGNATURE, $file));
+                let indexed = event.inputs.iter().filter(|i| i.indexed).count();
+                assert_eq!(indexed + 1, <<$contract::$event as SolEvent>::TopicList as alloy::sol_types::TopicList>::COUNT);
+                checked += 1;
+            )*
+            checked
+        }};
+    }
+
+    #[test]
+    fn every_binding_is_in_the_abi_files_with_its_return_types_and_indexed_arguments() {
+        let decryption = same_as_abi!("Decryption.v0_11.json", Decryption,
+        calls: [
+            publicDecryptionRequestCall, userDecryptionRequestCall, delegatedUserDecryptionRequestCall,
+            publicDecryptionResponseCall, userDecryptionResponseCall, isDecryptionDoneCall,
+            getDecryptionConsensusTxSendersCall, isPublicDecryptionReadyCall, isUserDecryptionReadyCall,
+        ],
+        events: [
+            PublicDecryptionRequest, UserDecryptionRequest, PublicDecryptionResponseCall, PublicDecryptionResponse,
+            UserDecryptionResponse, UserDecryptionResponseThresholdReached,
+        ]);
+        assert_eq!(
+            decryption,
+            Decryption::DecryptionCalls::SELECTORS.len() + Decryption::DecryptionEvents::SELECTORS.len()
+        );
+
+        let generation = same_as_abi!("KMSGeneration.v0_11.json", KMSGeneration,
+        calls: [
+            keygenCall, crsgenRequestCall, prssInitCall, keyReshareSameSetCall, prepKeygenResponseCall,
+            keygenResponseCall, crsgenResponseCall, getActiveKeyIdCall, getActiveCrsIdCall,
+            getConsensusTxSendersCall, getKeyMaterialsCall, getCrsMaterialsCall, getKeyParamsTypeCall,
+            getCrsParamsTypeCall,
+        ],
+        events: [
+            PrepKeygenRequest, KeygenRequest, CrsgenRequest, PRSSInit, KeyReshareSameSet, PrepKeygenResponse,
+            KeygenResponse, ActivateKey, CrsgenResponse, ActivateCrs,
+        ]);
+        assert_eq!(
+            generation,
+            KMSGeneration::KMSGenerationCalls::SELECTORS.len() + KMSGeneration::KMSGenerationEvents::SELECTORS.len()
+        );
+
+        let config = same_as_abi!("GatewayConfig.v0_11.json", GatewayConfig,
+            calls: [
+                getKmsNodeCall, getKmsTxSendersCall, getKmsSignersCall, isKmsTxSenderCall, isKmsSignerCall,
+                getCoprocessorCall, getCoprocessorTxSendersCall, getCoprocessorSignersCall,
+                getCoprocessorMajorityThresholdCall, getMpcThresholdCall, getPublicDecryptionThresholdCall,
+                getUserDecryptionThresholdCall, getKmsGenThresholdCall, getHostChainsCall, isHostChainRegisteredCall,
+                ownerCall,
+            ],
+            events: []);
+        assert_eq!(config, GatewayConfig::GatewayConfigCalls::SELECTORS.len());
+
+        let commits = same_as_abi!("CiphertextCommits.v0_11.json", CiphertextCommits,
+            calls: [addCiphertextMaterialCall, getSnsCiphertextMaterialsCall, isCiphertextMaterialAddedCall],
+            events: []);
+        assert_eq!(commits, CiphertextCommits::CiphertextCommitsCalls::SELECTORS.len());
+
+        let acl = same_as_abi!("MultichainACL.v0_11.json", MultichainACL,
+            calls: [
+                allowAccountCall, allowPublicDecryptCall, delegateUserDecryptionCall, isAccountAllowedCall,
+                isPublicDecryptAllowedCall, isUserDecryptionDelegatedCall,
+            ],
+            events: []);
+        assert_eq!(acl, MultichainACL::MultichainACLCalls::SELECTORS.len());
+
+        let host = same_as_abi!("ACL.host.v0_11.json", HostAcl,
+            calls: [
+                isAllowedCall, isAllowedForDecryptionCall, isHandleDelegatedForUserDecryptionCall, allowCall,
+                allowForDecryptionCall, delegateForUserDecryptionCall,
+            ],
+            events: []);
+        assert_eq!(host, HostAcl::HostAclCalls::SELECTORS.len());
+
+        for file in ["Decryption.v0_11.json", "KMSGeneration.v0_11.json"] {
+            let functions = functions(file);
+            assert_eq!(functions[Proxy::getVersionCall::SIGNATURE], returns::<Proxy::getVersionCall>());
+            assert_eq!(functions[Proxy::eip712DomainCall::SIGNATURE], returns::<Proxy::eip712DomainCall>());
+        }
+    }
+}
