@@ -1,1 +1,29 @@
 //! The whole stack on one machine, as local processes.
+//!
+//! ```text
+//!            ┌────────────── one run: Workspace (run directory, reaper, cache, progress) ──────────────┐
+//!            │  parts:  Kafka   anvil   bucket   [schema registry]                                     │
+//!            │  node 1: KMS Core simulator   ingest   processor   emitter     (prefix kms-connector)    │
+//!            │  node n: …                                                      (prefix kms-node-n)       │
+//!            └──────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Everything binds to 127.0.0.1 on free ports and ends with the process that started it, however that ends
+//! ([`supervise`]). Parts are pinned releases, fetched once into the user's cache ([`parts`]). The services know nothing of all this:
+//! each is started from a complete configuration file, as it would be against any cluster and chain.
+//!
+//! Start reading at [`parts`] for one part alone.
+
+mod cli;
+pub mod error;
+mod http;
+pub mod parts;
+pub mod ports;
+pub mod progress;
+pub mod supervise;
+mod workspace;
+
+pub use cli::main_from;
+pub use error::{CODES, StackError};
+pub use http::install_crypto;
+pub use workspace::{Workspace, WorkspaceOptions};
