@@ -173,7 +173,7 @@ mod tests {
     use std::collections::HashMap;
 
     use alloy::json_abi::JsonAbi;
-    use alloy::sol_types::{SolCall, SolEvent, SolType};
+    use alloy::sol_types::{SolCall, SolEvent, SolStruct, SolType};
 
     use super::*;
 
@@ -194,9 +194,28 @@ mod tests {
         serde_json::from_str(&text).expect("the ABI file parses")
     }
 
-    /// A one-element tuple's name has a trailing comma in Rust's fashion but not in the ABI's.
+    /// The canonical tuple of return types. Structs show by their names there.
     fn returns<C: SolCall>() -> String {
-        <C::ReturnTuple<'static> as SolType>::SOL_NAME.replace(",)", ")")
+        let structs = [
+            canonical::<SnsCiphertextMaterial>(),
+            canonical::<KeyDigest>(),
+            canonical::<KmsNode>(),
+            canonical::<Coprocessor>(),
+            canonical::<HostChain>(),
+        ];
+        let mut name = <C::ReturnTuple<'static> as SolType>::SOL_NAME.replace(",)", ")");
+        for (structure, canonical) in structs {
+            name = name.replace(structure, &canonical);
+        }
+        name
+    }
+
+    /// A struct's name, and its fields as a canonical tuple.
+    fn canonical<S: SolStruct>() -> (&'static str, String) {
+        let root = S::eip712_root_type();
+        let fields = root.split_once('(').expect("a struct has fields").1.trim_end_matches(')');
+        let types: Vec<&str> = fields.split(',').map(|field| field.split(' ').next().expect("a type")).collect();
+        (S::NAME, format!("({})", types.join(",")))
     }
 
     macro_rules! same_as_abi {
