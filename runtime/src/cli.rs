@@ -1,0 +1,104 @@
+//! The command line that every service has.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::config::{ConfigErrors, Configuration, Loaded, Sources, config_reference, load};
+use crate::shutdown::Exit;
+
+/// Where the configuration comes from; environment variables are the third source.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ConfigArgs {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE", env = "KMS_CONNECTOR_CONFIG", global = true)]
+    pub config: Option<PathBuf>,
+    /// Set one value, e.g. `kafka.bootstrap_servers=10.0.0.1:9092` or `source.0.finality=safe`; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
+    pub set: Vec<String>,
+}
+
+impl ConfigArgs {
+    /// Loads the configuration from file, environment and flags.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn load<T: Configuration>(&self) -> Result<Loaded<T>, ConfigErrors> {
+        load(&Sources::of_process(self.config.clone(), self.set.clone()))
+    }
+}
+
+/// What a service is asked to do.
+#[derive(Subcommand, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Run the service (the default).
+    Run,
+    /// Check the configuration and end: 0 if it is right, 2 with every mistake if not.
+    CheckConfig,
+    /// Print the effective configuration with the origin of every value, secrets masked.
+    PrintConfig,
+    /// Print the reference of all configuration keys as Markdown.
+    ConfigReference,
+}
+
+#[derive(Parser, Debug)]
+#[command(version, disable_help_subcommand = true)]
+struct CommandLine {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+/// What is left to do after the command line was read.
+pub enum Invocation<T> {
+    /// Run the service with this configuration.
+    Run(Box<Loaded<T>>),
+    /// Everything is done; end with this code.
+    Done(ExitCode),
+}
+
+/// Reads the command line (the first argument is the program's name) and the configuration. Mistakes are printed to
+/// standard error and end with exit code 2.
+pub fn read<T: Configuration>(
+    name: &'static str,
+    about: &'static str,
+    args: impl IntoIterator<Item = OsString>,
+) -> Invocation<T> {
+    let command = CommandLine::command().name(name).bin_name(name).about(about);
+    let parsed = command.try_get_matches_from(args).and_then(|matches| CommandLine::from_arg_matches(&matches));
+    let line = match parsed {
+        Ok(line) => line,
+        Err(error) => {
+            // Help and version come as errors too, and have their own exit code.
+            let _ = error.print();
+            let code = if error.use_stderr() { Exit::Configuration } else { Exit::Ok };
+            return Invocation::Done(code.into());
+        }
+    };
+    let action = line.action.unwrap_or(Action::Run);
+    if action == Action::ConfigReference {
+        print!("{}", config_reference::<T>());
+        return Invocation::Done(Exit::Ok.into());
+    }
+    let loaded = match line.config.load::<T>() {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            eprintln!("{name}: {errors}");
+            return Invocation::Done(Exit::Configuration.into());
+        }
+    };
+    match action {
+        Action::Run => Invocation::Run(Box::new(loaded)),
+        Action::CheckConfig => {
+            println!("{name}: the configuration is valid");
+            Invocation::Done(Exit::Ok.into())
+        }
+        _ => {
+            print!("{}", loaded.to_toml());
+            Invocation::Done(Exit::Ok.into())
+        }
+    }
+}

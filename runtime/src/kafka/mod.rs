@@ -1,0 +1,23 @@
+//! Kafka clients as the promises need them.
+//!
+//! ```text
+//! [kafka] section ──▶ client settings ──▶ wait for a broker ──▶ topics against the catalogue ──▶ probe
+//!                                                                                                │
+//!          read_to_end (cursor, intents)   ◀── init_transactions ◀── TransactionalProducer ◀─────┘
+//! ```
+//!
+//! Everything here that talks to a broker **blocks**: call it from a thread of its own, never from an async task.
+
+mod config;
+mod context;
+mod probe;
+mod producer;
+mod reader;
+mod topics;
+
+pub use config::{CheckTopics, KafkaConfig, SecurityProtocol};
+pub use context::LogContext;
+pub use probe::{probe, probe_topic};
+pub use producer::{BatchError, OutgoingRecord, ProducerError, TransactionalProducer, classify_error};
+pub use reader::{ReadError, StoredRecord, read_to_end};
+pub use topics::{TopicsError, ensure_topics, wait_for_broker};

@@ -1,0 +1,376 @@
+//! The cluster's topics held against the catalogue.
+
+use std::time::{Duration, Instant};
+
+use kms_schemas::topics::TopicSpec;
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::Client;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+
+use super::config::{CheckTopics, KafkaConfig};
+use super::context::LogContext;
+use crate::codes;
+use crate::retry::Backoff;
+use crate::shutdown::{Exit, Stopped};
+
+/// Why the topics cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TopicsError {
+    /// They are not there and may not be created.
+    #[error("topics are missing: {}; create them, or set kafka.create_topics = true", .0.join(", "))]
+    Missing(Vec<String>),
+    /// They are there and differ from the catalogue.
+    #[error("topics differ from the catalogue: {}", .0.join("; "))]
+    Mismatch(Vec<String>),
+    /// The cluster refused to create a topic.
+    #[error("{topic} cannot be created: {code}")]
+    Refused {
+        /// Topic.
+        topic: String,
+        /// The cluster's reason.
+        code: RDKafkaErrorCode,
+    },
+    /// The shutdown came first.
+    #[error("shut down before the topics were checked")]
+    Cancelled,
+    /// The client library refuses the settings.
+    #[error("the Kafka client cannot be made: {0}")]
+    Client(KafkaError),
+}
+
+impl TopicsError {
+    /// How a service ends on this error.
+    #[must_use]
+    pub fn stopped(&self) -> Stopped {
+        let (exit, code) = match self {
+            Self::Missing(_) => (Exit::Refused, &codes::TOPIC_MISSING),
+            Self::Mismatch(_) => (Exit::Refused, &codes::TOPIC_MISMATCH),
+            Self::Refused { .. } => (Exit::Refused, &codes::TOPIC_MISSING),
+            Self::Client(_) => (Exit::Configuration, &codes::CONFIG_VALUE),
+            Self::Cancelled => (Exit::Ok, &codes::KAFKA_UNREACHABLE),
+        };
+        Stopped::new(exit, code, self.to_string())
+    }
+}
+
+/// Pauses between attempts to reach the cluster.
+const RETRY: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(5), factor: 2.0 };
+
+/// How often a lasting outage is logged.
+const REMIND_EVERY: Duration = Duration::from_secs(30);
+
+/// A client for metadata and administration.
+struct Cluster<'a> {
+    config: &'a KafkaConfig,
+    admin: AdminClient<LogContext>,
+}
+
+impl<'a> Cluster<'a> {
+    fn connect(config: &'a KafkaConfig, service: &str) -> Result<Self, TopicsError> {
+        let settings = config.client(service);
+        let admin = settings.create_with_context(LogContext).map_err(TopicsError::Client)?;
+        Ok(Self { config, admin })
+    }
+
+    fn client(&self) -> &Client<LogContext> {
+        self.admin.inner()
+    }
+
+    fn options(&self) -> AdminOptions {
+        let timeout = Some(self.config.request_timeout());
+        AdminOptions::new().request_timeout(timeout).operation_timeout(timeout)
+    }
+
+    /// Number of partitions, 0 if the topic does not exist.
+    fn partitions(&self, topic: &str) -> Result<i32, KafkaError> {
+        let metadata = self.client().fetch_metadata(Some(topic), self.config.request_timeout())?;
+        let Some(found) = metadata.topics().iter().find(|one| one.name() == topic) else { return Ok(0) };
+        match found.error() {
+            None => Ok(i32::try_from(found.partitions().len()).unwrap_or(i32::MAX)),
+            Some(
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+                | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
+            ) => Ok(0),
+            Some(error) => Err(KafkaError::MetadataFetch(error.into())),
+        }
+    }
+
+    fn create(&self, missing: &[&TopicSpec]) -> Result<(), CreateError> {
+        let replicas = self.config.replication_factor.into();
+        let topics: Vec<NewTopic<'_>> = missing
+            .iter()
+            .map(|spec| {
+                let fresh = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(replicas));
+                spec.config.iter().fold(fresh, |topic, (key, value)| topic.set(key, value))
+            })
+            .collect();
+        let results = block_on(self.admin.create_topics(&topics, &self.options())).map_err(CreateError::Outage)?;
+        for result in results {
+            match result {
+                Ok(topic) => tracing::info!(topic, "topic created"),
+                // Another service was faster.
+                Err((topic, RDKafkaErrorCode::TopicAlreadyExists)) => tracing::debug!(topic, "topic was created"),
+                Err((topic, code)) if is_outage(code) => {
+                    tracing::warn!(topic, %code, "topic not created yet");
+                    return Err(CreateError::Outage(KafkaError::AdminOp(code)));
+                }
+                Err((topic, code)) => return Err(CreateError::Refused { topic, code }),
+            }
+        }
+        Ok(())
+    }
+
+    fn settings(&self, specs: &[&TopicSpec]) -> Result<Vec<ConfigResource>, KafkaError> {
+        let resources: Vec<ResourceSpecifier<'_>> =
+            specs.iter().map(|spec| ResourceSpecifier::Topic(&spec.name)).collect();
+        let results = block_on(self.admin.describe_configs(&resources, &self.options()))?;
+        let readable = results.into_iter().filter_map(|result| match result {
+            Ok(resource) => Some(resource),
+            Err(code) => {
+                tracing::warn!(%code, "settings of a topic cannot be read and are not checked");
+                None
+            }
+        });
+        Ok(readable.collect())
+    }
+}
+
+/// Waits for the admin client, whose own thread completes its futures.
+fn block_on<T>(future: impl Future<Output = Result<T, KafkaError>>) -> Result<T, KafkaError> {
+    match tokio::runtime::Builder::new_current_thread().build() {
+        Ok(runtime) => runtime.block_on(future),
+        Err(error) => Err(KafkaError::AdminOpCreation(error.to_string())),
+    }
+}
+
+enum CreateError {
+    Outage(KafkaError),
+    Refused { topic: String, code: RDKafkaErrorCode },
+}
+
+/// Waits until a broker answers, with back-off and a log line when the outage begins, lasts and ends. `keep_on` is asked
+/// between attempts; the outage is also told to `on_outage`.
+///
+/// # Errors
+/// [`TopicsError::Cancelled`] when `keep_on` said no; [`TopicsError::Client`] for settings that no client takes.
+pub fn wait_for_broker(
+    config: &KafkaConfig,
+    service: &str,
+    mut keep_on: impl FnMut() -> bool,
+    mut on_outage: impl FnMut(&str),
+) -> Result<(), TopicsError> {
+    let cluster = Cluster::connect(config, service)?;
+    // Metadata of one name that need not exist: asking for all topics of a shared cluster would be rude.
+    let topic = format!("{}.ingest.cursor", config.topic_prefix);
+    retry_through_outages(&mut keep_on, &mut on_outage, || cluster.partitions(&topic)).map(|_| ())
+}
+
+fn retry_through_outages<T>(
+    keep_on: &mut impl FnMut() -> bool,
+    on_outage: &mut impl FnMut(&str),
+    mut call: impl FnMut() -> Result<T, KafkaError>,
+) -> Result<T, TopicsError> {
+    let mut failures = 0;
+    let mut last_told: Option<Instant> = None;
+    loop {
+        let error = match call() {
+            Ok(value) => {
+                if failures > 0 {
+                    tracing::info!("Kafka answers again");
+                }
+                return Ok(value);
+            }
+            Err(error) => error,
+        };
+        failures += 1;
+        if last_told.is_none_or(|told| told.elapsed() >= REMIND_EVERY) {
+            tracing::warn!(code = codes::KAFKA_UNREACHABLE.code, %error, "Kafka cannot be reached, trying again");
+            on_outage("Kafka cannot be reached");
+            last_told = Some(Instant::now());
+        }
+        if !pause(RETRY.delay(failures, rand::random()), keep_on) {
+            return Err(TopicsError::Cancelled);
+        }
+    }
+}
+
+/// Waits in small steps; `false` when the caller wants to stop.
+fn pause(duration: Duration, keep_on: &mut impl FnMut() -> bool) -> bool {
+    const STEP: Duration = Duration::from_millis(100);
+    let until = Instant::now() + duration;
+    loop {
+        if !keep_on() {
+            return false;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        std::thread::sleep(left.min(STEP));
+    }
+}
+
+/// Verifies that every topic exists with the catalogue's partitions and settings; creates missing ones if configured.
+/// Outages are waited for.
+///
+/// # Errors
+/// See [`TopicsError`].
+pub fn ensure_topics(
+    config: &KafkaConfig,
+    service: &str,
+    specs: &[TopicSpec],
+    mut keep_on: impl FnMut() -> bool,
+    mut on_outage: impl FnMut(&str),
+) -> Result<(), TopicsError> {
+    let cluster = Cluster::connect(config, service)?;
+    let mut last_created = None;
+    loop {
+        let mut missing = Vec::new();
+        let mut wrong = Vec::new();
+        for spec in specs {
+            let partitions = retry_through_outages(&mut keep_on, &mut on_outage, || cluster.partitions(&spec.name))?;
+            match partitions {
+                0 => missing.push(spec),
+                found if found != spec.partitions => {
+                    wrong.push(format!("{} has {found} partitions, expected {}", spec.name, spec.partitions));
+                }
+                _ => {}
+            }
+        }
+        if !wrong.is_empty() {
+            return Err(TopicsError::Mismatch(wrong));
+        }
+        if missing.is_empty() {
+            break;
+        }
+        if !config.create_topics {
+            return Err(TopicsError::Missing(missing.iter().map(|spec| spec.name.clone()).collect()));
+        }
+        let names: Vec<&str> = missing.iter().map(|spec| spec.name.as_str()).collect();
+        if last_created.as_ref() != Some(&names.len()) {
+            tracing::info!(topics = names.join(", "), "creating topics");
+            last_created = Some(names.len());
+        }
+        match cluster.create(&missing) {
+            Ok(()) => {}
+            Err(CreateError::Outage(error)) => tracing::warn!(%error, "topics not created yet, trying again"),
+            Err(CreateError::Refused { topic, code }) => return Err(TopicsError::Refused { topic, code }),
+        }
+        // A created topic shows in the metadata of every broker a moment later.
+        if !pause(Duration::from_millis(100), &mut keep_on) {
+            return Err(TopicsError::Cancelled);
+        }
+    }
+    check_settings(&cluster, specs, &mut keep_on, &mut on_outage)
+}
+
+fn check_settings(
+    cluster: &Cluster<'_>,
+    specs: &[TopicSpec],
+    keep_on: &mut impl FnMut() -> bool,
+    on_outage: &mut impl FnMut(&str),
+) -> Result<(), TopicsError> {
+    let all: Vec<&TopicSpec> = specs.iter().collect();
+    let found = retry_through_outages(keep_on, on_outage, || cluster.settings(&all))?;
+    let mut broken = Vec::new();
+    for spec in specs {
+        let is_this = |resource: &&ConfigResource| match &resource.specifier {
+            rdkafka::admin::OwnedResourceSpecifier::Topic(name) => *name == spec.name,
+            _ => false,
+        };
+        let Some(resource) = found.iter().find(is_this) else { continue };
+        for (key, wanted) in &spec.config {
+            let Some(actual) = resource.get(key).and_then(|entry| entry.value.as_deref()) else { continue };
+            let text = || format!("{} has {key} = {actual}, expected {wanted}", spec.name);
+            match compare_setting(key, wanted, actual) {
+                Difference::None => {}
+                Difference::Tolerable => {
+                    tracing::warn!(topic = spec.name, key, actual, wanted, "topic setting differs")
+                }
+                Difference::Breaking => broken.push(text()),
+            }
+        }
+    }
+    match cluster.config.check_topics {
+        _ if broken.is_empty() => Ok(()),
+        CheckTopics::Strict => Err(TopicsError::Mismatch(broken)),
+        CheckTopics::Warn => {
+            for difference in broken {
+                tracing::warn!(difference, "topic setting breaks a promise and is tolerated by configuration");
+            }
+            Ok(())
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Difference {
+    None,
+    /// The operator's choice.
+    Tolerable,
+    /// A promise rests on it.
+    Breaking,
+}
+
+fn compare_setting(key: &str, wanted: &str, actual: &str) -> Difference {
+    if wanted == actual {
+        return Difference::None;
+    }
+    let numbers = (wanted.parse::<i64>(), actual.parse::<i64>());
+    match (key, numbers) {
+        ("cleanup.policy", _) => {
+            let sorted = |text: &str| {
+                let mut parts: Vec<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
+                parts.sort();
+                parts
+            };
+            if sorted(wanted) == sorted(actual) { Difference::None } else { Difference::Breaking }
+        }
+        // Larger takes all that the catalogue's takes.
+        ("max.message.bytes", (Ok(wanted), Ok(actual))) if actual > wanted => Difference::None,
+        ("max.message.bytes", _) => Difference::Breaking,
+        // -1 keeps for ever, which is longer than anything.
+        ("retention.ms" | "retention.bytes", (Ok(wanted), Ok(actual)))
+            if actual == -1 || (wanted != -1 && actual > wanted) =>
+        {
+            Difference::None
+        }
+        _ => Difference::Tolerable,
+    }
+}
+
+fn is_outage(code: RDKafkaErrorCode) -> bool {
+    let passing = [
+        RDKafkaErrorCode::BrokerTransportFailure,
+        RDKafkaErrorCode::AllBrokersDown,
+        RDKafkaErrorCode::OperationTimedOut,
+        RDKafkaErrorCode::RequestTimedOut,
+        RDKafkaErrorCode::NotController,
+        RDKafkaErrorCode::BrokerNotAvailable,
+        RDKafkaErrorCode::LeaderNotAvailable,
+        RDKafkaErrorCode::NetworkException,
+        // Fewer brokers than replicas: true while a cluster starts, and logged each time.
+        RDKafkaErrorCode::InvalidReplicationFactor,
+    ];
+    passing.contains(&code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_cleanup_policies_does_not_matter_and_another_policy_breaks_a_promise() {
+        assert_eq!(compare_setting("cleanup.policy", "compact,delete", "delete,compact"), Difference::None);
+        assert_eq!(compare_setting("cleanup.policy", "delete", "compact"), Difference::Breaking);
+    }
+
+    #[test]
+    fn a_topic_may_take_larger_records_and_keep_them_longer_but_not_smaller_ones() {
+        assert_eq!(compare_setting("max.message.bytes", "4194304", "8388608"), Difference::None);
+        assert_eq!(compare_setting("max.message.bytes", "4194304", "1048588"), Difference::Breaking);
+        assert_eq!(compare_setting("retention.ms", "1000", "-1"), Difference::None);
+        assert_eq!(compare_setting("retention.ms", "-1", "1000"), Difference::Tolerable);
+    }
+}
