@@ -15,6 +15,7 @@
 //! Start reading at [`parts`] for one part alone.
 
 mod cli;
+pub mod contracts;
 pub mod error;
 mod http;
 pub mod parts;

@@ -1,0 +1,116 @@
+//! An account that sends transactions one after the other without waiting for any of them.
+
+use alloy::consensus::{SignableTransaction, TxEip1559};
+use alloy::eips::eip2718::Encodable2718;
+use alloy::primitives::{Address, B256, Bytes, TxKind, U256};
+use alloy::signers::SignerSync;
+use alloy::signers::local::PrivateKeySigner;
+use tokio::sync::Mutex;
+
+use super::error::ContractsError;
+use super::node::Node;
+
+/// Far above the base fee of a development chain, which has to be met whatever the blocks hold. What is paid is the base fee.
+const MAX_FEE_PER_GAS: u128 = 100_000_000_000;
+/// Transactions sent in one JSON-RPC batch.
+const SEND_BATCH: usize = 50;
+
+/// What a transaction does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The contract; absent to create one.
+    pub to: Option<Address>,
+    /// Calldata, or creation code.
+    pub data: Bytes,
+    /// Gas limit.
+    pub gas: u64,
+}
+
+/// A key and the nonces of its account on one chain. It must be the only sender of that account.
+#[derive(Debug)]
+pub struct Account {
+    node: Node,
+    chain_id: u64,
+    signer: PrivateKeySigner,
+    next_nonce: Mutex<u64>,
+}
+
+impl Account {
+    /// The account of a key, its next nonce read from the chain.
+    ///
+    /// # Errors
+    /// The node does not answer.
+    pub async fn open(node: &Node, signer: PrivateKeySigner) -> Result<Self, ContractsError> {
+        let chain_id = node.chain_id().await?;
+        let next_nonce = Mutex::new(node.next_nonce(signer.address()).await?);
+        Ok(Self { node: node.clone(), chain_id, signer, next_nonce })
+    }
+
+    /// The account's address.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        self.signer.address()
+    }
+
+    /// The node it sends to.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The nonce of the next transaction.
+    pub async fn next_nonce(&self) -> u64 {
+        *self.next_nonce.lock().await
+    }
+
+    /// Sends one transaction per call, in order, and gives their hashes without waiting for blocks.
+    ///
+    /// # Errors
+    /// The node does not answer, or refuses one; those before it are sent, those after it may be.
+    pub async fn send(&self, calls: &[Call]) -> Result<Vec<B256>, ContractsError> {
+        let mut nonce = self.next_nonce.lock().await;
+        let mut hashes = Vec::with_capacity(calls.len());
+        for chunk in calls.chunks(SEND_BATCH) {
+            let mut transactions = Vec::with_capacity(chunk.len());
+            for (call, nonce) in chunk.iter().zip(*nonce..) {
+                transactions.push((self.sign(call, nonce)?,));
+            }
+            let sent = self.node.batch::<_, B256>("eth_sendRawTransaction", &transactions).await;
+            match sent.and_then(|answers| answers.into_iter().collect::<Result<Vec<_>, _>>()) {
+                Ok(new) => hashes.extend(new),
+                Err(error) => {
+                    // What the node took and what not is known only to it.
+                    *nonce = self.node.next_nonce(self.address()).await?;
+                    return Err(error);
+                }
+            }
+            *nonce += chunk.len() as u64;
+        }
+        Ok(hashes)
+    }
+
+    /// What a call that failed in a block reverts with now; empty when it no longer does, or when it ran out of gas.
+    pub async fn why_reverted(&self, call: &Call) -> Bytes {
+        match self.node.simulate(self.address(), call).await {
+            Err(ContractsError::Reverted { data, .. }) => data,
+            _ => Bytes::new(),
+        }
+    }
+
+    /// A signed EIP-1559 transaction in its EIP-2718 encoding.
+    fn sign(&self, call: &Call, nonce: u64) -> Result<Bytes, ContractsError> {
+        let transaction = TxEip1559 {
+            chain_id: self.chain_id,
+            nonce,
+            gas_limit: call.gas,
+            max_fee_per_gas: MAX_FEE_PER_GAS,
+            max_priority_fee_per_gas: 0,
+            to: call.to.map_or(TxKind::Create, TxKind::Call),
+            value: U256::ZERO,
+            access_list: Default::default(),
+            input: call.data.clone(),
+        };
+        let signature = self.signer.sign_hash_sync(&transaction.signature_hash())?;
+        Ok(transaction.into_signed(signature).encoded_2718().into())
+    }
+}

@@ -1,0 +1,352 @@
+//! The requesting side at volume: committed ciphertexts, access rights, requests.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use alloy::primitives::{Address, B256, Bytes, U256};
+use alloy::rpc::types::TransactionReceipt;
+use alloy::signers::local::PrivateKeySigner;
+use alloy::sol_types::SolCall;
+use futures::future::try_join_all;
+use kms_chain::contracts::{CiphertextCommits, HostAcl, MultichainACL};
+use kms_chain::event::decode_request;
+use kms_schemas::identity::{Kind, RequestId};
+use kms_schemas::record::RawLog;
+
+use super::account::{Account, Call};
+use super::deployment::Contracts;
+use super::error::ContractsError;
+use super::node::Node;
+use super::owner;
+use super::request::{Material, NewRequest};
+
+const MINED_WITHIN: Duration = Duration::from_secs(120);
+/// Access rights set by one transaction.
+const RIGHTS_PER_TRANSACTION: usize = 50;
+/// A paced sender gathers what is due at most this long, to send it in one batch.
+const PACE_TICK: Duration = Duration::from_millis(10);
+
+/// Who makes requests and what they need for it.
+#[derive(Clone, Debug)]
+pub struct RequesterKeys {
+    /// Owner of the contracts: asks for key and CRS generations, sets the host chain's access rights.
+    pub owner: PrivateKeySigner,
+    /// The coprocessors' sending keys.
+    pub coprocessors: Vec<PrivateKeySigner>,
+    /// Sends decryption requests; must hold ether. Anybody but the owner and the coprocessors.
+    pub sender: PrivateKeySigner,
+}
+
+/// How fast requests are sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// As fast as the node takes them.
+    AtOnce,
+    /// That many in a second, evenly.
+    PerSecond(f64),
+}
+
+/// A request that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Its transaction.
+    pub transaction: B256,
+    /// When the node had it.
+    pub at: Instant,
+}
+
+/// A request that is on the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Its transaction.
+    pub transaction: B256,
+    /// The number of the block that holds it.
+    pub block: u64,
+    /// What was asked for.
+    pub kind: Kind,
+    /// The id the contract gave it.
+    pub id: RequestId,
+    /// Gas used.
+    pub gas_used: u64,
+}
+
+/// Makes requests of a deployment. Every call can be made from several tasks at once; each account's transactions stand in one
+/// line.
+#[derive(Debug)]
+pub struct Requester {
+    contracts: Contracts,
+    gateway: Node,
+    owner: Arc<Account>,
+    host_owner: Arc<Account>,
+    coprocessors: Vec<Account>,
+    sender: Account,
+}
+
+impl Requester {
+    /// A requester of the deployment on the Gateway at `rpc_url`. `host_rpc_url` leads to the chain with the `ACL` where that is
+    /// another.
+    ///
+    /// # Errors
+    /// A node does not answer.
+    pub async fn connect(
+        rpc_url: &str,
+        host_rpc_url: Option<&str>,
+        contracts: Contracts,
+        keys: RequesterKeys,
+    ) -> Result<Self, ContractsError> {
+        let gateway = Node::new(rpc_url)?;
+        let owner = Arc::new(Account::open(&gateway, keys.owner.clone()).await?);
+        let host_owner = match host_rpc_url {
+            Some(url) => Arc::new(Account::open(&Node::new(url)?, keys.owner).await?),
+            None => Arc::clone(&owner),
+        };
+        let mut coprocessors = Vec::with_capacity(keys.coprocessors.len());
+        for key in keys.coprocessors {
+            coprocessors.push(Account::open(&gateway, key).await?);
+        }
+        let sender = Account::open(&gateway, keys.sender).await?;
+        Ok(Self { contracts, gateway, owner, host_owner, coprocessors, sender })
+    }
+
+    /// The deployment.
+    #[must_use]
+    pub fn contracts(&self) -> &Contracts {
+        &self.contracts
+    }
+
+    /// The Gateway's node.
+    #[must_use]
+    pub fn gateway(&self) -> &Node {
+        &self.gateway
+    }
+
+    /// The owner's account on the Gateway, for what has no function here.
+    #[must_use]
+    pub fn owner(&self) -> &Account {
+        &self.owner
+    }
+
+    /// The account that sends decryption requests.
+    #[must_use]
+    pub fn sender(&self) -> &Account {
+        &self.sender
+    }
+
+    /// Has every coprocessor commit every material, and waits until they are in blocks.
+    ///
+    /// # Errors
+    /// A material is committed already, or a node does not answer.
+    pub async fn register(&self, materials: &[Material]) -> Result<(), ContractsError> {
+        let call = |material: &Material| {
+            let call = CiphertextCommits::addCiphertextMaterialCall {
+                ctHandle: material.handle,
+                keyId: material.key_id.as_u256(),
+                ciphertextDigest: material.ciphertext_digest,
+                snsCiphertextDigest: material.sns_ciphertext_digest,
+            };
+            Call { to: Some(self.contracts.ciphertext_commits), data: call.abi_encode().into(), gas: 600_000 }
+        };
+        let calls: Vec<Call> = materials.iter().map(call).collect();
+        self.as_every_coprocessor(&calls).await
+    }
+
+    /// Lets everybody have handles decrypted: on the Gateway in every coprocessor's name, and on the host chain.
+    ///
+    /// # Errors
+    /// A right is granted already on the Gateway, or a node does not answer.
+    pub async fn allow_public(&self, handles: &[B256]) -> Result<(), ContractsError> {
+        let rights = handles.iter().map(|handle| {
+            let call = MultichainACL::allowPublicDecryptCall { ctHandle: *handle, extraData: Bytes::new() };
+            Bytes::from(call.abi_encode())
+        });
+        let gateway = self.multicalls(self.contracts.multichain_acl, rights.collect());
+        let host: Vec<Bytes> = handles
+            .chunks(RIGHTS_PER_TRANSACTION)
+            .map(|handles| HostAcl::allowForDecryptionCall { handlesList: handles.to_vec() }.abi_encode().into())
+            .collect();
+        self.as_every_coprocessor(&gateway).await?;
+        self.on_host(host).await
+    }
+
+    /// Lets accounts (users, delegators, application contracts) use handles: on the Gateway in every coprocessor's name, and on the
+    /// host chain.
+    ///
+    /// # Errors
+    /// A right is granted already on the Gateway, or a node does not answer.
+    pub async fn allow_accounts(&self, rights: &[(B256, Address)]) -> Result<(), ContractsError> {
+        let gateway = rights.iter().map(|(handle, account)| {
+            let call = MultichainACL::allowAccountCall {
+                ctHandle: *handle,
+                accountAddress: *account,
+                extraData: Bytes::new(),
+            };
+            Bytes::from(call.abi_encode())
+        });
+        let host = rights.iter().map(|(handle, account)| {
+            Bytes::from(HostAcl::allowCall { handle: *handle, account: *account }.abi_encode())
+        });
+        self.as_every_coprocessor(&self.multicalls(self.contracts.multichain_acl, gateway.collect())).await?;
+        self.on_host(host.collect()).await
+    }
+
+    /// Lets `delegate` decrypt for `delegator` what the contracts show the latter, until `expires` (seconds since 1970).
+    ///
+    /// # Errors
+    /// The same was delegated already on the Gateway, or a node does not answer.
+    pub async fn delegate(
+        &self,
+        delegator: Address,
+        delegate: Address,
+        contracts: &[Address],
+        expires: u64,
+    ) -> Result<(), ContractsError> {
+        let gateway = contracts.iter().map(|contract| {
+            let call = MultichainACL::delegateUserDecryptionCall {
+                chainId: U256::from(self.contracts.host_chain_id),
+                delegator,
+                delegate,
+                contractAddress: *contract,
+                delegationCounter: 1,
+                expirationDate: expires,
+            };
+            Bytes::from(call.abi_encode())
+        });
+        let host = contracts.iter().map(|contract| {
+            let call = owner::HostAcl::setDelegationCall {
+                delegator,
+                delegate,
+                contractAddress: *contract,
+                expirationDate: expires,
+            };
+            Bytes::from(call.abi_encode())
+        });
+        self.as_every_coprocessor(&self.multicalls(self.contracts.multichain_acl, gateway.collect())).await?;
+        self.on_host(host.collect()).await
+    }
+
+    /// Sends requests in their order at a pace, without waiting for blocks.
+    ///
+    /// # Errors
+    /// A node does not answer or refuses; how much was sent is then not told.
+    pub async fn submit(&self, requests: &[NewRequest], pace: Pace) -> Result<Vec<Sent>, ContractsError> {
+        let calls = requests.iter().map(|request| Ok((request.is_owners(), request.call(&self.contracts)?)));
+        self.submit_calls(&calls.collect::<Result<Vec<_>, ContractsError>>()?, pace).await
+    }
+
+    /// As [`Requester::submit`], for calls made beforehand with [`NewRequest::call`]; the flag says whether the owner has to send.
+    ///
+    /// # Errors
+    /// As [`Requester::submit`].
+    pub async fn submit_calls(&self, calls: &[(bool, Call)], pace: Pace) -> Result<Vec<Sent>, ContractsError> {
+        let Pace::PerSecond(rate) = pace else { return self.send_now(calls).await };
+        if !(rate.is_finite() && rate > 0.0) {
+            return Err(ContractsError::Argument(format!("a pace of {rate} requests per second never ends")));
+        }
+        let started = Instant::now();
+        let mut sent = Vec::with_capacity(calls.len());
+        while sent.len() < calls.len() {
+            let due = (started.elapsed().as_secs_f64() * rate) as usize + 1;
+            let due = due.min(calls.len());
+            if due > sent.len() {
+                sent.extend(self.send_now(&calls[sent.len()..due]).await?);
+            }
+            let next = started + Duration::from_secs_f64(sent.len() as f64 / rate);
+            tokio::time::sleep_until(next.max(Instant::now() + PACE_TICK).into()).await;
+        }
+        Ok(sent)
+    }
+
+    /// Waits until what was sent is in blocks, and tells the ids. The order is that of `sent`.
+    ///
+    /// # Errors
+    /// A request reverted ([`ContractsError::Reverted`], without its data, which no receipt holds), is not mined in time, or the node
+    /// does not answer.
+    pub async fn made(&self, sent: &[Sent], within: Duration) -> Result<Vec<Made>, ContractsError> {
+        let transactions: Vec<B256> = sent.iter().map(|sent| sent.transaction).collect();
+        let receipts = self.gateway.receipts(&transactions, within).await?;
+        receipts.iter().map(|receipt| self.read(receipt)).collect()
+    }
+
+    /// Makes one request and waits for it.
+    ///
+    /// # Errors
+    /// [`ContractsError::Reverted`] with the contract's error; else as [`Requester::made`].
+    pub async fn make(&self, request: &NewRequest) -> Result<Made, ContractsError> {
+        let call = request.call(&self.contracts)?;
+        let account = if request.is_owners() { &*self.owner } else { &self.sender };
+        self.gateway.simulate(account.address(), &call).await?;
+        let sent = self.send_now(&[(request.is_owners(), call)]).await?;
+        let made = self.made(&sent, MINED_WITHIN).await?;
+        made.first().copied().ok_or_else(|| ContractsError::Answer("no receipt".to_owned()))
+    }
+
+    fn read(&self, receipt: &TransactionReceipt) -> Result<Made, ContractsError> {
+        let transaction = receipt.transaction_hash;
+        if !receipt.status() {
+            return Err(ContractsError::Reverted { transaction: Some(transaction), data: Bytes::new() });
+        }
+        for log in receipt.inner.logs() {
+            let raw = RawLog {
+                address: log.address(),
+                topics: log.topics().to_vec(),
+                data: log.data().data.clone(),
+            };
+            let decoded = decode_request(&self.contracts.followed(), &raw)
+                .map_err(|error| ContractsError::Answer(error.to_string()))?;
+            if let Some(decoded) = decoded {
+                return Ok(Made {
+                    transaction,
+                    block: receipt.block_number.unwrap_or_default(),
+                    kind: decoded.kind,
+                    id: decoded.id,
+                    gas_used: receipt.gas_used,
+                });
+            }
+        }
+        Err(ContractsError::Answer(format!("transaction {transaction} made no request")))
+    }
+
+    async fn send_now(&self, calls: &[(bool, Call)]) -> Result<Vec<Sent>, ContractsError> {
+        let mut sent = Vec::with_capacity(calls.len());
+        for run in calls.chunk_by(|(one, _), (other, _)| one == other) {
+            let account = if run[0].0 { &*self.owner } else { &self.sender };
+            let run: Vec<Call> = run.iter().map(|(_, call)| call.clone()).collect();
+            let transactions = account.send(&run).await?;
+            let at = Instant::now();
+            sent.extend(transactions.into_iter().map(|transaction| Sent { transaction, at }));
+        }
+        Ok(sent)
+    }
+
+    async fn as_every_coprocessor(&self, calls: &[Call]) -> Result<(), ContractsError> {
+        try_join_all(self.coprocessors.iter().map(|coprocessor| all_done(coprocessor, calls))).await?;
+        Ok(())
+    }
+
+    async fn on_host(&self, rights: Vec<Bytes>) -> Result<(), ContractsError> {
+        all_done(&self.host_owner, &self.multicalls(self.contracts.host_acl, rights)).await
+    }
+
+    /// Calls of one contract, many to a transaction.
+    fn multicalls(&self, to: Address, calls: Vec<Bytes>) -> Vec<Call> {
+        let multicall = |calls: &[Bytes]| Call {
+            to: Some(to),
+            gas: 100_000 + 250_000 * calls.len() as u64,
+            data: owner::Multicall::multicallCall { data: calls.to_vec() }.abi_encode().into(),
+        };
+        calls.chunks(RIGHTS_PER_TRANSACTION).map(multicall).collect()
+    }
+}
+
+/// Sends all calls and waits until each is done.
+async fn all_done(account: &Account, calls: &[Call]) -> Result<(), ContractsError> {
+    let transactions = account.send(calls).await?;
+    let receipts = account.node().receipts(&transactions, MINED_WITHIN).await?;
+    for (receipt, call) in receipts.iter().zip(calls) {
+        if !receipt.status() {
+            let data = account.why_reverted(call).await;
+            return Err(ContractsError::Reverted { transaction: Some(receipt.transaction_hash), data });
+        }
+    }
+    Ok(())
+}
