@@ -1,0 +1,337 @@
+//! What is done with one request: authorise, run it on KMS Core, verify, publish.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use alloy::primitives::{Bytes, keccak256};
+use kms_chain::event::{self, ContractSet};
+use kms_runtime::stage::{Attempt, Carry, Failure, Handler, InputRecord, Outcome, OutcomeView, OutputRecord};
+use kms_schemas::codec::Codec;
+use kms_schemas::headers;
+use kms_schemas::identity::Coordinates;
+use kms_schemas::record::{Answer, DeadLetter, DeferredRequest, Request, RequestBody, ResultRecord};
+use kms_schemas::topics::Topics;
+
+use crate::answer::Verifier;
+use crate::ciphertext::CiphertextStore;
+use crate::codes;
+use crate::config::DomainConfig;
+use crate::core::KmsCore;
+use crate::core_request;
+use crate::error::Trouble;
+use crate::metrics;
+use crate::operation::{Crsgen, KeyReshare, Keygen, PrepKeygen, PublicDecryption, UserDecryption};
+
+/// The service's name in dead letters and ids.
+pub const SERVICE: &str = "processor";
+
+/// What every lane's handler shares.
+#[derive(Debug)]
+pub struct Shared {
+    /// Reads and writes records.
+    pub codec: Codec,
+    /// Topic names.
+    pub topics: Topics,
+    /// `ce_source` of every record that is written.
+    pub source: String,
+    /// EIP-155 id of the only chain that is served.
+    pub chain_id: u64,
+    /// The only contracts that are served.
+    pub contracts: ContractSet,
+    /// Domain of the Decryption contract.
+    pub decryption: DomainConfig,
+    /// Domain of the KMSGeneration contract.
+    pub kms_generation: DomainConfig,
+    /// Where ciphertexts come from.
+    pub ciphertexts: CiphertextStore,
+    /// The KMS Core.
+    pub core: KmsCore,
+    /// Whose signatures are published.
+    pub verifier: Verifier,
+}
+
+/// Where a lane's records come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intake {
+    /// `requests.*`: what outlasts the lane is moved to the deferred topic.
+    Fresh,
+    /// `requests.*.deferred`: served until it ends.
+    Deferred,
+}
+
+/// Handles the requests of one lane.
+#[derive(Clone, Debug)]
+pub struct RequestHandler {
+    shared: Arc<Shared>,
+    intake: Intake,
+}
+
+/// One request with what its outcome has to name.
+struct Work {
+    request: Request,
+    /// The record in `requests.*`.
+    source: Coordinates,
+    /// The record in `requests.*.deferred`, if it came that way.
+    deferred: Option<Coordinates>,
+    /// Attempts of earlier lanes.
+    earlier_attempts: u32,
+    first_attempt_ms: Option<u64>,
+}
+
+impl RequestHandler {
+    /// A handler of the lane's fresh or deferred records.
+    #[must_use]
+    pub const fn new(shared: Arc<Shared>, intake: Intake) -> Self {
+        Self { shared, intake }
+    }
+
+    fn decode(&self, record: &InputRecord) -> Result<Work, Failure> {
+        let value = record.value.as_deref().unwrap_or_default();
+        let undecodable = |error: kms_schemas::codec::CodecError| Failure::new(error.code(), error.to_string());
+        match self.intake {
+            Intake::Fresh => Ok(Work {
+                request: self.shared.codec.decode::<Request>(&record.topic, value).map_err(undecodable)?,
+                source: record.coordinates(),
+                deferred: None,
+                earlier_attempts: 0,
+                first_attempt_ms: None,
+            }),
+            Intake::Deferred => {
+                let deferred =
+                    self.shared.codec.decode::<DeferredRequest>(&record.topic, value).map_err(undecodable)?;
+                Ok(Work {
+                    request: deferred.request,
+                    source: deferred.source,
+                    deferred: Some(record.coordinates()),
+                    earlier_attempts: deferred.attempts,
+                    first_attempt_ms: Some(deferred.first_attempt_ms),
+                })
+            }
+        }
+    }
+
+    /// The request is for this deployment, and is what its own raw log says: whoever wrote the record, the work is decoded from
+    /// the log (P4).
+    fn authorise(&self, request: &Request) -> Result<(), Trouble> {
+        if request.chain_id != self.shared.chain_id {
+            return Err(Trouble::permanent(
+                codes::FOREIGN_REQUEST,
+                format!("the request is of chain {}, this processor serves {}", request.chain_id, self.shared.chain_id),
+            ));
+        }
+        let decoded = event::decode_request(&self.shared.contracts, &request.log)
+            .map_err(|error| Trouble::permanent(codes::BODY_DIFFERS_FROM_LOG, error.to_string()))?
+            .ok_or_else(|| {
+                Trouble::permanent(
+                    codes::FOREIGN_REQUEST,
+                    format!("the log of contract {} is no request of a served contract", request.log.address),
+                )
+            })?;
+        if decoded.kind != request.kind || decoded.id != request.id || decoded.body != request.body {
+            return Err(Trouble::permanent(
+                codes::BODY_DIFFERS_FROM_LOG,
+                format!(
+                    "the record says {} {}, its log says {} {} or other arguments",
+                    request.kind, request.id, decoded.kind, decoded.id
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn answer(&self, request: &Request, repeated: bool) -> Result<Answer, Trouble> {
+        let shared = &*self.shared;
+        let id = request.id;
+        let decryption = || core_request::domain(&shared.decryption, shared.chain_id);
+        let generation = || core_request::domain(&shared.kms_generation, shared.chain_id);
+        match &request.body {
+            RequestBody::PublicDecryption { materials, extra_data } => {
+                let operation =
+                    PublicDecryption { id, materials, extra_data, domain: decryption(), store: &shared.ciphertexts };
+                let response = shared.core.run(&operation, repeated).await?;
+                shared.verifier.public_decryption(id, materials, response)
+            }
+            RequestBody::UserDecryption { materials, user_address, public_key, extra_data } => {
+                let operation = UserDecryption {
+                    id,
+                    materials,
+                    user: *user_address,
+                    public_key,
+                    extra_data,
+                    domain: decryption(),
+                    store: &shared.ciphertexts,
+                };
+                let response = shared.core.run(&operation, repeated).await?;
+                shared.verifier.user_decryption(materials, public_key, response)
+            }
+            RequestBody::PrepKeygen { params_type, .. } => {
+                let message = core_request::prep_keygen(id, *params_type, generation())?;
+                let result = shared.core.run(&PrepKeygen { id, message }, repeated).await?;
+                shared.verifier.prep_keygen(id, result)
+            }
+            RequestBody::Keygen { prep_keygen_id } => {
+                let message = core_request::keygen(id, *prep_keygen_id, generation());
+                let operation = Keygen { id, prep_keygen_id: *prep_keygen_id, message };
+                let result = shared.core.run(&operation, repeated).await?;
+                shared.verifier.keygen(id, *prep_keygen_id, result)
+            }
+            RequestBody::Crsgen { max_bit_length, params_type } => {
+                let message = core_request::crsgen(id, *max_bit_length, *params_type, generation())?;
+                let result = shared.core.run(&Crsgen { id, message }, repeated).await?;
+                shared.verifier.crsgen(id, *max_bit_length, result)
+            }
+            RequestBody::PrssInit => shared.core.prss_init().await.map(|()| Answer::Done),
+            RequestBody::KeyReshareSameSet { prep_keygen_id, key_id, params_type } => {
+                let message = core_request::key_reshare(id, *prep_keygen_id, *key_id, *params_type, generation())?;
+                let operation = KeyReshare { id, prep_keygen_id: *prep_keygen_id, message };
+                shared.core.run(&operation, repeated).await.map(|_| Answer::Done)
+            }
+        }
+    }
+
+    fn publish(&self, work: Work, attempts: u32, answer: Answer) -> Result<OutputRecord, Failure> {
+        let topics = &self.shared.topics;
+        let topic = topics.results(work.request.kind.lane()).to_owned();
+        let identity = work.request.identity();
+        let partition = work.source.partition;
+        let result = ResultRecord {
+            source: work.source,
+            deferred: work.deferred,
+            identity,
+            block_hash: work.request.block_hash,
+            log_index: work.request.log_index,
+            attempts: work.earlier_attempts.saturating_add(attempts),
+            answer,
+        };
+        let value = self
+            .shared
+            .codec
+            .encode(&topic, &result)
+            .map_err(|error| Failure::new(error.code(), format!("the result cannot be encoded: {error}")))?;
+        Ok(OutputRecord {
+            partition: Some(partition),
+            key: identity.id.0.to_vec(),
+            headers: headers::headers(&self.shared.source, SystemTime::now(), &result),
+            value,
+            topic,
+        })
+    }
+}
+
+impl Handler for RequestHandler {
+    async fn handle(&self, record: Arc<InputRecord>, attempt: Attempt) -> Outcome {
+        let work = match self.decode(&record) {
+            Ok(work) => work,
+            Err(why) => return Outcome::DeadLetter { why },
+        };
+        if let Err(trouble) = self.authorise(&work.request) {
+            return trouble.into_outcome();
+        }
+        // A deferred request, and one whose first attempt ended here, was probably started.
+        let repeated = attempt.number > 1 || self.intake == Intake::Deferred;
+        let answered = tokio::select! {
+            answered = self.answer(&work.request, repeated) => answered,
+            () = attempt.cancel.cancelled() => {
+                // Nobody takes this outcome any more.
+                return Outcome::Defer { why: Failure::new(codes::CANCELLED, "the attempt was cancelled") };
+            }
+        };
+        let kind = work.request.kind.as_str();
+        match answered {
+            Ok(answer) => {
+                metrics::answer_verified(kind);
+                match self.publish(work, attempt.number, answer) {
+                    Ok(output) => Outcome::Done(vec![output]),
+                    Err(why) => Outcome::DeadLetter { why },
+                }
+            }
+            Err(trouble) => {
+                if matches!(trouble.code(), codes::SIGNATURE_WRONG | codes::ANSWER_MALFORMED) {
+                    metrics::answer_refused(kind, trouble.code(), &trouble.to_string());
+                }
+                trouble.into_outcome()
+            }
+        }
+    }
+
+    fn deferred(&self, record: &InputRecord, attempts: u32, first_ms: u64, why: &Failure) -> Option<OutputRecord> {
+        if self.intake == Intake::Deferred {
+            return None;
+        }
+        let work = self.decode(record).ok()?;
+        let topic = self.shared.topics.deferred(work.request.kind.lane()).to_owned();
+        let key = work.request.id.0.to_vec();
+        let deferred = DeferredRequest {
+            source: work.source,
+            attempts,
+            first_attempt_ms: work.first_attempt_ms.unwrap_or(first_ms),
+            deferred_ms: now_ms(),
+            why: why.to_string(),
+            request: work.request,
+        };
+        let value = self.shared.codec.encode(&topic, &deferred).ok()?;
+        Some(OutputRecord {
+            partition: Some(record.partition),
+            key,
+            headers: headers::headers(&self.shared.source, SystemTime::now(), &deferred),
+            value,
+            topic,
+        })
+    }
+
+    fn dead_letter(&self, record: &InputRecord, attempts: u32, why: &Failure, carry: Carry) -> OutputRecord {
+        let topic = self.shared.topics.dead_letters().to_owned();
+        let work = self.decode(record).ok();
+        let value = record.value.as_deref().unwrap_or_default();
+        let letter = DeadLetter {
+            service: SERVICE.to_owned(),
+            source: record.coordinates(),
+            request: work.as_ref().map(|work| work.source.clone()),
+            identity: work.as_ref().map(|work| work.request.identity()),
+            key: record.key.clone().map(Bytes::from),
+            value: (carry == Carry::Value).then(|| Bytes::copy_from_slice(value)),
+            value_bytes: value.len() as u64,
+            value_digest: keccak256(value),
+            reason: why.code.to_owned(),
+            text: why.text.clone(),
+            attempts: work.as_ref().map_or(0, |work| work.earlier_attempts).saturating_add(attempts),
+            dead_ms: now_ms(),
+        };
+        OutputRecord {
+            partition: None,
+            key: record.key.as_deref().unwrap_or_default().to_vec(),
+            headers: headers::headers(&self.shared.source, SystemTime::now(), &letter),
+            value: self.shared.codec.encode(&topic, &letter).unwrap_or_else(|error| {
+                // Every field of a dead letter fits its schema; only a value larger than a record may be can fail.
+                tracing::error!(source = %letter.source, %error, "dead letter could not be encoded");
+                Vec::new()
+            }),
+            topic,
+        }
+    }
+
+    fn outcome_source(&self, outcome: OutcomeView<'_>) -> Option<Coordinates> {
+        let value = outcome.value?;
+        let codec = &self.shared.codec;
+        let topics = &self.shared.topics;
+        if outcome.topic == topics.dead_letters() {
+            let letter = codec.decode::<DeadLetter>(outcome.topic, value).ok()?;
+            return (letter.service == SERVICE).then_some(letter.source);
+        }
+        if let Ok(deferred) = codec.decode::<DeferredRequest>(outcome.topic, value) {
+            return (self.intake == Intake::Fresh).then_some(deferred.source);
+        }
+        let result = codec.decode::<ResultRecord>(outcome.topic, value).ok()?;
+        match self.intake {
+            // A result of a deferred request is an outcome of the deferred record; the fresh one's was the deferral.
+            Intake::Fresh => result.deferred.is_none().then_some(result.source),
+            Intake::Deferred => result.deferred,
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

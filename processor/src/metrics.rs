@@ -1,0 +1,71 @@
+//! One place per happening: log and metric together.
+
+use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use tonic::Code;
+
+/// Describes every metric of this crate; called once at start.
+pub fn describe() {
+    describe_counter!("kms_connector_core_calls_total", Unit::Count, "Calls to KMS Core by operation, phase and status code");
+    describe_counter!("kms_connector_bucket_failures_total", Unit::Count, "Failed fetches from coprocessors' buckets by cause");
+    describe_counter!("kms_connector_ciphertexts_fetched_total", Unit::Count, "Ciphertexts fetched and verified");
+    describe_histogram!("kms_connector_ciphertext_bytes", Unit::Bytes, "Size of fetched ciphertexts");
+    describe_counter!("kms_connector_ciphertext_memory_waits_total", Unit::Count, "Fetches that waited for memory (`ciphertexts.max_buffered_bytes`)");
+    describe_counter!("kms_connector_answers_total", Unit::Count, "Verified answers of KMS Core by kind");
+    describe_counter!("kms_connector_answers_refused_total", Unit::Count, "Answers of KMS Core that failed verification, by code");
+}
+
+/// KMS Core answered a call.
+pub fn core_call(operation: &'static str, phase: &'static str, code: Code) {
+    counter!("kms_connector_core_calls_total", "operation" => operation, "phase" => phase, "code" => code_name(code))
+        .increment(1);
+}
+
+/// A bucket did not deliver.
+pub fn bucket_failed(cause: &'static str) {
+    counter!("kms_connector_bucket_failures_total", "cause" => cause).increment(1);
+}
+
+/// A ciphertext was fetched and its digest was right.
+pub fn ciphertext_fetched(bytes: usize) {
+    counter!("kms_connector_ciphertexts_fetched_total").increment(1);
+    #[allow(clippy::cast_precision_loss)] // a size of at most some MiB
+    histogram!("kms_connector_ciphertext_bytes").record(bytes as f64);
+}
+
+/// A fetch had to wait for memory.
+pub fn memory_waited() {
+    counter!("kms_connector_ciphertext_memory_waits_total").increment(1);
+}
+
+/// An answer passed verification.
+pub fn answer_verified(kind: &'static str) {
+    counter!("kms_connector_answers_total", "kind" => kind).increment(1);
+}
+
+/// An answer failed verification; it is never published.
+pub fn answer_refused(kind: &'static str, code: &'static str, text: &str) {
+    counter!("kms_connector_answers_refused_total", "kind" => kind, "code" => code).increment(1);
+    tracing::error!(kind, code, text, "kms core's answer was refused");
+}
+
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "ok",
+        Code::Cancelled => "cancelled",
+        Code::Unknown => "unknown",
+        Code::InvalidArgument => "invalid_argument",
+        Code::DeadlineExceeded => "deadline_exceeded",
+        Code::NotFound => "not_found",
+        Code::AlreadyExists => "already_exists",
+        Code::PermissionDenied => "permission_denied",
+        Code::ResourceExhausted => "resource_exhausted",
+        Code::FailedPrecondition => "failed_precondition",
+        Code::Aborted => "aborted",
+        Code::OutOfRange => "out_of_range",
+        Code::Unimplemented => "unimplemented",
+        Code::Internal => "internal",
+        Code::Unavailable => "unavailable",
+        Code::DataLoss => "data_loss",
+        Code::Unauthenticated => "unauthenticated",
+    }
+}
