@@ -9,6 +9,7 @@
 //! already. (Without a registry nobody knows the ids: then only single objects can be read.)
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use crate::codes;
@@ -136,7 +137,7 @@ pub enum CodecError {
         defect: Box<Defect>,
     },
     /// A value that the schema cannot hold.
-    #[error("{topic}: a {record} cannot be written: {defect}")]
+    #[error("{topic}: {record} cannot be written: {defect}")]
     Unencodable {
         /// Topic of the record.
         topic: String,
@@ -181,20 +182,20 @@ impl CodecError {
 }
 
 /// Encodes and decodes records. Cheap to clone; the schemas are parsed once per process.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Codec {
     catalogue: &'static Catalogue,
     framing: Framing,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Framing {
     SingleObject,
     Confluent(Arc<Registered>),
 }
 
 /// What the registry calls our schemas.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Registered {
     /// Per topic: full name of its record, and the id of the newest schema.
     by_topic: HashMap<String, (&'static str, u32)>,
@@ -345,6 +346,15 @@ impl Codec {
     }
 }
 
+impl fmt::Debug for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.framing {
+            Framing::SingleObject => "Codec(single object)",
+            Framing::Confluent(_) => "Codec(Confluent)",
+        })
+    }
+}
+
 /// Room for a request of one or two ciphertexts.
 const TYPICAL_BYTES: usize = 1024;
 
@@ -357,4 +367,221 @@ fn check_record<R: Record>(topic: &str, found: &str) -> Result<(), CodecError> {
 
 fn undecodable(topic: &str, writer: &SchemaVersion, defect: Box<Defect>) -> CodecError {
     CodecError::Undecodable { topic: topic.to_owned(), record: writer.record, version: writer.version, defect }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Evolution, with versions that were never released.
+
+    use super::*;
+    use crate::record::{BlockRef, Proof};
+    use alloy::primitives::B256;
+    use apache_avro::types::Value;
+    use apache_avro::writer::datum::GenericDatumWriter;
+
+    const CURSOR: &str = include_str!("../avro/v1/cursor.avsc");
+    const SUBMISSION: &str = include_str!("../avro/v1/submission.avsc");
+
+    fn codec_of(written: &[(&'static str, u32, &'static str)]) -> Codec {
+        let catalogue = Catalogue::parse(written).expect("the versions parse");
+        Codec { catalogue: Box::leak(Box::new(catalogue)), framing: Framing::SingleObject }
+    }
+
+    /// A schema with another text in one place.
+    fn edited(schema: &str, from: &str, to: &str) -> &'static str {
+        assert_eq!(schema.matches(from).count(), 1, "{from}");
+        schema.replace(from, to).leak()
+    }
+
+    fn framed(writer: &SchemaVersion, value: Value) -> Vec<u8> {
+        let mut bytes = SINGLE_OBJECT.to_vec();
+        bytes.extend_from_slice(&writer.fingerprint.to_le_bytes());
+        let schema = writer.schema();
+        GenericDatumWriter::builder(schema).build().expect("builds").write_value(&mut bytes, value).expect("writes");
+        bytes
+    }
+
+    fn cursor() -> Cursor {
+        Cursor {
+            source: "gateway".to_owned(),
+            chain_id: 1,
+            block_number: 2,
+            block_hash: B256::repeat_byte(3),
+            recent: vec![BlockRef { number: 4, hash: B256::repeat_byte(5) }],
+            proof: Proof::Receipts,
+            sequences: vec![],
+            written_ms: 6,
+        }
+    }
+
+    /// A cursor as an older version wrote it: without the field `recent`, with an order of fields of its own, and with
+    /// another proof.
+    fn older_cursor(proof: &str) -> (Codec, Vec<u8>) {
+        let v1: &str = r#"{
+            "type": "record", "name": "Cursor", "namespace": "org.kmsconnector",
+            "fields": [
+                {"name": "written_ms", "type": "long"},
+                {"name": "source", "type": "string"},
+                {"name": "chain_id", "type": "int"},
+                {"name": "block_number", "type": "long"},
+                {"name": "block_hash", "type": {"type": "fixed", "name": "Hash", "size": 32}},
+                {"name": "proof", "type": {"type": "enum", "name": "Proof", "symbols": ["oracle", "receipts"]}},
+                {"name": "gone", "type": ["null", "Hash"], "default": null},
+                {"name": "sequences", "type": {"type": "array", "items": {
+                    "type": "record", "name": "Sequence", "fields": [
+                        {"name": "topic", "type": "string"},
+                        {"name": "next", "type": "long"},
+                        {"name": "last_hash", "type": "Hash"}
+                    ]
+                }}}
+            ]
+        }"#;
+        let v2 = edited(CURSOR, "\"name\": \"recent\",", "\"name\": \"recent\", \"default\": [],");
+        let codec = codec_of(&[(Cursor::NAME, 1, v1), (Cursor::NAME, 2, v2)]);
+        let index = u32::from(proof == "receipts");
+        let hash = |n| Value::Fixed(32, vec![n; 32]);
+        let sequence = Value::Record(vec![
+            ("topic".to_owned(), Value::String("t".to_owned())),
+            ("next".to_owned(), Value::Long(7)),
+            ("last_hash".to_owned(), hash(8)),
+        ]);
+        let value = Value::Record(vec![
+            ("written_ms".to_owned(), Value::Long(6)),
+            ("source".to_owned(), Value::String("gateway".to_owned())),
+            ("chain_id".to_owned(), Value::Int(1)),
+            ("block_number".to_owned(), Value::Long(2)),
+            ("block_hash".to_owned(), hash(3)),
+            ("proof".to_owned(), Value::Enum(index, proof.to_owned())),
+            ("gone".to_owned(), Value::Union(1, Box::new(hash(9)))),
+            ("sequences".to_owned(), Value::Array(vec![sequence])),
+        ]);
+        let writer = codec.catalogue.of(Cursor::NAME).next().expect("version 1");
+        (codec.clone(), framed(writer, value))
+    }
+
+    #[test]
+    fn p7_a_record_of_an_older_version_is_read_as_the_newest() {
+        let (codec, bytes) = older_cursor("receipts");
+        let read: Cursor = codec.decode("topic", &bytes).expect("decodes");
+        let sequences =
+            vec![crate::record::Sequence { topic: "t".to_owned(), next: 7, last_hash: B256::repeat_byte(8) }];
+        assert_eq!(read, Cursor { recent: vec![], sequences, ..cursor() });
+        let seen = codec.inspect("topic", &bytes).expect("reads");
+        assert_eq!((seen.version, &seen.fields["gone"]), (1, &format!("0x{}", "09".repeat(32)).into()));
+    }
+
+    #[test]
+    fn p7_a_proof_that_a_reader_does_not_know_is_the_weakest() {
+        let (codec, bytes) = older_cursor("oracle");
+        assert_eq!(codec.decode::<Cursor>("topic", &bytes).expect("decodes").proof, Proof::Believed);
+    }
+
+    #[test]
+    fn a_part_of_a_record_of_an_older_version_is_refused() {
+        let (codec, bytes) = older_cursor("receipts");
+        for cut in 10..bytes.len() {
+            let error = codec.decode::<Cursor>("topic", &bytes[..cut]).expect_err("a part is no record");
+            let CodecError::Undecodable { version: 1, defect, .. } = error else { panic!("{error}") };
+            assert_eq!(defect.flaw, Flaw::Truncated, "{cut}");
+        }
+        let error = codec.decode::<Cursor>("topic", &[&bytes[..], &[0]].concat()).expect_err("more than a record");
+        let CodecError::Undecodable { defect, .. } = error else { panic!("{error}") };
+        assert_eq!(defect.flaw, Flaw::Trailing(1));
+    }
+
+    #[test]
+    fn any_damage_to_a_record_of_an_older_version_is_survived() {
+        let (codec, bytes) = older_cursor("receipts");
+        for bit in 80..bytes.len() * 8 {
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let _ = codec.decode::<Cursor>("topic", &bytes);
+        }
+    }
+
+    /// A verdict that is younger than this reader: one form and one field more.
+    #[test]
+    fn p7_a_form_that_a_reader_does_not_know_is_told_and_can_be_added_without_breaking_anybody() {
+        let forms = edited(SUBMISSION, "\"retracted\"]", "\"retracted\", \"superseded\"]");
+        let younger = edited(
+            forms,
+            "\"doc\": \"Set for accepted: the transaction.\",",
+            r#""type": ["null", "long"], "default": null}, {"name": "accepted",
+               "doc": "Set for accepted: the transaction.","#,
+        );
+        let younger = edited(younger, "{\n            \"name\": \"accepted\",", "{\"name\": \"superseded\",");
+        // Here the younger is the writer and the one of today the reader.
+        let codec = codec_of(&[(Submission::NAME, 1, younger), (Submission::NAME, 2, SUBMISSION)]);
+        let writer = codec.catalogue.of(Submission::NAME).next().expect("version 1");
+        let reader = codec.catalogue.current(Submission::NAME).expect("version 2");
+        apache_avro::schema_compatibility::SchemaCompatibility::mutual_read(writer.schema(), reader.schema())
+            .expect("a form can be added under FULL_TRANSITIVE");
+
+        let single = Codec::single_object();
+        let known = Submission {
+            result: crate::identity::Coordinates { topic: "r".to_owned(), partition: 1, offset: 2 },
+            request: crate::identity::Coordinates { topic: "q".to_owned(), partition: 3, offset: 4 },
+            identity: crate::identity::Identity {
+                chain_id: 5,
+                contract: alloy::primitives::Address::repeat_byte(6),
+                kind: crate::identity::Kind::Keygen,
+                id: crate::identity::RequestId(B256::repeat_byte(7)),
+            },
+            verdict: crate::record::Verdict::Retracted,
+            attempts: 8,
+            settled_ms: 9,
+        };
+        let body = single.encode("topic", &known).expect("encodes")[10..].to_vec();
+        let mut value = reader.read(&body).expect("reads").resolve(writer.schema()).expect("resolves");
+        let old_form = codec.decode::<Submission>("topic", &framed(writer, value.clone()));
+        assert_eq!(old_form.expect("decodes"), known);
+
+        let Value::Record(fields) = &mut value else { panic!("a record") };
+        let verdict = fields.iter_mut().find(|(name, _)| name == "verdict").map(|(_, value)| value);
+        let Some(Value::Record(verdict)) = verdict else { panic!("a record") };
+        for (name, field) in verdict {
+            match name.as_str() {
+                "form" => *field = Value::Enum(6, "superseded".to_owned()),
+                "superseded" => *field = Value::Union(1, Box::new(Value::Long(10))),
+                _ => {}
+            }
+        }
+        let error = codec.decode::<Submission>("topic", &framed(writer, value)).expect_err("the form is unknown");
+        assert_eq!(error.code(), "KC-0201");
+        assert!(error.to_string().contains("field verdict, "), "{error}");
+        assert!(error.to_string().contains("a kind that this version does not know"), "{error}");
+    }
+
+    #[test]
+    fn a_registry_names_older_versions_too() {
+        let (codec, bytes) = older_cursor("receipts");
+        let mut registered = Registered::default();
+        for (id, version) in (11..).zip(codec.catalogue.of(Cursor::NAME)) {
+            registered.by_id.insert(id, version);
+        }
+        let confluent = Codec { framing: Framing::Confluent(Arc::new(registered)), ..codec.clone() };
+        let renamed = [&[0, 0, 0, 0, 11][..], &bytes[10..]].concat();
+        assert_eq!(
+            confluent.decode::<Cursor>("topic", &renamed).expect("decodes"),
+            codec.decode::<Cursor>("topic", &bytes).expect("decodes")
+        );
+    }
+
+    #[test]
+    fn a_list_of_versions_with_a_gap_or_a_broken_schema_is_none() {
+        let text = |error| format!("{error}");
+        let gap = Catalogue::parse(&[(Cursor::NAME, 2, CURSOR)]).map(|_| ()).map_err(text);
+        assert_eq!(gap, Err("schema org.kmsconnector.Cursor version 2 is not the successor of version 0".to_owned()));
+        let broken = Catalogue::parse(&[(Cursor::NAME, 1, "{}")]).map(|_| ()).map_err(text);
+        assert_eq!(broken, Err("schema org.kmsconnector.Cursor version 1 does not parse".to_owned()));
+    }
+
+    #[test]
+    fn codes_are_stable_unique_and_of_this_crates_block() {
+        let mut seen = std::collections::HashSet::new();
+        for code in codes::CODES {
+            assert!(code.code.starts_with("KC-02"), "{}", code.code);
+            assert!(seen.insert(code.code) && seen.insert(code.name), "{}", code.code);
+        }
+    }
 }

@@ -151,3 +151,97 @@ fn rfc3339(time: SystemTime) -> String {
     let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
 }
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::Address;
+
+    use super::*;
+    use crate::identity::{Coordinates, Kind, RequestId};
+    use crate::record::{Answer, Proof};
+
+    fn identity(kind: Kind) -> Identity {
+        Identity { chain_id: 1, contract: Address::repeat_byte(2), kind, id: RequestId(B256::repeat_byte(3)) }
+    }
+
+    fn result(kind: Kind, offset: i64) -> ResultRecord {
+        ResultRecord {
+            source: Coordinates { topic: "t".to_owned(), partition: 4, offset },
+            deferred: None,
+            identity: identity(kind),
+            block_hash: B256::ZERO,
+            log_index: 0,
+            attempts: 1,
+            answer: Answer::Done,
+        }
+    }
+
+    fn value(headers: &[(String, Vec<u8>)], name: &str) -> Option<String> {
+        let (_, value) = headers.iter().find(|(key, _)| key == name)?;
+        Some(String::from_utf8(value.clone()).expect("headers are text"))
+    }
+
+    #[test]
+    fn a_record_carries_cloud_events_attributes() {
+        let time = UNIX_EPOCH + Duration::from_millis(1_764_027_363_004);
+        let headers = headers("/kms-connector/processor", time, &result(Kind::PrssInit, 5));
+        let expected = [
+            ("ce_specversion", "1.0"),
+            ("ce_id", "t[4]@5"),
+            ("ce_source", "/kms-connector/processor"),
+            ("ce_type", "org.kmsconnector.Result"),
+            ("ce_time", "2025-11-24T23:36:03.004Z"),
+            ("content-type", "application/avro"),
+        ];
+        for (name, text) in expected {
+            assert_eq!(value(&headers, name).as_deref(), Some(text), "{name}");
+        }
+        assert_eq!(headers.len(), expected.len() + 1);
+    }
+
+    #[test]
+    fn what_concerns_one_request_is_one_trace_and_each_record_a_span() {
+        let parent = |kind, offset| {
+            let headers = headers("/s", UNIX_EPOCH, &result(kind, offset));
+            value(&headers, "traceparent").expect("is about one request")
+        };
+        let first = parent(Kind::Keygen, 5);
+        let parts: Vec<&str> = first.split('-').collect();
+        assert_eq!([parts[0], parts[3]], ["00", "01"]);
+        assert_eq!(parts[1], hex::encode(trace_id(&identity(Kind::Keygen))));
+        assert_eq!([parts[1].len(), parts[2].len()], [32, 16]);
+        assert_eq!(first, parent(Kind::Keygen, 5));
+        let other_span = parent(Kind::Keygen, 6);
+        assert_eq!(other_span[..36], first[..36]);
+        assert_ne!(other_span, first);
+        assert_ne!(parent(Kind::Crsgen, 5)[..36], first[..36]);
+    }
+
+    #[test]
+    fn a_record_about_no_request_has_no_trace() {
+        let cursor = Cursor {
+            source: "gateway".to_owned(),
+            chain_id: 1,
+            block_number: 2,
+            block_hash: B256::ZERO,
+            recent: vec![],
+            proof: Proof::Believed,
+            sequences: vec![],
+            written_ms: 3,
+        };
+        let headers = headers("/s", UNIX_EPOCH, &cursor);
+        assert_eq!(value(&headers, "traceparent"), None);
+        assert_eq!(value(&headers, "ce_id").as_deref(), Some("gateway:2:3"));
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        let at = |second: u64| rfc3339(UNIX_EPOCH + Duration::from_secs(second));
+        assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000Z");
+        assert_eq!(at(951_868_799), "2000-02-29T23:59:59.000Z");
+        assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00.000Z");
+        assert_eq!(at(1_735_689_599), "2024-12-31T23:59:59.000Z");
+        assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00.000Z");
+    }
+}

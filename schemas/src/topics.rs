@@ -282,3 +282,92 @@ fn murmur2(data: &[u8]) -> u32 {
     h = h.wrapping_mul(M);
     h ^ (h >> 15)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn murmur2_is_that_of_the_java_client() {
+        // The values of Kafka's own UtilsTest.
+        let golden: [(&str, i32); 6] = [
+            ("21", -973_932_308),
+            ("foobar", -790_332_482),
+            ("a-little-bit-long-string", -985_981_536),
+            ("a-little-bit-longer-string", -1_486_304_829),
+            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+            ("abc", 479_470_107),
+        ];
+        for (key, hash) in golden {
+            assert_eq!(murmur2(key.as_bytes()) as i32, hash, "{key}");
+            assert_eq!(partition_for_key(key.as_bytes(), 12), (hash & i32::MAX) % 12, "{key}");
+        }
+    }
+
+    #[test]
+    fn every_key_has_a_partition() {
+        for length in 0..40 {
+            for partitions in [-1, 0, 1, 3, 12, i32::MAX] {
+                let partition = partition_for_key(&vec![0xa5; length], partitions);
+                assert!((0..partitions.max(1)).contains(&partition), "{length} {partitions}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_catalogue_is_that_of_the_design() {
+        let topics = Topics::new("p");
+        let all: Vec<(String, i32, Option<&str>, String)> = topics
+            .all()
+            .into_iter()
+            .map(|topic| {
+                let config: Vec<String> = topic.config.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                let record = topic.record.map(|record| record.trim_start_matches("org.kmsconnector."));
+                (topic.name, topic.partitions, record, config.join(" "))
+            })
+            .collect();
+        let log = |retention: &str, max: &str| {
+            format!("cleanup.policy=delete retention.ms={retention} retention.bytes=-1 max.message.bytes={max}")
+        };
+        let (long, forever) = ("7776000000", "-1");
+        let cursor = "cleanup.policy=compact segment.bytes=1048576 segment.ms=600000 min.cleanable.dirty.ratio=0.1 \
+                      max.message.bytes=1048576";
+        let expected = [
+            ("p.requests.decryption", 12, Some("Request"), log(long, "4194304")),
+            ("p.requests.decryption.deferred", 12, Some("DeferredRequest"), log(long, "4259840")),
+            ("p.results.decryption", 12, Some("Result"), log(long, "4194304")),
+            ("p.requests.key-management", 3, Some("Request"), log(forever, "4194304")),
+            ("p.requests.key-management.deferred", 3, Some("DeferredRequest"), log(long, "4259840")),
+            ("p.results.key-management", 3, Some("Result"), log(forever, "4194304")),
+            ("p.submissions", 12, Some("Submission"), log(forever, "4194304")),
+            ("p.dead-letters", 3, Some("DeadLetter"), log(forever, "8388608")),
+            ("p.ingest.cursor", 1, Some("Cursor"), cursor.to_owned()),
+            ("p.emitter.intents", 1, Some("Intent"), log(forever, "4194304")),
+            ("p.emitter.leader", 1, None, "cleanup.policy=delete".to_owned()),
+        ]
+        .map(|(name, partitions, record, config)| (name.to_owned(), partitions, record, config));
+        assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn a_prefix_is_what_kafka_takes() {
+        assert_eq!(Topics::check_prefix(DEFAULT_PREFIX), Ok(()));
+        assert_eq!(Topics::check_prefix(""), Err(PrefixError::Empty));
+        assert_eq!(Topics::check_prefix("a b"), Err(PrefixError::Character(' ')));
+        assert_eq!(Topics::check_prefix("schlüssel"), Err(PrefixError::Character('ü')));
+        let longest = "requests.key-management.deferred".len() + 1;
+        assert_eq!(Topics::check_prefix(&"x".repeat(249 - longest)), Ok(()));
+        assert_eq!(
+            Topics::check_prefix(&"x".repeat(250 - longest)),
+            Err(PrefixError::TooLong(250 - longest, 249 - longest))
+        );
+    }
+
+    #[test]
+    fn keys_are_big_endian() {
+        let id = RequestId::from(alloy::primitives::U256::from(258));
+        assert_eq!(request_key(id)[29..], [0, 1, 2]);
+        let key = intent_key(1, Address::repeat_byte(9), 258, 3);
+        assert_eq!(hex::encode(key), format!("0000000000000001{}000000000000010200000003", "09".repeat(20)));
+    }
+}
