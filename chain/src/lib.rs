@@ -23,6 +23,7 @@ pub mod eip712;
 pub mod event;
 pub mod finality;
 pub mod metrics;
+pub mod request;
 pub mod response;
 pub mod revert;
 pub mod rpc;
