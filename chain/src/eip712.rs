@@ -378,3 +378,100 @@ pub fn verify(digest: B256, signature: &[u8], expected: Address) -> Result<(), S
 pub fn sign(signer: &PrivateKeySigner, digest: B256) -> Result<Bytes, alloy::signers::Error> {
     Ok(Bytes::copy_from_slice(&signer.sign_hash_sync(&digest)?.as_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::uint;
+
+    use super::*;
+
+    /// Order of secp256k1.
+    const ORDER: U256 = uint!(0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141_U256);
+
+    fn signed() -> (B256, Address, [u8; 65]) {
+        let key = PrivateKeySigner::random();
+        let digest = keccak256("digest");
+        let signature = sign(&key, digest).expect("a key in memory signs");
+        (digest, key.address(), signature[..].try_into().expect("65 bytes"))
+    }
+
+    #[test]
+    fn a_signature_in_the_contracts_form_recovers_to_its_signer() {
+        let (digest, signer, signature) = signed();
+        assert!(matches!(signature[64], 27 | 28));
+        assert_eq!(recover(digest, &signature), Ok(signer));
+        assert_eq!(verify(digest, &signature, signer), Ok(()));
+    }
+
+    #[test]
+    fn another_length_is_refused_also_the_compact_form() {
+        let (digest, _, signature) = signed();
+        for length in [0, 1, 64] {
+            assert_eq!(recover(digest, &signature[..length]), Err(SignatureError::Length(length)));
+        }
+        assert_eq!(recover(digest, &[&signature[..], &[0]].concat()), Err(SignatureError::Length(66)));
+    }
+
+    #[test]
+    fn a_recovery_byte_other_than_27_and_28_is_refused() {
+        let (digest, _, mut signature) = signed();
+        for byte in (0..=255).filter(|byte| !matches!(byte, 27 | 28)) {
+            signature[64] = byte;
+            assert_eq!(recover(digest, &signature), Err(SignatureError::RecoveryByte(byte)));
+        }
+    }
+
+    #[test]
+    fn the_other_form_of_a_signature_with_high_s_is_refused() {
+        let (digest, _, mut signature) = signed();
+        let s = U256::from_be_slice(&signature[32..64]);
+        signature[32..64].copy_from_slice(&(ORDER - s).to_be_bytes::<32>());
+        signature[64] = 55 - signature[64];
+        assert_eq!(recover(digest, &signature), Err(SignatureError::HighS));
+    }
+
+    #[test]
+    fn values_outside_the_group_recover_to_nothing_and_never_panic() {
+        let (digest, _, signature) = signed();
+        for (r, s) in [
+            (U256::ZERO, U256::ZERO),
+            (U256::ZERO, U256::ONE),
+            (U256::ONE, U256::ZERO),
+            (ORDER, U256::ONE),
+            (U256::MAX, U256::ONE),
+            (U256::ONE, ORDER),
+            (U256::ONE, U256::MAX),
+        ] {
+            let mut bytes = signature;
+            bytes[..32].copy_from_slice(&r.to_be_bytes::<32>());
+            bytes[32..64].copy_from_slice(&s.to_be_bytes::<32>());
+            let error = recover(digest, &bytes).expect_err("no signature");
+            assert!(matches!(error, SignatureError::HighS | SignatureError::Unrecoverable), "{r} {s}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_signature_over_other_data_names_who_signed_instead() {
+        let (digest, signer, signature) = signed();
+        let error = verify(keccak256("other"), &signature, signer).expect_err("other data");
+        assert!(
+            matches!(error, SignatureError::WrongSigner { expected, recovered } if expected == signer && recovered != signer)
+        );
+        let stranger = Address::repeat_byte(7);
+        let error = verify(digest, &signature, stranger).expect_err("another signer");
+        assert_eq!(error, SignatureError::WrongSigner { expected: stranger, recovered: signer });
+    }
+
+    #[test]
+    fn the_digest_of_an_answer_is_recomputed_from_the_answer_alone() {
+        let contracts = ContractSet { decryption: Address::repeat_byte(1), kms_generation: Address::repeat_byte(2) };
+        let domains = Domains::new(7, &contracts);
+        let signed = kms_schemas::record::Signed { signature: Bytes::new(), digest: B256::ZERO, signer: Address::ZERO };
+        let id = RequestId::from(U256::from(3));
+        let answer = Answer::PrepKeygen { signature: signed };
+        assert_eq!(domains.answer_digest(id, &answer), Some(domains.kms_generation.prep_keygen(id)));
+        assert_eq!(domains.answer_digest(id, &Answer::Done), None);
+        assert_eq!(domains.decryption.with_chain_id(8).with_chain_id(7), domains.decryption);
+        assert_ne!(domains.decryption.with_chain_id(8).separator(), domains.decryption.separator());
+    }
+}
