@@ -12,19 +12,23 @@
 //! ([`supervise`]). Parts are pinned releases, fetched once into the user's cache ([`parts`]). The services know nothing of all this:
 //! each is started from a complete configuration file, as it would be against any cluster and chain.
 //!
-//! Start reading at [`parts`] for one part alone.
+//! Start reading at [`StackBuilder::start`], or at [`parts`] for one part alone.
 
 mod cli;
 pub mod contracts;
 pub mod error;
 mod http;
+pub mod keys;
 pub mod parts;
 pub mod ports;
 pub mod progress;
+pub mod simulator;
+mod stack;
 pub mod supervise;
 mod workspace;
 
-pub use cli::main_from;
+pub use cli::{StackArgs, main_from};
 pub use error::{CODES, StackError};
 pub use http::install_crypto;
+pub use stack::{Core, Node, NodeKeys, Service, ServiceKind, Stack, StackBuilder, StartTimes};
 pub use workspace::{Workspace, WorkspaceOptions};

@@ -99,6 +99,7 @@ impl Workspace {
     /// Keeps the run directory, for whoever looks into why a run failed.
     pub fn keep(&self) {
         self.0.keep.store(true, Ordering::Relaxed);
+        self.0.reaper.keep_at_end(&self.0.dir);
     }
 
     /// Whether the run directory is kept.

@@ -59,6 +59,12 @@ impl Reaper {
         self.tell(&format!("d{}", dir.display()))
     }
 
+    /// A directory not to remove after all.
+    pub(crate) fn keep_at_end(&self, dir: &Path) {
+        // Without a reaper nobody removes it.
+        let _ = self.tell(&format!("k{}", dir.display()));
+    }
+
     fn tell(&self, line: &str) -> Result<(), StackError> {
         let mut pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
         pipe.write_all(format!("{line}\n").as_bytes()).map_err(StackError::io("telling the reaper"))
@@ -77,6 +83,7 @@ pub fn run_reaper(input: impl BufRead) {
             Some(b'+') => groups.extend(group()),
             Some(b'-') => groups.retain(|known| Some(*known) != group()),
             Some(b'd') => dirs.push(PathBuf::from(&line[1..])),
+            Some(b'k') => dirs.retain(|dir| dir != Path::new(&line[1..])),
             _ => {}
         }
     }

@@ -1,9 +1,12 @@
 //! Nothing that the stack starts outlives it.
 
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use kms_stack::supervise::{Launch, Supervised};
-use kms_tests::{eventually, is_alive, new_workspace};
+use kms_tests::{eventually, is_alive, new_workspace, program};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -51,4 +54,36 @@ async fn a_program_that_does_not_exist_is_an_early_end_that_says_so() {
     let error = supervised.ready(LIMIT, async || Err("not there".to_owned())).await.unwrap_err();
     assert_eq!(error.code(), "KC-0804");
     assert!(error.to_string().contains("/no/such/program"), "{error}");
+}
+
+#[tokio::test]
+async fn a_stack_that_is_killed_leaves_no_process_and_no_directory() {
+    let (mut holder, dir) = holder();
+    let ids = [family(&dir, "one").await, family(&dir, "two").await].concat();
+    assert!(ids.iter().all(|pid| is_alive(*pid)), "{ids:?}");
+
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+
+    eventually("all four are gone", LIMIT, async || ids.iter().all(|pid| !is_alive(*pid)).then_some(())).await;
+    eventually("the directory is gone", LIMIT, async || (!dir.exists()).then_some(())).await;
+}
+
+/// A process that holds a small stack, and its run directory.
+fn holder() -> (Child, PathBuf) {
+    let mut holder = Command::new(program()).arg("hold").stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (holder, PathBuf::from(line.trim()))
+}
+
+/// The ids of the two processes that one log names.
+async fn family(dir: &Path, name: &str) -> Vec<u32> {
+    let log = dir.join("logs").join(format!("{name}.log"));
+    eventually("the log names two processes", LIMIT, async || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let ids: Vec<u32> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        (ids.len() == 2).then_some(ids)
+    })
+    .await
 }
