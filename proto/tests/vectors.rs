@@ -326,14 +326,14 @@ fn names(all: &Value) -> BTreeSet<String> {
                     let list = entry.as_array().filter(|_| group == "misc" || group == "s3");
                     match list {
                         Some(list) => names.extend((0..list.len()).map(|at| format!("{group}/{name}/{at}"))),
-                        None => drop(names.insert(format!("{group}/{name}"))),
+                        None => names.extend([format!("{group}/{name}")]),
                     }
                 }
             }
             Value::Array(entries) if entries.iter().all(Value::is_object) => {
                 names.extend(entries.iter().map(|entry| format!("{group}/{}", entry["name"].as_str().unwrap())));
             }
-            _ => drop(names.insert(group.clone())),
+            _ => names.extend([group.clone()]),
         }
     }
     names

@@ -1,0 +1,68 @@
+//! The node's signatures: EIP-712 for the chain, the internal one for old clients, and the key they are checked with.
+
+use alloy::primitives::{Address, B256};
+use alloy::signers::k256::ecdsa::{Signature, SigningKey, signature::Signer};
+use alloy::sol_types::{Eip712Domain, SolStruct};
+
+use kms_proto::encoding;
+
+alloy::sol! {
+    /// Links the shares of a user decryption to the user's key and address.
+    #[derive(Debug)]
+    struct UserDecryptionLinker {
+        bytes publicKey;
+        bytes32[] handles;
+        address userAddress;
+    }
+}
+
+/// Separator of the internal signature over a public decryption's payload.
+pub(super) const PUBLIC_DECRYPTION: &[u8] = b"PUBL_DEC";
+/// Separator of the internal signature over a user decryption's payload.
+pub(super) const USER_DECRYPTION: &[u8] = b"USER_DEC";
+
+/// The node's key pair.
+pub(super) struct Signing {
+    key: SigningKey,
+    verification_key: [u8; encoding::VERIFICATION_KEY_BYTES],
+    address: Address,
+}
+
+impl Signing {
+    pub(super) fn new(key: SigningKey) -> Self {
+        let point = key.verifying_key().to_encoded_point(true);
+        let mut sec1 = [0; 33];
+        sec1.copy_from_slice(point.as_bytes());
+        let address = Address::from_public_key(key.verifying_key());
+        Self { key, verification_key: encoding::verification_key(&sec1), address }
+    }
+
+    /// The address that the signatures recover to.
+    pub(super) fn address(&self) -> Address {
+        self.address
+    }
+
+    /// The `verification_key` of payloads.
+    pub(super) fn verification_key(&self) -> Vec<u8> {
+        self.verification_key.to_vec()
+    }
+
+    /// 65 bytes r, s, v with v 27 or 28 and low s, over the message in the domain.
+    pub(super) fn sign<M: SolStruct>(&self, domain: &Eip712Domain, message: &M) -> Result<Vec<u8>, String> {
+        self.sign_digest(message.eip712_signing_hash(domain))
+    }
+
+    pub(super) fn sign_digest(&self, digest: B256) -> Result<Vec<u8>, String> {
+        let signed = self.key.sign_prehash_recoverable(digest.as_slice());
+        let (signature, recovery) = signed.map_err(|error| format!("signing failed: {error}"))?;
+        let mut out = signature.to_bytes().to_vec();
+        out.push(27 + recovery.to_byte());
+        Ok(out)
+    }
+
+    /// 64 bytes r, s with low s, over SHA-256 of separator and bytes.
+    pub(super) fn sign_internally(&self, separator: &[u8], bytes: &[u8]) -> Vec<u8> {
+        let signature: Signature = self.key.sign(&[separator, bytes].concat());
+        signature.normalize_s().unwrap_or(signature).to_bytes().to_vec()
+    }
+}
