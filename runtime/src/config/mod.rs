@@ -60,20 +60,20 @@ pub trait Configuration: Serialize + DeserializeOwned + JsonSchema {
 pub struct Loaded<T> {
     /// The configuration itself.
     pub config: T,
-    tree: tree::Node,
+    origins: tree::Node,
 }
 
 impl<T: Configuration> Loaded<T> {
     /// Where the value at this path (`kafka.bootstrap_servers`, `source.0.id`) was set.
     #[must_use]
     pub fn origin(&self, path: &str) -> Origin {
-        self.tree.origin_at(&tree::Path::parse(path))
+        self.origins.origin_at(&tree::Path::parse(path))
     }
 
     /// The effective configuration as TOML, each value with its origin, secrets masked.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        print::to_toml(&self.config, &self.tree)
+        print::to_toml(&self.config, &self.origins)
     }
 }
 
@@ -87,7 +87,10 @@ pub fn load<T: Configuration>(sources: &Sources) -> Result<Loaded<T>, ConfigErro
     let mut tree = layers::merge(sources, root.view(), &mut problems);
     layers::read_secret_files(&mut tree, root.view(), sources.file.as_deref(), &mut problems);
     match check::into_typed::<T>(&mut tree, root.view(), &mut problems) {
-        Some(config) if problems.is_empty() => Ok(Loaded { config, tree }),
+        Some(config) if problems.is_empty() => {
+            tree.forget_values();
+            Ok(Loaded { config, origins: tree })
+        }
         _ => Err(ConfigErrors::new(problems)),
     }
 }

@@ -178,6 +178,15 @@ impl Node {
         self.get(path).map_or(Origin::Default, |node| node.origin.clone())
     }
 
+    /// The same tree without the values, which may be secrets.
+    pub(super) fn forget_values(&mut self) {
+        match &mut self.value {
+            Value::Array(items) => items.iter_mut().for_each(Self::forget_values),
+            Value::Table(entries) => entries.values_mut().for_each(Self::forget_values),
+            leaf => *leaf = Value::Boolean(false),
+        }
+    }
+
     pub(super) fn to_json(&self) -> Json {
         match &self.value {
             Value::Text(text) => Json::String(text.clone()),

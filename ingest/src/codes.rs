@@ -1,0 +1,39 @@
+//! Stable codes of what an operator can meet in ingest (`KC-032x`).
+
+use kms_schemas::codes::Code;
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $short:literal, $meaning:literal, $action:literal;)*) => {
+        $($(#[$doc])* pub(crate) static $name: Code =
+            Code { code: $code, name: $short, meaning: $meaning, action: $action };)*
+        /// All codes of this crate.
+        pub static CODES: &[Code] = &[$(Code { code: $code, name: $short, meaning: $meaning, action: $action }),*];
+    };
+}
+
+codes! {
+    /// The chain no longer has the ingested block.
+    CHAIN_DIVERGED = "KC-0320", "chain_diverged",
+        "the chain has another block where the last ingested one was",
+        "if the chain was reorganised, decide about the requests of the abandoned blocks (the message names the last common block known); follow `safe`, `finalized` or a depth from then on; if the chain was started afresh, use another kafka.topic_prefix";
+    /// The cursor cannot be used.
+    CURSOR_UNUSABLE = "KC-0321", "cursor_unusable",
+        "the source's cursor was written by a newer release, or for another chain",
+        "run the release that wrote it or correct chain_id; starting without the cursor would ingest everything twice";
+    /// The source id is taken over.
+    SOURCE_FENCED = "KC-0322", "source_fenced",
+        "another process follows the same source under the same topic prefix",
+        "run one process per source; after a failover this is expected and the old process just ends";
+    /// A record that no topic takes.
+    RECORD_TOO_LARGE = "KC-0323", "request_too_large",
+        "a request's record is larger than its topic takes",
+        "see the dead letter, which holds the log; raise max.message.bytes if such requests are legitimate";
+    /// A cursor that no topic takes, or a dead letter without value that is refused.
+    CURSOR_REFUSED = "KC-0324", "cursor_refused",
+        "the broker refuses the cursor or the smallest form of a dead letter",
+        "compare the settings of the topics with the catalogue";
+    /// A foreign record among the cursors.
+    FOREIGN_CURSOR = "KC-0325", "foreign_cursor",
+        "a record with this source's key in the cursor topic is no cursor",
+        "somebody else writes to the topic; it is passed over and kept as a dead letter";
+}

@@ -1,0 +1,272 @@
+//! Configuration of ingest.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use alloy::primitives::Address;
+use kms_chain::event::ContractSet;
+use kms_chain::finality::Finality;
+use kms_runtime::config::{Configuration, Endpoint, Problems, SchemaRegistryConfig, TelemetryConfig};
+use kms_runtime::kafka::KafkaConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The whole configuration of `kms-ingest`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct IngestConfig {
+    /// Kafka.
+    #[serde(default)]
+    pub kafka: KafkaConfig,
+    /// Schema registry.
+    #[serde(default)]
+    pub schema_registry: SchemaRegistryConfig,
+    /// Telemetry.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
+    /// The chains to follow.
+    #[schemars(length(min = 1))]
+    pub source: Vec<SourceConfig>,
+}
+
+/// One chain to follow.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SourceConfig {
+    /// Name of the source: in its records, its cursor and its transactional id. Never change it.
+    #[schemars(length(min = 1, max = 100))]
+    pub id: String,
+    /// EIP-155 chain id; an endpoint that reports another is not used.
+    #[schemars(range(min = 1))]
+    pub chain_id: u64,
+    /// RPC endpoints; the first is the primary, the others are used while it is down.
+    #[schemars(length(min = 1))]
+    pub rpc_urls: Vec<Endpoint>,
+    /// Address of the `Decryption` contract.
+    #[schemars(with = "String", extend("format" = "address", "examples" = ["0x0000000000000000000000000000000000000001"]))]
+    pub decryption: Address,
+    /// Address of the `KMSGeneration` contract.
+    #[schemars(with = "String", extend("format" = "address", "examples" = ["0x0000000000000000000000000000000000000002"]))]
+    pub kms_generation: Address,
+    /// Generation of the contracts; `auto` asks the `Decryption` contract.
+    #[serde(default = "defaults::generation")]
+    pub generation: GenerationSetting,
+    /// Up to which block the chain is followed: `latest`, `safe`, `finalized` or `depth:N`. A reorganisation of blocks
+    /// that were ingested stops the source.
+    #[serde(default)]
+    #[schemars(with = "String", extend("format" = "finality"))]
+    pub finality: Finality,
+    /// First block to ingest; the head at the first start if absent. Without effect once the source has a cursor.
+    pub start_block: Option<u64>,
+    /// Milliseconds between two looks at the head while there is nothing to do.
+    #[serde(default = "defaults::poll_interval_ms")]
+    #[schemars(range(min = 1, max = 600_000))]
+    pub poll_interval_ms: u64,
+    /// Largest range of blocks that is asked for at once. It shrinks by itself where a node refuses it, and grows back.
+    #[serde(default = "defaults::max_range_blocks")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_range_blocks: u64,
+    /// Number of logs in one answer above which the range shrinks. Bounds memory.
+    #[serde(default = "defaults::target_logs")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub target_logs: usize,
+    /// Requests in one transaction above which no further blocks join it. One block is never split.
+    #[serde(default = "defaults::max_transaction_records")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_transaction_records: usize,
+    /// Chunks of blocks that wait for Kafka before reading from the chain pauses.
+    #[serde(default = "defaults::queue_chunks")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub queue_chunks: usize,
+    /// Milliseconds between two cursors while blocks hold no requests.
+    #[serde(default = "defaults::cursor_interval_ms")]
+    #[schemars(range(min = 0, max = 600_000))]
+    pub cursor_interval_ms: u64,
+    /// Milliseconds that one RPC request may take.
+    #[serde(default = "defaults::rpc_timeout_ms")]
+    #[schemars(range(min = 100, max = 600_000))]
+    pub rpc_timeout_ms: u64,
+    /// Longest answer of an RPC endpoint that is read, in bytes.
+    #[serde(default = "defaults::max_response_bytes")]
+    #[schemars(range(min = 65_536))]
+    pub max_response_bytes: usize,
+    /// Milliseconds for which the chain must keep contradicting the cursor before the source stops, so that one node on a
+    /// short-lived branch does not stop it.
+    #[serde(default = "defaults::divergence_grace_ms")]
+    #[schemars(range(max = 3_600_000))]
+    pub divergence_grace_ms: u64,
+}
+
+/// Generation of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GenerationSetting {
+    /// Ask the contract at start, and refuse what is not served.
+    Auto,
+    /// Releases v0.10 and v0.11.
+    A,
+}
+
+mod defaults {
+    use super::GenerationSetting;
+
+    pub(super) const fn generation() -> GenerationSetting {
+        GenerationSetting::Auto
+    }
+    pub(super) const fn poll_interval_ms() -> u64 {
+        100
+    }
+    pub(super) const fn max_range_blocks() -> u64 {
+        2000
+    }
+    pub(super) const fn target_logs() -> usize {
+        10_000
+    }
+    pub(super) const fn max_transaction_records() -> usize {
+        2000
+    }
+    pub(super) const fn queue_chunks() -> usize {
+        8
+    }
+    pub(super) const fn cursor_interval_ms() -> u64 {
+        2000
+    }
+    pub(super) const fn rpc_timeout_ms() -> u64 {
+        10_000
+    }
+    pub(super) const fn max_response_bytes() -> usize {
+        64 << 20
+    }
+    pub(super) const fn divergence_grace_ms() -> u64 {
+        10_000
+    }
+}
+
+impl SourceConfig {
+    pub(crate) fn contracts(&self) -> ContractSet {
+        ContractSet { decryption: self.decryption, kms_generation: self.kms_generation }
+    }
+
+    pub(crate) fn poll_interval(&self) -> Duration {
+        Duration::from_millis(self.poll_interval_ms)
+    }
+
+    pub(crate) fn cursor_interval(&self) -> Duration {
+        Duration::from_millis(self.cursor_interval_ms)
+    }
+
+    pub(crate) fn divergence_grace(&self) -> Duration {
+        Duration::from_millis(self.divergence_grace_ms)
+    }
+}
+
+impl Configuration for SourceConfig {
+    fn validate(&self, problems: &mut Problems) {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !self.id.bytes().all(legal) {
+            problems.at("id", format!("`{}` has other characters than letters, digits, `.`, `_` and `-`", self.id));
+        }
+        for (key, address) in [("decryption", self.decryption), ("kms_generation", self.kms_generation)] {
+            if address.is_zero() {
+                problems.at(key, "the zero address is no contract");
+            }
+        }
+        if self.decryption == self.kms_generation {
+            problems.at("kms_generation", "the same address as decryption");
+        }
+    }
+}
+
+impl Configuration for IngestConfig {
+    fn validate(&self, problems: &mut Problems) {
+        problems.within("kafka", &self.kafka);
+        problems.within("schema_registry", &self.schema_registry);
+        problems.within("telemetry", &self.telemetry);
+        let mut ids = HashSet::new();
+        let mut followed = HashSet::new();
+        for (index, source) in self.source.iter().enumerate() {
+            problems.within(&format!("source.{index}"), source);
+            if !ids.insert(&source.id) {
+                problems.at(&format!("source.{index}.id"), format!("`{}` names two sources", source.id));
+            }
+            // Two sources over one contract would write each of its requests twice.
+            for (key, address) in [("decryption", source.decryption), ("kms_generation", source.kms_generation)] {
+                if !followed.insert((source.chain_id, address)) && !address.is_zero() {
+                    let text = format!("{address} on chain {} is followed by two sources", source.chain_id);
+                    problems.at(&format!("source.{index}.{key}"), text);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kms_runtime::config::{Sources, load};
+
+    use super::*;
+
+    const COMPLETE: &str = r#"
+[[source]]
+id = "gateway"
+chain_id = 31337
+rpc_urls = ["http://127.0.0.1:8545/secret-key"]
+decryption = "0x1111111111111111111111111111111111111111"
+kms_generation = "0x2222222222222222222222222222222222222222"
+"#;
+
+    fn of_file(text: &str) -> (tempfile::TempDir, Sources) {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("ingest.toml");
+        std::fs::write(&file, text).expect("file");
+        (folder, Sources { file: Some(file), ..Sources::default() })
+    }
+
+    #[test]
+    fn a_source_needs_only_what_cannot_be_guessed() {
+        let (_folder, sources) = of_file(COMPLETE);
+        let loaded = load::<IngestConfig>(&sources).expect("valid");
+        let source = &loaded.config.source[0];
+        assert_eq!((source.finality, source.start_block, source.poll_interval_ms), (Finality::Latest, None, 100));
+        assert_eq!(source.generation, GenerationSetting::Auto);
+    }
+
+    #[test]
+    fn keys_inside_rpc_urls_are_not_printed() {
+        let (_folder, sources) = of_file(COMPLETE);
+        let loaded = load::<IngestConfig>(&sources).expect("valid");
+        let printed = loaded.to_toml();
+        assert!(printed.contains("http://127.0.0.1:8545"), "{printed}");
+        assert!(!printed.contains("secret-key"), "{printed}");
+        assert!(!format!("{:?}", loaded.config).contains("secret-key"));
+    }
+
+    #[test]
+    fn two_sources_over_one_contract_are_refused() {
+        let twice = format!("{COMPLETE}{}", COMPLETE.replace("gateway", "again"));
+        let (_folder, sources) = of_file(&twice);
+        let errors = load::<IngestConfig>(&sources).expect_err("refused");
+        let paths: Vec<&str> = errors.problems().iter().map(|problem| problem.path.as_str()).collect();
+        assert_eq!(paths, ["source[1].decryption", "source[1].kms_generation"]);
+    }
+
+    #[test]
+    fn mistakes_of_all_kinds_are_reported_at_once() {
+        let text = COMPLETE
+            .replace("chain_id = 31337", "chain_id = 0\nfinality = \"sometime\"\npol_interval_ms = 5")
+            .replace("0x2222222222222222222222222222222222222222", "0x22")
+            .replace("id = \"gateway\"", "id = \"a b\"");
+        let (_folder, sources) = of_file(&text);
+        let errors = load::<IngestConfig>(&sources).expect_err("refused");
+        let paths: Vec<&str> = errors.problems().iter().map(|problem| problem.path.as_str()).collect();
+        for path in [
+            "source[0].chain_id",
+            "source[0].finality",
+            "source[0].pol_interval_ms",
+            "source[0].kms_generation",
+            "source[0].id",
+        ] {
+            assert!(paths.contains(&path), "{path} is not among {errors}");
+        }
+        assert!(errors.to_string().contains("did you mean `poll_interval_ms`"), "{errors}");
+        assert!(errors.problems().iter().all(|problem| problem.origin.contains("ingest.toml:")), "{errors}");
+    }
+}

@@ -1,0 +1,103 @@
+//! How following a source ends.
+
+use kms_chain::views::GenerationError;
+use kms_runtime::kafka::{ProducerError, ReadError};
+use kms_runtime::shutdown::{Exit, Stopped};
+
+use crate::codes;
+
+/// Why a source is not followed any longer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SourceError {
+    /// The chain contradicts the cursor.
+    #[error(
+        "source {source_id}: block {number} was ingested as {ingested} and the chain now has {found} there{common}"
+    )]
+    Diverged {
+        /// Source.
+        source_id: String,
+        /// Block number.
+        number: u64,
+        /// Hash that was ingested.
+        ingested: alloy::primitives::B256,
+        /// Hash that the chain has.
+        found: alloy::primitives::B256,
+        /// `; the last common block known is …`.
+        common: String,
+    },
+    /// The cursor cannot be used.
+    #[error("source {source_id}: {why}")]
+    Cursor {
+        /// Source.
+        source_id: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The contracts are of another generation.
+    #[error("source {source_id}: {error}")]
+    Generation {
+        /// Source.
+        source_id: String,
+        /// What the contract said.
+        error: GenerationError,
+    },
+    /// Another process writes for this source.
+    #[error("source {source_id}: {error}")]
+    Fenced {
+        /// Source.
+        source_id: String,
+        /// What Kafka said.
+        error: ProducerError,
+    },
+    /// The broker refuses what it must take.
+    #[error("source {source_id}: {why}")]
+    Refused {
+        /// Source.
+        source_id: String,
+        /// What was refused.
+        why: String,
+    },
+    /// A client cannot be made, or a thread died.
+    #[error("source {source_id}: {why}")]
+    Internal {
+        /// Source.
+        source_id: String,
+        /// What happened.
+        why: String,
+    },
+}
+
+impl SourceError {
+    /// How the process ends if this is what ends it.
+    pub(crate) fn stopped(&self) -> Stopped {
+        let (exit, code) = match self {
+            Self::Diverged { .. } => (Exit::SourceStopped, &codes::CHAIN_DIVERGED),
+            Self::Cursor { .. } => (Exit::Refused, &codes::CURSOR_UNUSABLE),
+            Self::Generation { .. } => {
+                let code = kms_chain::codes::GENERATION_UNSUPPORTED;
+                return Stopped { exit: Exit::Refused, code, text: self.to_string() };
+            }
+            Self::Fenced { .. } => (Exit::Fenced, &codes::SOURCE_FENCED),
+            Self::Refused { .. } => (Exit::Refused, &codes::CURSOR_REFUSED),
+            Self::Internal { .. } => (Exit::Internal, &kms_runtime::codes::INTERNAL),
+        };
+        Stopped::new(exit, code, self.to_string())
+    }
+}
+
+/// Why a publishing session ended before the shutdown.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    /// The source cannot go on.
+    #[error(transparent)]
+    Final(#[from] SourceError),
+    /// Kafka failed in a way that a new producer recovers from: what is committed is known from the cursor.
+    #[error("{0}")]
+    Lost(String),
+}
+
+impl From<ReadError> for SessionError {
+    fn from(error: ReadError) -> Self {
+        Self::Lost(error.to_string())
+    }
+}

@@ -1,0 +1,329 @@
+//! Reads a chain up to its finalised head and hands whole blocks to the publisher.
+//!
+//! The position moves only on the answer of a node that had the last block of the range (the client asks for it in the
+//! same request), and only from a block to its child: a first block with another parent means that the chain has
+//! diverged from what was ingested.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use alloy::primitives::B256;
+use kms_chain::event::ContractSet;
+use kms_chain::rpc::{Block, BlockNumberOrTag, ChainLog, LogPage, LogQuery, Rpc, RpcError};
+use kms_runtime::http::Check;
+use kms_runtime::retry::Backoff;
+use kms_schemas::record::BlockRef;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::chunk::{Chunk, TimedLog, split};
+use crate::config::SourceConfig;
+use crate::error::SourceError;
+use crate::metrics::SourceMetrics;
+use crate::range::RangeSize;
+use crate::resume::Resume;
+
+/// Pauses while the RPC endpoints fail.
+const RETRY: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(5), factor: 2.0 };
+
+/// How long the nodes may be behind the cursor before the source says that it is not ready.
+const LAG_TOLERATED: Duration = Duration::from_secs(15);
+
+/// Blocks that are remembered for saying how deep a divergence goes.
+const RECENT_BLOCKS: usize = 64;
+
+pub(crate) struct Follower {
+    source: SourceConfig,
+    rpc: Rpc,
+    metrics: SourceMetrics,
+    check: Check,
+    size: RangeSize,
+    /// First block that is not handed over yet; none until the head of the first start is known.
+    next: Option<u64>,
+    /// The block before it.
+    last: Option<BlockRef>,
+    recent: VecDeque<BlockRef>,
+    /// The chain was seen to hold `last`.
+    is_confirmed: bool,
+    /// Blocks without requests whose cursor is still to be written.
+    unsent: Option<BlockRef>,
+    sent_at: Option<Instant>,
+    diverged_since: Option<Instant>,
+    waiting_since: Option<Instant>,
+}
+
+/// What one look at the chain came to.
+enum Look {
+    /// Everything up to the head is handed over.
+    Idle,
+    /// Nothing new, and something is not as it should be; the check says what.
+    Waiting,
+    /// The publisher is gone.
+    Closed,
+}
+
+enum LookError {
+    Rpc(RpcError),
+    Source(SourceError),
+}
+
+impl From<RpcError> for LookError {
+    fn from(error: RpcError) -> Self {
+        Self::Rpc(error)
+    }
+}
+
+impl Follower {
+    pub(crate) fn new(source: SourceConfig, rpc: Rpc, metrics: SourceMetrics, check: Check, resume: &Resume) -> Self {
+        let size = RangeSize::new(source.max_range_blocks, source.target_logs);
+        let next = resume.last.map(|block| block.number + 1).or(source.start_block);
+        Self {
+            source,
+            rpc,
+            metrics,
+            check,
+            size,
+            next,
+            last: resume.last,
+            recent: resume.recent.iter().copied().collect(),
+            is_confirmed: false,
+            unsent: None,
+            sent_at: None,
+            diverged_since: None,
+            waiting_since: None,
+        }
+    }
+
+    /// Follows until `stop` is cancelled or the publisher ends.
+    pub(crate) async fn run(mut self, chunks: mpsc::Sender<Chunk>, stop: CancellationToken) -> Result<(), SourceError> {
+        let mut failures = 0;
+        loop {
+            let looked = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                looked = self.look(&chunks) => looked,
+            };
+            let pause = match looked {
+                Ok(Look::Closed) => return Ok(()),
+                Ok(Look::Idle) => {
+                    failures = 0;
+                    self.waiting_since = None;
+                    self.check.ready();
+                    self.source.poll_interval()
+                }
+                Ok(Look::Waiting) => {
+                    failures = 0;
+                    self.still_waiting();
+                    self.source.poll_interval()
+                }
+                Err(LookError::Source(error)) => return Err(error),
+                Err(LookError::Rpc(error)) => {
+                    failures += 1;
+                    self.rpc_failed(&error, failures);
+                    match error {
+                        RpcError::Lagging { .. } => self.source.poll_interval(),
+                        _ => RETRY.delay(failures, rand::random()),
+                    }
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = chunks.closed() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        if let Some(up_to) = self.unsent.take() {
+            // Only spares the next start some empty blocks; a publisher that is gone does not matter.
+            let _ = chunks.send(Chunk { up_to, logs: Vec::new() }).await;
+        }
+        Ok(())
+    }
+
+    /// Short waits are ordinary (one node is a block behind another); long ones are told.
+    fn still_waiting(&mut self) {
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        if self.diverged_since.is_none() && since.elapsed() >= LAG_TOLERATED {
+            self.check.not_ready("the nodes are behind the cursor, or their answers do not fit together");
+        }
+    }
+
+    fn rpc_failed(&self, error: &RpcError, failures: u32) {
+        if let RpcError::Lagging { .. } = error {
+            tracing::debug!(source = self.source.id, %error, "waiting for the block");
+            return;
+        }
+        if failures == 1 {
+            tracing::warn!(source = self.source.id, code = error.code(), %error, "the chain cannot be read, trying again");
+        }
+        self.check.not_ready(format!("{}: the chain cannot be read", error.code()));
+    }
+
+    async fn look(&mut self, chunks: &mpsc::Sender<Chunk>) -> Result<Look, LookError> {
+        let Some(head) = self.source.finality.resolve(&self.rpc).await? else {
+            return Ok(Look::Idle);
+        };
+        self.metrics.head(head.number());
+        if let Some(last) = self.last
+            && (!self.is_confirmed || (head.number() == last.number && head.hash() != last.hash))
+            && !self.confirm(last, &head).await?
+        {
+            return Ok(Look::Waiting);
+        }
+        let mut next = *self.next.get_or_insert(head.number());
+        while next <= head.number() {
+            let Some(page) = self.logs(next, head.number()).await? else { continue };
+            let last = page.last.reference();
+            let Some(logs) = self.link(next, page).await? else { return Ok(Look::Waiting) };
+            if !self.hand_over(logs, last, chunks).await {
+                return Ok(Look::Closed);
+            }
+            next = last.number + 1;
+            self.next = Some(next);
+            if let Some(before) = self.last.replace(last) {
+                self.recent.push_front(before);
+                self.recent.truncate(RECENT_BLOCKS);
+            }
+        }
+        let up_to = self.unsent.filter(|_| self.cursor_is_due());
+        match up_to {
+            Some(up_to) if !self.send(Chunk { up_to, logs: Vec::new() }, chunks).await => Ok(Look::Closed),
+            _ => Ok(Look::Idle),
+        }
+    }
+
+    /// The logs of the next range; none when the range was refused and is smaller now.
+    async fn logs(&mut self, next: u64, head: u64) -> Result<Option<LogPage>, RpcError> {
+        let end = self.size.end(next, head);
+        let asked = end - next + 1;
+        let query = LogQuery {
+            addresses: self.source.contracts().addresses().to_vec(),
+            topics: ContractSet::request_topics().to_vec(),
+            from: next,
+            to: end,
+        };
+        match self.rpc.logs(&query).await {
+            Ok(page) => {
+                self.size.answered(asked, page.logs.len());
+                self.metrics.range(self.size.blocks());
+                Ok(Some(page))
+            }
+            // Nodes word this limit in many ways, so any refusal of more than one block is taken for it.
+            Err(error @ (RpcError::LogRangeTooLarge { .. } | RpcError::Response { .. })) => {
+                self.metrics.range_refused(asked, &error.to_string());
+                if self.size.refused(asked) { Ok(None) } else { Err(error) }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Holds the range against what came before and its logs against their blocks; none when they do not fit.
+    async fn link(&mut self, next: u64, page: LogPage) -> Result<Option<Vec<TimedLog>>, LookError> {
+        let mut logs = page.logs;
+        logs.dedup();
+        let blocks = self.blocks(next, &logs, page.last).await?;
+        let parent = blocks.first().map(Block::parent_hash);
+        if self.last.is_some_and(|last| parent != Some(last.hash)) {
+            self.is_confirmed = false;
+            tracing::debug!(source = self.source.id, block = next, "the next block has another parent");
+            return Ok(None);
+        }
+        let mut timed = Vec::with_capacity(logs.len());
+        for log in logs {
+            let known = blocks.iter().find(|block| block.number() == log.block_number);
+            let block_timestamp = match (known, log.block_timestamp) {
+                (Some(block), _) if block.hash() == log.block_hash => block.timestamp(),
+                (None, Some(timestamp)) => timestamp,
+                _ => {
+                    tracing::debug!(source = self.source.id, block = log.block_number, "log and block do not fit");
+                    return Ok(None);
+                }
+            };
+            timed.push(TimedLog { log, block_timestamp });
+        }
+        self.is_confirmed = true;
+        Ok(Some(timed))
+    }
+
+    /// The first block of the range, the last, and those of logs whose node does not state the timestamp. In one batch,
+    /// and not at all when the range is a single block.
+    async fn blocks(&self, next: u64, logs: &[ChainLog], last: Block) -> Result<Vec<Block>, RpcError> {
+        if last.number() == next {
+            return Ok(vec![last]);
+        }
+        let untimed = logs.iter().filter(|log| log.block_timestamp.is_none()).map(|log| log.block_number);
+        let mut numbers: Vec<u64> = std::iter::once(next).chain(untimed.filter(|n| *n != last.number())).collect();
+        numbers.dedup();
+        let mut blocks = self.rpc.needing(last.number()).blocks_at(&numbers).await?;
+        blocks.push(last);
+        Ok(blocks)
+    }
+
+    /// `false` when the publisher is gone.
+    async fn hand_over(&mut self, logs: Vec<TimedLog>, last: BlockRef, chunks: &mpsc::Sender<Chunk>) -> bool {
+        if logs.is_empty() && !self.cursor_is_due() {
+            self.unsent = Some(last);
+            return true;
+        }
+        for chunk in split(logs, last, self.source.max_transaction_records) {
+            if !self.send(chunk, chunks).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn cursor_is_due(&self) -> bool {
+        self.sent_at.is_none_or(|sent| sent.elapsed() >= self.source.cursor_interval())
+    }
+
+    async fn send(&mut self, chunk: Chunk, chunks: &mpsc::Sender<Chunk>) -> bool {
+        self.unsent = None;
+        self.sent_at = Some(Instant::now());
+        let is_taken = chunks.send(chunk).await.is_ok();
+        self.metrics.queued(chunks.max_capacity() - chunks.capacity());
+        is_taken
+    }
+
+    /// Whether the chain still holds the last ingested block.
+    async fn confirm(&mut self, last: BlockRef, head: &Block) -> Result<bool, LookError> {
+        let found = match self.rpc.block(BlockNumberOrTag::Number(last.number)).await? {
+            Some(block) => block.hash(),
+            None => {
+                tracing::debug!(
+                    source = self.source.id,
+                    head = head.number(),
+                    cursor = last.number,
+                    "head below cursor"
+                );
+                return Ok(false);
+            }
+        };
+        if found == last.hash {
+            self.is_confirmed = true;
+            self.diverged_since = None;
+            self.metrics.diverged(false);
+            return Ok(true);
+        }
+        self.diverged(last, found).await.map(|()| false)
+    }
+
+    async fn diverged(&mut self, last: BlockRef, found: B256) -> Result<(), LookError> {
+        let since = *self.diverged_since.get_or_insert_with(Instant::now);
+        self.metrics.diverged(true);
+        self.check.not_ready(format!("{}: the chain contradicts the cursor", crate::codes::CHAIN_DIVERGED.code));
+        if since.elapsed() < self.source.divergence_grace() {
+            return Ok(());
+        }
+        let mut common = "; no block before it is known to be common".to_owned();
+        for block in &self.recent {
+            let same = self.rpc.block(BlockNumberOrTag::Number(block.number)).await?;
+            if same.is_some_and(|same| same.hash() == block.hash) {
+                common = format!("; the last common block known is {}", block.number);
+                break;
+            }
+        }
+        let source_id = self.source.id.clone();
+        let (number, ingested) = (last.number, last.hash);
+        Err(LookError::Source(SourceError::Diverged { source_id, number, ingested, found, common }))
+    }
+}

@@ -1,0 +1,190 @@
+//! Follows each source in sessions: publisher first (it fences and reads the cursor), then the follower.
+
+use std::time::Duration;
+
+use kms_chain::rpc::{EndpointUrl, Rpc, RpcConfig};
+use kms_chain::views::{GenerationError, detect_generation};
+use kms_runtime::http::Check;
+use kms_runtime::retry::Backoff;
+use kms_runtime::service::Context;
+use kms_runtime::shutdown::{Exit, Stopped};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::config::{GenerationSetting, SourceConfig};
+use crate::error::{SessionError, SourceError};
+use crate::follower::Follower;
+use crate::metrics::SourceMetrics;
+use crate::publisher::Publisher;
+
+/// Pauses between sessions, and between attempts to learn the contracts' generation.
+const RETRY: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(5), factor: 2.0 };
+
+/// How long a publisher may take to finish after the shutdown began.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Follows every source until the shutdown. A source that stops leaves the others alone; when none is left, or one was
+/// taken over by another process, all end.
+pub(crate) async fn run_all(sources: Vec<SourceConfig>, context: Context) -> Result<(), Stopped> {
+    let mut running = JoinSet::new();
+    for source in sources {
+        let context = context.clone();
+        running.spawn(async move {
+            let metrics = SourceMetrics::new(&source.id);
+            let check = context.health.check(format!("source.{}", source.id));
+            let outcome = follow(source, context, metrics.clone(), check.clone()).await;
+            outcome.map_err(|error| {
+                let stopped = error.stopped();
+                metrics.stopped(stopped.code, &stopped.text);
+                check.not_ready(format!("stopped: {stopped}"));
+                stopped
+            })
+        });
+    }
+    let mut first_stop = None;
+    while let Some(joined) = running.join_next().await {
+        let outcome = joined.unwrap_or_else(|error| {
+            Err(Stopped::new(Exit::Internal, &kms_runtime::codes::INTERNAL, error.to_string()))
+        });
+        if let Err(stopped) = outcome {
+            if matches!(stopped.exit, Exit::Fenced | Exit::Internal) {
+                context.shutdown.cancel();
+            }
+            first_stop.get_or_insert(stopped);
+        }
+    }
+    // Asked to end: a source that had stopped before is in the log, and no reason for another exit code. One whose end
+    // has ended the process is.
+    match first_stop {
+        Some(stopped) if matches!(stopped.exit, Exit::Fenced | Exit::Internal) => Err(stopped),
+        Some(stopped) if !context.shutdown.is_cancelled() => Err(stopped),
+        _ => Ok(()),
+    }
+}
+
+async fn follow(
+    source: SourceConfig,
+    context: Context,
+    metrics: SourceMetrics,
+    check: Check,
+) -> Result<(), SourceError> {
+    let rpc = rpc(&source)?;
+    let mut failures = 0;
+    loop {
+        let reason = match session(&source, &context, &metrics, &check, &rpc).await {
+            Ok(()) => return Ok(()),
+            Err(SessionError::Final(error)) => return Err(error),
+            Err(SessionError::Lost(_)) if context.shutdown.is_cancelled() => return Ok(()),
+            Err(SessionError::Lost(reason)) => reason,
+        };
+        failures += 1;
+        metrics.session_lost(&reason);
+        check.not_ready("Kafka fails");
+        tokio::select! {
+            () = context.shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(RETRY.delay(failures, rand::random())) => {}
+        }
+    }
+}
+
+fn rpc(source: &SourceConfig) -> Result<Rpc, SourceError> {
+    let internal = |why: String| SourceError::Internal { source_id: source.id.clone(), why };
+    let parse = |url: &kms_runtime::config::Endpoint| EndpointUrl::parse(url.expose().as_str());
+    let urls: Result<Vec<EndpointUrl>, _> = source.rpc_urls.iter().map(parse).collect();
+    let mut config = RpcConfig::new(source.id.clone(), urls.map_err(|error| internal(error.to_string()))?);
+    config.chain_id = Some(source.chain_id);
+    config.timeout = Duration::from_millis(source.rpc_timeout_ms);
+    config.max_response_bytes = source.max_response_bytes;
+    Rpc::new(config).map_err(|error| internal(error.to_string()))
+}
+
+/// One producer's life. `Ok` after an orderly shutdown.
+async fn session(
+    source: &SourceConfig,
+    context: &Context,
+    metrics: &SourceMetrics,
+    check: &Check,
+    rpc: &Rpc,
+) -> Result<(), SessionError> {
+    let internal = |why: String| SourceError::Internal { source_id: source.id.clone(), why };
+    let (chunks, mut waiting) = mpsc::channel(source.queue_chunks);
+    let (resumed, resume) = oneshot::channel();
+    let (ended, mut end) = oneshot::channel();
+    let publisher = Publisher::new(source.clone(), context.clone(), metrics.clone(), check.clone());
+    let spawned = std::thread::Builder::new().name(format!("publish-{}", source.id)).spawn(move || {
+        // Nobody waits any more after a shutdown that took too long.
+        let _ = ended.send(publisher.run(&mut waiting, resumed));
+    });
+    spawned.map_err(|error| internal(format!("no thread: {error}")))?;
+
+    let mut followed = Ok(());
+    if let Ok(resume) = resume.await {
+        followed = match check_generation(source, context, check, rpc).await {
+            Ok(()) => {
+                let follower = Follower::new(source.clone(), rpc.clone(), metrics.clone(), check.clone(), &resume);
+                follower.run(chunks, context.shutdown.clone()).await
+            }
+            Err(error) => {
+                drop(chunks);
+                Err(error)
+            }
+        };
+    }
+    let published = if context.shutdown.is_cancelled() {
+        match tokio::time::timeout(SHUTDOWN_PATIENCE, &mut end).await {
+            Ok(published) => published,
+            Err(_) => {
+                tracing::warn!(
+                    source = source.id,
+                    "Kafka did not take the last blocks in time; the next start reads them again"
+                );
+                return Ok(());
+            }
+        }
+    } else {
+        end.await
+    };
+    let published = published.unwrap_or_else(|_| Err(internal("the publishing thread has died".to_owned()).into()));
+    match (published, followed) {
+        (Err(SessionError::Final(error)), _) | (Ok(()), Err(error)) => Err(error.into()),
+        // The follower's verdict stands, whatever Kafka does.
+        (Err(SessionError::Lost(_)), Err(error)) => Err(error.into()),
+        (Err(lost), Ok(())) => Err(lost),
+        (Ok(()), Ok(())) => Ok(()),
+    }
+}
+
+/// Refuses contracts of a generation that is not served. An outage is waited for, and so is a contract that is not
+/// deployed yet.
+async fn check_generation(
+    source: &SourceConfig,
+    context: &Context,
+    check: &Check,
+    rpc: &Rpc,
+) -> Result<(), SourceError> {
+    if source.generation != GenerationSetting::Auto {
+        return Ok(());
+    }
+    let mut failures = 0;
+    loop {
+        let error = match detect_generation(rpc, source.decryption).await {
+            Ok(generation) => {
+                tracing::info!(source = source.id, ?generation, "generation of the contracts detected");
+                return Ok(());
+            }
+            Err(error @ GenerationError::Unsupported { .. }) => {
+                return Err(SourceError::Generation { source_id: source.id.clone(), error });
+            }
+            Err(error) => error,
+        };
+        failures += 1;
+        if failures == 1 {
+            tracing::warn!(source = source.id, %error, "the contracts' version cannot be read, trying again");
+        }
+        check.not_ready("the contracts' version cannot be read");
+        tokio::select! {
+            () = context.shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(RETRY.delay(failures, rand::random())) => {}
+        }
+    }
+}
