@@ -39,7 +39,7 @@ pub(crate) enum SourceError {
         /// Source.
         source_id: String,
         /// What the contract said.
-        error: GenerationError,
+        error: Box<GenerationError>,
     },
     /// Another process writes for this source.
     #[error("source {source_id}: {error}")]
@@ -90,10 +90,16 @@ impl SourceError {
 pub(crate) enum SessionError {
     /// The source cannot go on.
     #[error(transparent)]
-    Final(#[from] SourceError),
+    Final(Box<SourceError>),
     /// Kafka failed in a way that a new producer recovers from: what is committed is known from the cursor.
     #[error("{0}")]
     Lost(String),
+}
+
+impl From<SourceError> for SessionError {
+    fn from(error: SourceError) -> Self {
+        Self::Final(Box::new(error))
+    }
 }
 
 impl From<ReadError> for SessionError {

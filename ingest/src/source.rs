@@ -73,7 +73,7 @@ async fn follow(
     loop {
         let reason = match session(&source, &context, &metrics, &check, &rpc).await {
             Ok(()) => return Ok(()),
-            Err(SessionError::Final(error)) => return Err(error),
+            Err(SessionError::Final(error)) => return Err(*error),
             Err(SessionError::Lost(_)) if context.shutdown.is_cancelled() => return Ok(()),
             Err(SessionError::Lost(reason)) => reason,
         };
@@ -146,7 +146,8 @@ async fn session(
     };
     let published = published.unwrap_or_else(|_| Err(internal("the publishing thread has died".to_owned()).into()));
     match (published, followed) {
-        (Err(SessionError::Final(error)), _) | (Ok(()), Err(error)) => Err(error.into()),
+        (Err(error @ SessionError::Final(_)), _) => Err(error),
+        (Ok(()), Err(error)) => Err(error.into()),
         // The follower's verdict stands, whatever Kafka does.
         (Err(SessionError::Lost(_)), Err(error)) => Err(error.into()),
         (Err(lost), Ok(())) => Err(lost),
@@ -173,7 +174,7 @@ async fn check_generation(
                 return Ok(());
             }
             Err(error @ GenerationError::Unsupported { .. }) => {
-                return Err(SourceError::Generation { source_id: source.id.clone(), error });
+                return Err(SourceError::Generation { source_id: source.id.clone(), error: Box::new(error) });
             }
             Err(error) => error,
         };

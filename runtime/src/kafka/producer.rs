@@ -130,11 +130,14 @@ pub fn classify_error(error: KafkaError) -> ProducerError {
 /// Delivery reports of the batch in flight. The library calls back on the polling thread.
 #[derive(Default)]
 struct Deliveries {
-    reports: Mutex<Vec<(usize, Result<(i32, i64), KafkaError>)>>,
+    reports: Mutex<Vec<Report>>,
 }
 
+/// Position in the batch, and partition and offset or the failure.
+type Report = (usize, Result<(i32, i64), KafkaError>);
+
 impl Deliveries {
-    fn take(&self) -> Vec<(usize, Result<(i32, i64), KafkaError>)> {
+    fn take(&self) -> Vec<Report> {
         std::mem::take(&mut *self.reports.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }
@@ -167,6 +170,8 @@ impl ProducerContext for Deliveries {
 pub struct TransactionalProducer {
     producer: BaseProducer<Deliveries>,
     transactional_id: String,
+    /// How long one transaction may stay open: the broker ends it after its time-out, and fences the producer then.
+    attempt_limit: Duration,
 }
 
 /// How long one call into the client may block. Short, so that a shutdown is seen.
@@ -185,7 +190,8 @@ impl TransactionalProducer {
     ) -> Result<Self, KafkaError> {
         let producer =
             config.producer(service, transactional_id, max_record_bytes).create_with_context(Deliveries::default())?;
-        Ok(Self { producer, transactional_id: transactional_id.to_owned() })
+        let attempt_limit = config.transaction_timeout().mul_f64(0.8);
+        Ok(Self { producer, transactional_id: transactional_id.to_owned(), attempt_limit })
     }
 
     /// The id that fences predecessors.
@@ -223,7 +229,7 @@ impl TransactionalProducer {
     /// See [`BatchError`]. After `Refused` and `TimedOut` the producer can be used again; after `Producer` it cannot.
     pub fn write(&self, records: &[OutgoingRecord], deadline: Instant) -> Result<Vec<(i32, i64)>, BatchError> {
         loop {
-            let failure = match self.attempt(records, deadline) {
+            let failure = match self.attempt(records, deadline.min(Instant::now() + self.attempt_limit)) {
                 Ok(written) => return Ok(written),
                 Err(BatchError::Producer(error @ (ProducerError::Abortable(_) | ProducerError::Retriable(_)))) => error,
                 Err(refused @ BatchError::Refused { .. }) => {

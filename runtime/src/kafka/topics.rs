@@ -286,7 +286,7 @@ fn check_settings(
             match compare_setting(key, wanted, actual) {
                 Difference::None => {}
                 Difference::Tolerable => {
-                    tracing::warn!(topic = spec.name, key, actual, wanted, "topic setting differs")
+                    tracing::warn!(topic = spec.name, key, actual, wanted, "topic setting differs");
                 }
                 Difference::Breaking => broken.push(text()),
             }
