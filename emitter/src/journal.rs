@@ -1,0 +1,384 @@
+//! The journal: every byte string that can reach the chain is committed to `emitter.intents` before it is sent.
+//!
+//! A thread of its own signs what the planner wants signed and commits it in transactions of the leader's fenced producer.
+//! It commits whatever waits, so batches grow by themselves and nothing waits for a timer. A paused predecessor can neither
+//! journal nor, therefore, send anything that its successor does not know.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use alloy::primitives::Address;
+use kms_runtime::kafka::{
+    BatchError, KafkaConfig, LogContext, OutgoingRecord, ProducerError, ReadError, TransactionalProducer, read_to_end,
+};
+use kms_schemas::codec::{Codec, CodecError};
+use kms_schemas::headers::headers;
+use kms_schemas::record::{Intent, IntentItem};
+use kms_schemas::topics::{MAX_RECORD_BYTES, Topics, intent_key};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use tokio::sync::mpsc;
+
+use crate::clock::unix_ms;
+use crate::fees::Fees;
+use crate::metrics;
+use crate::nonce::{Millis, Nonce, Variant};
+use crate::submitter::ItemKey;
+use crate::wallet::{Payload, SignedTransaction, Wallet};
+
+/// What the planner wants signed.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Nonce to use.
+    pub nonce: Nonce,
+    /// Number of the variant.
+    pub attempt: u32,
+    /// The results inside.
+    pub items: Vec<(ItemKey, IntentItem)>,
+    /// What the transaction does.
+    pub payload: Payload,
+    /// What it pays.
+    pub fees: Fees,
+}
+
+/// What came of a draft.
+#[derive(Debug)]
+pub enum Journalled {
+    /// It is committed and may be sent.
+    Committed {
+        /// Its nonce.
+        nonce: Nonce,
+        /// The bytes.
+        variant: Variant<ItemKey>,
+        /// Where it lies.
+        offset: i64,
+    },
+    /// It can never be journalled.
+    Refused {
+        /// Its nonce.
+        nonce: Nonce,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why the journal stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The client library refuses the settings.
+    #[error("the journal's producer cannot be made: {0}")]
+    Client(KafkaError),
+    /// Fenced, or failed for good.
+    #[error(transparent)]
+    Producer(#[from] ProducerError),
+    /// The topic cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Watermarks cannot be read.
+    #[error("the end of the journal cannot be found: {0}")]
+    Watermarks(KafkaError),
+    /// A record is no intent.
+    #[error("the journal's record at offset {offset} cannot be read: {source}")]
+    Undecodable {
+        /// Its offset.
+        offset: i64,
+        /// Why.
+        source: CodecError,
+    },
+    /// The shutdown came first.
+    #[error("stopped before the journal was read")]
+    Cancelled,
+}
+
+/// An intent of ours with its place.
+#[derive(Clone, Debug)]
+pub struct StoredIntent {
+    /// Offset in `emitter.intents`.
+    pub offset: i64,
+    /// The intent.
+    pub intent: Intent,
+}
+
+/// The journal of one sender on one chain.
+pub struct Journal {
+    producer: TransactionalProducer,
+    kafka: Arc<KafkaConfig>,
+    codec: Codec,
+    topic: String,
+    source: String,
+    chain_id: u64,
+    wallet: Wallet,
+}
+
+impl Journal {
+    /// Fences every predecessor of this sender. Blocking.
+    ///
+    /// # Errors
+    /// See [`JournalError`].
+    pub fn take_over(
+        kafka: Arc<KafkaConfig>,
+        topics: &Topics,
+        codec: Codec,
+        chain_id: u64,
+        wallet: Wallet,
+        keep_on: impl FnMut() -> bool,
+    ) -> Result<Self, JournalError> {
+        // Not by instance: whoever leads must fence whoever led.
+        let id = format!("{}.emitter.intents.{chain_id}.{:#x}", topics.prefix(), wallet.address());
+        let limit = u32::try_from(MAX_RECORD_BYTES).unwrap_or(u32::MAX);
+        let producer = TransactionalProducer::new(&kafka, "emitter", &id, limit).map_err(JournalError::Client)?;
+        producer.init(keep_on)?;
+        let source = format!("/{}/emitter", topics.prefix());
+        Ok(Self { producer, kafka, codec, topic: topics.intents().to_owned(), source, chain_id, wallet })
+    }
+
+    /// Reads what may still matter: every intent of this sender from `settled_below` of the newest one on. Blocking.
+    ///
+    /// # Errors
+    /// See [`JournalError`]. An undecodable record is an error: it could be bytes that reach the chain.
+    pub fn read(&self) -> Result<Vec<StoredIntent>, JournalError> {
+        const FIRST_STEP: i64 = 1_000;
+        let (begin, end) = self.watermarks()?;
+        let mut step = FIRST_STEP;
+        loop {
+            let from = (end - step).max(begin);
+            let found = self.read_from(from)?;
+            match found.last() {
+                Some(newest) => {
+                    let bound = newest.intent.settled_below.max(begin);
+                    let found = if bound < from { self.read_from(bound)? } else { found };
+                    return Ok(found.into_iter().filter(|stored| stored.offset >= bound).collect());
+                }
+                None if from == begin => return Ok(Vec::new()),
+                None => step = step.saturating_mul(8),
+            }
+        }
+    }
+
+    fn read_from(&self, from: i64) -> Result<Vec<StoredIntent>, JournalError> {
+        let patience = self.kafka.transaction_timeout() + Duration::from_secs(20);
+        let mut found = Vec::new();
+        let mut broken = None;
+        let sender = self.wallet.address();
+        read_to_end(&self.kafka, "emitter", &self.topic, 0, Some(from), patience, |record| {
+            let value = record.value.unwrap_or_default();
+            match self.codec.decode::<Intent>(&self.topic, &value) {
+                Ok(intent) if intent.chain_id == self.chain_id && intent.sender == sender => {
+                    found.push(StoredIntent { offset: record.offset, intent });
+                }
+                // Another sender's, of another deployment on this prefix or from before a change of wallet.
+                Ok(_) => {}
+                Err(source) => {
+                    broken.get_or_insert(JournalError::Undecodable { offset: record.offset, source });
+                }
+            }
+        })?;
+        match broken {
+            Some(error) => Err(error),
+            None => Ok(found),
+        }
+    }
+
+    fn watermarks(&self) -> Result<(i64, i64), JournalError> {
+        let group = format!("{}.emitter.reader", self.kafka.topic_prefix);
+        let mut settings = self.kafka.consumer("emitter", &group);
+        settings.set("isolation.level", "read_uncommitted");
+        let consumer: BaseConsumer<LogContext> =
+            settings.create_with_context(LogContext).map_err(JournalError::Client)?;
+        consumer.fetch_watermarks(&self.topic, 0, self.kafka.request_timeout()).map_err(JournalError::Watermarks)
+    }
+
+    /// Signs and commits drafts until their channel closes. Blocking: the body of a thread.
+    ///
+    /// # Errors
+    /// When fenced, or when the client failed for good.
+    pub fn run(
+        &self,
+        mut drafts: mpsc::Receiver<Draft>,
+        journalled: &mpsc::Sender<Journalled>,
+        settled_below: &AtomicI64,
+        batch: usize,
+    ) -> Result<(), JournalError> {
+        while let Some(first) = drafts.blocking_recv() {
+            let mut waiting = vec![first];
+            while waiting.len() < batch {
+                let Ok(draft) = drafts.try_recv() else { break };
+                waiting.push(draft);
+            }
+            for outcome in self.commit(waiting, settled_below.load(Ordering::Acquire))? {
+                if journalled.blocking_send(outcome).is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&self, drafts: Vec<Draft>, settled_below: i64) -> Result<Vec<Journalled>, JournalError> {
+        let mut outcomes = Vec::with_capacity(drafts.len());
+        let mut signed = Vec::with_capacity(drafts.len());
+        let mut records = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            match self.sign(draft, settled_below) {
+                Ok((variant, nonce, record)) => {
+                    signed.push((nonce, variant));
+                    records.push(record);
+                }
+                Err(refused) => outcomes.push(refused),
+            }
+        }
+        let started = Instant::now();
+        while !records.is_empty() {
+            match self.producer.write(&records, Instant::now() + Duration::from_secs(30)) {
+                Ok(written) => {
+                    metrics::journal_committed(records.len(), started.elapsed());
+                    for ((nonce, variant), (_, offset)) in signed.into_iter().zip(written) {
+                        outcomes.push(Journalled::Committed { nonce, variant, offset });
+                    }
+                    break;
+                }
+                Err(BatchError::Refused { index, error }) => {
+                    records.remove(index);
+                    let (nonce, _) = signed.remove(index);
+                    outcomes.push(Journalled::Refused { nonce, reason: error.to_string() });
+                }
+                Err(BatchError::TimedOut(error)) => {
+                    tracing::warn!(%error, "the journal cannot be written, trying again");
+                }
+                Err(BatchError::Producer(error)) => return Err(error.into()),
+            }
+        }
+        Ok(outcomes)
+    }
+
+    fn sign(
+        &self,
+        draft: Draft,
+        settled_below: i64,
+    ) -> Result<(Variant<ItemKey>, Nonce, OutgoingRecord), Journalled> {
+        let Draft { nonce, attempt, items, payload, fees } = draft;
+        let refuse = |reason: String| Journalled::Refused { nonce, reason };
+        let SignedTransaction { raw, hash } =
+            self.wallet.sign(self.chain_id, nonce, &payload, fees).map_err(|error| refuse(error.to_string()))?;
+        let (keys, items): (Vec<ItemKey>, Vec<IntentItem>) = items.into_iter().unzip();
+        let sender = self.wallet.address();
+        let intent = Intent {
+            chain_id: self.chain_id,
+            sender,
+            nonce: nonce.0,
+            attempt,
+            raw: raw.clone(),
+            hash,
+            items,
+            settled_below,
+            written_ms: unix_ms(SystemTime::now()),
+        };
+        let value = self.codec.encode(&self.topic, &intent).map_err(|error| refuse(error.to_string()))?;
+        let record = OutgoingRecord {
+            topic: self.topic.clone(),
+            partition: Some(0),
+            key: Some(intent_key(self.chain_id, sender, nonce.0, attempt)),
+            value: Some(value),
+            headers: headers(&self.source, SystemTime::now(), &intent),
+        };
+        Ok((Variant { attempt, hash, raw, fees, items: keys }, nonce, record))
+    }
+
+    /// The account whose journal this is.
+    #[must_use]
+    pub fn sender(&self) -> Address {
+        self.wallet.address()
+    }
+}
+
+/// Which offsets of the journal are still open; from it follows where recovery may start to read. Pure.
+///
+/// A nonce's records stay open for a while after it is over, because the submission record of its result is committed by
+/// somebody else: a result that comes back after a crash must find its transaction.
+#[derive(Debug)]
+pub struct OpenIntents {
+    memory_ms: u64,
+    /// Nonce of every open offset.
+    open: BTreeMap<i64, Nonce>,
+    by_nonce: HashMap<Nonce, Vec<i64>>,
+    closing: VecDeque<(Millis, Vec<i64>)>,
+    /// One above the newest offset known.
+    end: i64,
+}
+
+impl OpenIntents {
+    /// Nothing open yet; offsets are kept for `memory_ms` after they were closed.
+    #[must_use]
+    pub fn new(memory_ms: u64) -> Self {
+        Self { memory_ms, open: BTreeMap::new(), by_nonce: HashMap::new(), closing: VecDeque::new(), end: 0 }
+    }
+
+    /// A record of this nonce lies at this offset.
+    pub fn add(&mut self, nonce: Nonce, offset: i64) {
+        self.open.insert(offset, nonce);
+        self.by_nonce.entry(nonce).or_default().push(offset);
+        self.end = self.end.max(offset + 1);
+    }
+
+    /// The nonce is over.
+    pub fn close(&mut self, nonce: Nonce, now: Millis) {
+        if let Some(offsets) = self.by_nonce.remove(&nonce) {
+            self.closing.push_back((now.plus(self.memory_ms), offsets));
+        }
+    }
+
+    /// The offset below which nothing matters any more.
+    pub fn settled_below(&mut self, now: Millis) -> i64 {
+        while let Some((due, _)) = self.closing.front() {
+            if *due > now {
+                break;
+            }
+            for offset in self.closing.pop_front().map(|(_, offsets)| offsets).unwrap_or_default() {
+                self.open.remove(&offset);
+            }
+        }
+        self.open.keys().next().copied().unwrap_or(self.end)
+    }
+
+    /// Records that are still open, for a gauge.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Whether nothing is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recovery_reads_from_the_lowest_open_record_on() {
+        let mut open = OpenIntents::new(100);
+        for (nonce, offset) in [(0, 10), (1, 11), (0, 13), (2, 14)] {
+            open.add(Nonce(nonce), offset);
+        }
+        assert_eq!(open.settled_below(Millis(0)), 10);
+        open.close(Nonce(1), Millis(0));
+        assert_eq!(open.settled_below(Millis(1_000)), 10);
+        open.close(Nonce(0), Millis(1_000));
+        assert_eq!(open.settled_below(Millis(1_099)), 10);
+        assert_eq!(open.settled_below(Millis(1_100)), 14);
+    }
+
+    #[test]
+    fn with_nothing_open_recovery_reads_nothing_old() {
+        let mut open = OpenIntents::new(0);
+        open.add(Nonce(0), 10);
+        open.close(Nonce(0), Millis(0));
+        assert_eq!(open.settled_below(Millis(0)), 11);
+        assert!(open.is_empty());
+    }
+}

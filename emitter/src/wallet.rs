@@ -1,0 +1,158 @@
+//! The account that sends: signs transactions, and never shows its key.
+
+use std::fmt;
+
+use alloy::consensus::{SignableTransaction, Transaction as _, TxEip1559, TxEnvelope};
+use alloy::eips::eip2718::{Decodable2718 as _, Encodable2718 as _};
+use alloy::primitives::{Address, B256, Bytes, TxKind, U256};
+use alloy::signers::SignerSync as _;
+use alloy::signers::local::PrivateKeySigner;
+use kms_runtime::config::Secret;
+
+use crate::fees::Fees;
+use crate::nonce::Nonce;
+
+/// The transaction sender.
+#[derive(Clone)]
+pub struct Wallet {
+    key: PrivateKeySigner,
+}
+
+/// Why a key is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a private key: 32 bytes in hex are expected")]
+pub struct NoKey;
+
+/// What a transaction does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// Called account.
+    pub to: Address,
+    /// Calldata.
+    pub data: Bytes,
+    /// Gas limit.
+    pub gas_limit: u64,
+}
+
+/// A signed transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedTransaction {
+    /// EIP-2718 bytes.
+    pub raw: Bytes,
+    /// Transaction hash.
+    pub hash: B256,
+}
+
+/// The account could not sign; a key in memory does not fail.
+#[derive(Debug, thiserror::Error)]
+#[error("a transaction cannot be signed: {0}")]
+pub struct SigningError(#[from] alloy::signers::Error);
+
+impl Wallet {
+    /// Reads a private key, with or without `0x` and surrounding white space.
+    ///
+    /// # Errors
+    /// It is none. The message does not repeat it.
+    pub fn new(secret: &Secret) -> Result<Self, NoKey> {
+        let bytes: B256 = secret.expose().trim().parse().map_err(|_| NoKey)?;
+        let key = PrivateKeySigner::from_bytes(&bytes).map_err(|_| NoKey)?;
+        Ok(Self { key })
+    }
+
+    /// The account.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        self.key.address()
+    }
+
+    /// Signs an EIP-1559 transaction without value.
+    ///
+    /// # Errors
+    /// See [`SigningError`].
+    pub fn sign(
+        &self,
+        chain_id: u64,
+        nonce: Nonce,
+        payload: &Payload,
+        fees: Fees,
+    ) -> Result<SignedTransaction, SigningError> {
+        let transaction = TxEip1559 {
+            chain_id,
+            nonce: nonce.0,
+            gas_limit: payload.gas_limit,
+            max_fee_per_gas: fees.max_fee,
+            max_priority_fee_per_gas: fees.priority,
+            to: TxKind::Call(payload.to),
+            value: U256::ZERO,
+            access_list: Default::default(),
+            input: payload.data.clone(),
+        };
+        let signature = self.key.sign_hash_sync(&transaction.signature_hash())?;
+        let signed = TxEnvelope::from(transaction.into_signed(signature));
+        Ok(SignedTransaction { raw: signed.encoded_2718().into(), hash: *signed.tx_hash() })
+    }
+}
+
+impl fmt::Debug for Wallet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Wallet({})", self.address())
+    }
+}
+
+/// What signed bytes do and pay; none when they are no transaction that a wallet made.
+#[must_use]
+pub fn read_back(raw: &[u8]) -> Option<(Payload, Fees)> {
+    let transaction = TxEnvelope::decode_2718_exact(raw).ok()?;
+    let payload = Payload { to: transaction.to()?, data: transaction.input().clone(), gas_limit: transaction.gas_limit() };
+    let fees = Fees {
+        max_fee: transaction.max_fee_per_gas(),
+        priority: transaction.max_priority_fee_per_gas().unwrap_or_default(),
+    };
+    Some((payload, fees))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+
+    fn payload() -> Payload {
+        Payload { to: Address::repeat_byte(5), data: Bytes::from_static(b"call"), gas_limit: 300_000 }
+    }
+
+    #[test]
+    fn a_signed_transaction_reads_back_and_recovers_to_the_account() {
+        let wallet = Wallet::new(&Secret::new(format!(" {KEY}\n"))).unwrap();
+        let fees = Fees { max_fee: 2_000, priority: 3 };
+        let signed = wallet.sign(31_337, Nonce(7), &payload(), fees).unwrap();
+        assert_eq!(read_back(&signed.raw), Some((payload(), fees)));
+        let envelope = TxEnvelope::decode_2718_exact(&signed.raw).unwrap();
+        assert_eq!((envelope.nonce(), envelope.chain_id()), (7, Some(31_337)));
+        let sender = envelope.as_eip1559().unwrap().recover_signer().unwrap();
+        assert_eq!(sender, wallet.address());
+        assert_eq!(*envelope.tx_hash(), signed.hash);
+    }
+
+    #[test]
+    fn the_same_transaction_has_the_same_bytes() {
+        let wallet = Wallet::new(&Secret::new(KEY)).unwrap();
+        let fees = Fees { max_fee: 2_000, priority: 3 };
+        let sign = || wallet.sign(1, Nonce(0), &payload(), fees).unwrap();
+        assert_eq!(sign(), sign());
+    }
+
+    #[test]
+    fn foreign_bytes_are_no_transaction() {
+        assert_eq!(read_back(b""), None);
+        assert_eq!(read_back(&[2, 0xc0]), None);
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused_without_being_repeated() {
+        for text in ["", "0x12", "zz", "0x0000000000000000000000000000000000000000000000000000000000000000"] {
+            let error = Wallet::new(&Secret::new(text)).unwrap_err();
+            assert!(text.is_empty() || !error.to_string().contains(text));
+        }
+    }
+}
