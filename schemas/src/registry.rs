@@ -139,6 +139,13 @@ impl Registry {
     /// [`RegistryError::Refused`] when the subject's compatibility rule or the credentials forbid it.
     pub async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
         let (status, body) = self.post(subject, &format!("subjects/{subject}/versions"), schema).await?;
+        // Services that start side by side register side by side, and some registries answer all but the first with a
+        // conflict.
+        if status == StatusCode::CONFLICT
+            && let Some(id) = self.lookup(subject, schema).await?
+        {
+            return Ok(id);
+        }
         self.id(subject, status, &body)
     }
 

@@ -165,6 +165,7 @@ impl Read for Whole<'_> {
 
 #[cfg(test)]
 mod tests {
+    use alloy::primitives::keccak256;
     use apache_avro::schema_compatibility::SchemaCompatibility;
 
     use super::*;
@@ -228,18 +229,21 @@ mod tests {
     #[test]
     fn p7_a_schema_that_was_written_never_changes() {
         // What is pinned here is what is in topics. A schema that must change gets a new version beside the old one.
-        let written: Vec<(&str, u32, String)> =
-            versions().iter().map(|v| (v.record, v.version, format!("{:016x}", v.fingerprint))).collect();
+        // The text counts as well: a registry knows a schema by it.
+        let written: Vec<(&str, u32, String, String)> = versions()
+            .iter()
+            .map(|v| (v.record, v.version, format!("{:016x}", v.fingerprint), hex::encode(&keccak256(v.json)[..8])))
+            .collect();
         let pinned = [
-            ("org.kmsconnector.Request", 1, "35085551f4e76070"),
-            ("org.kmsconnector.DeferredRequest", 1, "84dc15ac27c36e7e"),
-            ("org.kmsconnector.Result", 1, "4b68c16de51ad437"),
-            ("org.kmsconnector.Submission", 1, "4f59bedb27aac99c"),
-            ("org.kmsconnector.DeadLetter", 1, "22a4d6e613649bc3"),
-            ("org.kmsconnector.Cursor", 1, "2c3a2ba059dc953c"),
-            ("org.kmsconnector.Intent", 1, "ec8de203f3d76e11"),
+            ("org.kmsconnector.Request", 1, "35085551f4e76070", "6da12219223b1c39"),
+            ("org.kmsconnector.DeferredRequest", 1, "84dc15ac27c36e7e", "6956ff2a134ea8e7"),
+            ("org.kmsconnector.Result", 1, "4b68c16de51ad437", "227e873f19c4abf1"),
+            ("org.kmsconnector.Submission", 1, "4f59bedb27aac99c", "45709a86593efa9d"),
+            ("org.kmsconnector.DeadLetter", 1, "22a4d6e613649bc3", "82de562711d5025b"),
+            ("org.kmsconnector.Cursor", 1, "2c3a2ba059dc953c", "1e1d74c37730cfd1"),
+            ("org.kmsconnector.Intent", 1, "ec8de203f3d76e11", "d61523338100fc9f"),
         ]
-        .map(|(record, version, fingerprint)| (record, version, fingerprint.to_owned()));
+        .map(|(record, version, fingerprint, text)| (record, version, fingerprint.to_owned(), text.to_owned()));
         assert_eq!(written, pinned);
     }
 

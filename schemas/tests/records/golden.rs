@@ -1,38 +1,57 @@
 //! The bytes of every record, committed: what is in topics already must be read for ever (P7), and what is written now
 //! is what other readers were promised.
 //!
-//! `UPDATE_GOLDEN=1 cargo test -p kms-schemas` writes the files anew. That is right for a new schema version (new
-//! directory) or a new sample, and wrong for everything else.
+//! `UPDATE_GOLDEN=1 cargo test -p kms-schemas` writes the files of the newest versions anew. That is right for a new schema
+//! version or a new sample, and wrong for everything else.
 
 use std::fmt::Debug;
 use std::path::PathBuf;
 
-use kms_schemas::{Codec, Record};
-use serde_json::{Value, json};
+use kms_schemas::{Codec, Record, versions};
+use serde_json::{Map, Value, json};
 
 use crate::samples;
 
+/// The golden records of one type under one version of its schema, by the name of the sample.
+fn path(version: u32, file: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/records/golden/v{version}")).join(file)
+}
+
+fn read(version: u32, file: &str) -> Map<String, Value> {
+    let text = std::fs::read_to_string(path(version, file)).expect("the golden file is there");
+    serde_json::from_str(&text).expect("the golden file is JSON")
+}
+
+fn seen<R: Record>(bytes: &[u8], version: u32) -> Value {
+    let seen = Codec::single_object().inspect("topic", bytes).expect("any Avro reader reads it");
+    assert_eq!((seen.record, seen.version), (R::NAME, version));
+    json!({ "fields": seen.fields, "bytes": hex(bytes) })
+}
+
 fn hold<R: Record + PartialEq + Debug>(file: &str, samples: Vec<(&'static str, R)>) {
     let codec = Codec::single_object();
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/records/golden/v1").join(file);
-    let now = |record: &R| {
-        let bytes = codec.encode("topic", record).expect("encodes");
-        let seen = codec.inspect("topic", &bytes).expect("any Avro reader reads it");
-        assert_eq!(seen.record, R::NAME);
-        json!({ "fields": seen.fields, "bytes": hex(&bytes) })
-    };
-    let written: Value = samples.iter().map(|(name, record)| ((*name).to_owned(), now(record))).collect();
+    let newest = versions().iter().filter(|v| v.record == R::NAME).map(|v| v.version).max().expect("has a schema");
+    let encode = |record: &R| codec.encode("topic", record).expect("encodes");
+    let written: Map<String, Value> =
+        samples.iter().map(|(name, record)| ((*name).to_owned(), seen::<R>(&encode(record), newest))).collect();
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        let path = path(newest, file);
         std::fs::create_dir_all(path.parent().expect("has a parent")).expect("creates");
         let text = serde_json::to_string_pretty(&written).expect("serialises") + "\n";
-        std::fs::write(&path, text).expect("writes");
+        std::fs::write(path, text).expect("writes");
     }
-    let text = std::fs::read_to_string(&path).expect("the golden file is there");
-    let golden: Value = serde_json::from_str(&text).expect("the golden file is JSON");
+    let golden = read(newest, file);
     assert_eq!(written, golden, "{file}: what is written now is not what was");
     for (name, record) in samples {
         let bytes = unhex(golden[name]["bytes"].as_str().expect("bytes"));
         assert_eq!(codec.decode::<R>("topic", &bytes).expect("decodes"), record, "{file}: {name}");
+    }
+    for older in 1..newest {
+        for (name, golden) in read(older, file) {
+            let bytes = unhex(golden["bytes"].as_str().expect("bytes"));
+            assert_eq!(seen::<R>(&bytes, older), golden, "{file} version {older}: {name}");
+            codec.decode::<R>("topic", &bytes).expect("is read as the newest");
+        }
     }
 }
 

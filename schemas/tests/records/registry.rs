@@ -25,6 +25,8 @@ enum Mood {
     Status(u16),
     Answer(&'static str),
     Incompatible,
+    /// Somebody else registers the same just before.
+    Racing,
     Asking,
     Talkative,
 }
@@ -80,7 +82,7 @@ fn schema_of(body: &Bytes) -> String {
 
 fn moody(mood: Mood, authorised: bool) -> Option<Response> {
     match mood {
-        Mood::Serving | Mood::Incompatible => None,
+        Mood::Serving | Mood::Incompatible | Mood::Racing => None,
         Mood::Status(status) => Some(failure(status, i64::from(status), "not now")),
         Mood::Answer(text) => Some(text.into_response()),
         Mood::Asking if authorised => None,
@@ -125,6 +127,9 @@ async fn register(State(state): State<Shared>, Path(subject): Path<String>, body
     });
     let id = state.base + u32::try_from(index).expect("few schemas");
     state.subjects.entry(subject).or_default().push(id);
+    if matches!(state.mood, Mood::Racing) {
+        return failure(409, 409, "An artifact with this ID already exists.");
+    }
     json!({ "id": id }).to_string().into_response()
 }
 
@@ -186,6 +191,14 @@ async fn a_topic_takes_its_own_record_only() {
     let error = codec.decode::<Request>(topics().results(Lane::Decryption), &bytes).expect_err("is no request");
     assert_eq!(error.code(), "KC-0204");
     assert_eq!(codec.decode::<ResultRecord>("any", &bytes).expect("decodes"), result);
+}
+
+#[tokio::test]
+async fn services_that_start_side_by_side_all_start() {
+    let fake = Fake::start(1, Mood::Racing).await;
+    let codec = Codec::with_registry(&fake.url(), &topics()).await.expect("somebody else was faster");
+    let (_, request) = samples::requests().swap_remove(0);
+    codec.encode(topics().requests(Lane::Decryption), &request).expect("encodes");
 }
 
 #[tokio::test]
