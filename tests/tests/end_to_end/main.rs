@@ -1,5 +1,7 @@
 //! The stack and the services as a user meets them: real Kafka, a real chain, separate processes.
 
+#![allow(clippy::unwrap_used)]
+
 mod parts;
 mod stack;
 mod supervision;
