@@ -35,6 +35,9 @@ enum Command {
         #[arg(long)]
         registry: bool,
     },
+    /// Run the ingest service: requests of the contracts to the requests topics.
+    #[command(disable_help_flag = true)]
+    Ingest(PassedOn),
     /// Run one KMS Core simulator.
     #[command(disable_help_flag = true)]
     Simulator(PassedOn),
@@ -118,6 +121,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             run_reaper(std::io::stdin().lock());
             ExitCode::SUCCESS
         }
+        Some(Command::Ingest(passed)) => kms_ingest::main_from(passed.with_name("ingest")),
         Some(Command::Simulator(passed)) => crate::simulator::main_from(passed.with_name("simulator")),
         Some(Command::Fetch { registry }) => block_on(fetch(registry)),
         Some(Command::Up(stack)) => block_on(up(stack)),
