@@ -1,14 +1,16 @@
 //! The command line: one program for the stack, its services and its tools.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::StackError;
+use crate::job::{self, JobArgs, Output};
 use crate::parts;
 use crate::progress::Progress;
 use crate::stack::{Node, Stack, StackBuilder};
@@ -16,11 +18,16 @@ use crate::supervise::run_reaper;
 use crate::workspace::{Workspace, WorkspaceOptions};
 
 /// The whole KMS connector on one machine: Kafka, a chain, contracts, KMS Core simulators and the three services.
+///
+/// Without a command it starts all of them, makes requests, follows them to their accepted answers, reports, and stays up until
+/// Ctrl-C.
 #[derive(Debug, Parser)]
 #[command(name = "kms-stack", version, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(flatten)]
     stack: StackArgs,
+    #[command(flatten)]
+    job: JobArgs,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -38,6 +45,9 @@ enum Command {
     /// Run the ingest service: requests of the contracts to the requests topics.
     #[command(disable_help_flag = true)]
     Ingest(PassedOn),
+    /// Look at a connector's topics, follow requests, redrive dead letters.
+    #[command(disable_help_flag = true)]
+    Ctl(PassedOn),
     /// Run one KMS Core simulator.
     #[command(disable_help_flag = true)]
     Simulator(PassedOn),
@@ -113,8 +123,15 @@ impl StackArgs {
     }
 }
 
+/// What shells report for a program that SIGINT ended.
+const INTERRUPTED: u8 = 130;
+
+/// How a command of the stack itself ended.
+type Ended = Result<ExitCode, StackError>;
+
 /// The whole program, from its arguments (the first is its own name) to its exit code.
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let begun = Instant::now();
     let cli = Cli::parse_from(args);
     match cli.command {
         Some(Command::Reaper) => {
@@ -122,10 +139,11 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Command::Ingest(passed)) => kms_ingest::main_from(passed.with_name("ingest")),
+        Some(Command::Ctl(passed)) => kmsctl::main_from(passed.with_name("ctl")),
         Some(Command::Simulator(passed)) => crate::simulator::main_from(passed.with_name("simulator")),
-        Some(Command::Fetch { registry }) => block_on(fetch(registry)),
-        Some(Command::Up(stack)) => block_on(up(stack)),
-        None => block_on(up(cli.stack)),
+        Some(Command::Fetch { registry }) => block_on(async |interrupts| fetch(registry, interrupts).await),
+        Some(Command::Up(stack)) => block_on(async |interrupts| up(stack, interrupts).await),
+        None => block_on(async |interrupts| main_job(cli.stack, cli.job, begun, interrupts).await),
     }
 }
 
@@ -133,76 +151,164 @@ fn this_program() -> Result<PathBuf, StackError> {
     std::env::current_exe().map_err(StackError::io("finding this program's own file"))
 }
 
-/// Runs a command to its end, or to the first signal: then everything it started is dropped, which ends it.
-fn block_on(command: impl Future<Output = Result<(), StackError>>) -> ExitCode {
+/// Runs a command of the stack to its end. Signals that come from now on are its own to handle.
+fn block_on(command: impl AsyncFnOnce(&mut Interrupts) -> Ended) -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return report(&StackError::io("starting the runtime")(error)),
     };
-    match runtime.block_on(command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => report(&error),
+    let ended = runtime.block_on(async {
+        let mut interrupts = Interrupts::listen()?;
+        command(&mut interrupts).await
+    });
+    // A fetch that was interrupted is not waited for: the reaper ends it with the process.
+    runtime.shutdown_background();
+    ended.unwrap_or_else(|error| report(&error))
+}
+
+/// SIGINT and SIGTERM, none of them missed between two looks.
+#[derive(Debug)]
+struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    fn listen() -> Result<Self, StackError> {
+        let listen = |kind| signal(kind).map_err(StackError::io("listening for signals"));
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
+
+    /// The next one.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// A result for standard output. A reader that went away must not end the run.
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// A remark for a person.
+fn remark(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn report(error: &StackError) -> ExitCode {
-    eprintln!("error[{}]: {error}", error.code());
+    remark(&format!("error[{}]: {error}", error.code()));
     error.exit_code()
 }
 
-async fn fetch(registry: bool) -> Result<(), StackError> {
+async fn fetch(registry: bool, interrupts: &mut Interrupts) -> Ended {
     let options = WorkspaceOptions { progress: Progress::auto(), ..WorkspaceOptions::new(this_program()?) };
     let workspace = Workspace::create(options)?;
-    parts::fetch(&workspace, registry).await?;
-    println!("everything is in {}", workspace.cache().root().display());
-    Ok(())
+    tokio::select! {
+        fetched = parts::fetch(&workspace, registry) => fetched?,
+        () = interrupts.next() => return Ok(interrupted(&workspace)),
+    }
+    print(&format!("everything is in {}", workspace.cache().root().display()));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `kms-stack up`.
-async fn up(args: StackArgs) -> Result<(), StackError> {
+async fn up(args: StackArgs, interrupts: &mut Interrupts) -> Ended {
     let workspace = args.workspace()?;
-    let begun = args.builder().start(&workspace);
-    let stack = tokio::select! {
-        stack = begun => stack.inspect_err(|_| say_where(&workspace))?,
-        () = interrupted() => {
-            eprintln!("stopping");
-            return Ok(());
+    let Some(stack) = start(&args, &workspace, interrupts).await? else { return Ok(interrupted(&workspace)) };
+    print(&summary(&stack));
+    stay_up(stack, &workspace, interrupts).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `kms-stack`: the main job. Its exit code is 0 only if every request was accepted on chain exactly once.
+async fn main_job(args: StackArgs, job: JobArgs, begun: Instant, interrupts: &mut Interrupts) -> Ended {
+    let workspace = args.workspace()?;
+    let Some(stack) = start(&args, &workspace, interrupts).await? else { return Ok(interrupted(&workspace)) };
+    let done = tokio::select! {
+        done = job::run(&stack, &job, begun) => done,
+        () = interrupts.next() => {
+            stop(stack, &workspace, interrupts).await;
+            return Ok(ExitCode::from(INTERRUPTED));
         }
     };
-    println!("{}", summary(&stack));
-    println!("\nCtrl-C stops everything.");
-    interrupted().await;
-    eprintln!("stopping");
-    tokio::select! {
-        () = stack.stop() => {}
-        // Whoever asks twice does not want to wait; what is left is killed.
-        () = interrupted() => {}
+    let success = done.as_ref().is_ok_and(job::Report::is_success);
+    if !success {
+        workspace.keep();
     }
-    if workspace.is_kept() {
-        say_where(&workspace);
+    let shown = done.and_then(|report| show(&report, job.output));
+    if job.exit || shown.is_err() {
+        stop(stack, &workspace, interrupts).await;
+    } else {
+        remark(&format!("\n{}", summary(&stack)));
+        stay_up(stack, &workspace, interrupts).await;
+    }
+    shown?;
+    Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn show(report: &job::Report, output: Output) -> Result<(), StackError> {
+    match output {
+        Output::Text => print(&report.table()),
+        Output::Json => {
+            let json = serde_json::to_string(report).map_err(std::io::Error::other);
+            print(&json.map_err(StackError::io("writing the report"))?);
+        }
     }
     Ok(())
 }
 
-fn say_where(workspace: &Workspace) {
-    eprintln!("logs and configuration files are in {}", workspace.dir().display());
-}
-
-/// Ends at the next SIGINT or SIGTERM.
-pub(crate) async fn interrupted() {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        // Without handlers the signals keep their default action, which ends the process.
-        return std::future::pending().await;
-    };
+/// Starts a stack; `None` when a signal came first. What was started until then is dropped, which ends it.
+async fn start(
+    args: &StackArgs,
+    workspace: &Workspace,
+    interrupts: &mut Interrupts,
+) -> Result<Option<Stack>, StackError> {
     tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        stack = args.builder().start(workspace) => match stack {
+            Ok(stack) => Ok(Some(stack)),
+            Err(error) => {
+                say_where(workspace);
+                Err(error)
+            }
+        },
+        () = interrupts.next() => Ok(None),
     }
 }
 
+/// The exit code after a signal that came before everything was up.
+fn interrupted(workspace: &Workspace) -> ExitCode {
+    remark("stopping");
+    workspace.discard();
+    ExitCode::from(INTERRUPTED)
+}
+
+async fn stay_up(stack: Stack, workspace: &Workspace, interrupts: &mut Interrupts) {
+    remark("\nCtrl-C stops everything.");
+    interrupts.next().await;
+    stop(stack, workspace, interrupts).await;
+}
+
+/// Stops a stack in order, or at once when a second signal says so.
+async fn stop(stack: Stack, workspace: &Workspace, interrupts: &mut Interrupts) {
+    remark("stopping");
+    tokio::select! {
+        () = stack.stop() => {}
+        () = interrupts.next() => {}
+    }
+    if workspace.is_kept() {
+        say_where(workspace);
+    }
+}
+
+fn say_where(workspace: &Workspace) {
+    remark(&format!("logs and configuration files are in {}", workspace.dir().display()));
+}
+
 /// Where everything is.
-pub(crate) fn summary(stack: &Stack) -> String {
+fn summary(stack: &Stack) -> String {
     let contracts = stack.contracts();
     let mut lines = vec![
         format!("Kafka        {}", stack.bootstrap_servers()),

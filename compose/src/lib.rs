@@ -18,6 +18,7 @@ mod cli;
 pub mod contracts;
 pub mod error;
 mod http;
+pub mod job;
 pub mod keys;
 pub mod parts;
 pub mod ports;

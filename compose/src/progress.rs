@@ -2,7 +2,7 @@
 //! standard error; standard output belongs to results.
 
 use std::borrow::Cow;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -48,7 +48,7 @@ impl Progress {
         let bar = match &self.0 {
             Kind::Silent => None,
             Kind::Lines => {
-                eprintln!("{label}: {doing}");
+                remark(&format!("{label}: {doing}"));
                 None
             }
             Kind::Terminal(bars) => Some(spinner(bars, &label, doing)),
@@ -60,13 +60,18 @@ impl Progress {
     pub fn say(&self, line: &str) {
         match &self.0 {
             Kind::Silent => {}
-            Kind::Lines => eprintln!("{line}"),
+            Kind::Lines => remark(line),
             Kind::Terminal(bars) => {
                 // A terminal that went away must not end the run.
                 let _ = bars.println(line);
             }
         }
     }
+}
+
+/// A line on standard error. Whoever read it may have gone away, which must not end the run.
+fn remark(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn spinner(bars: &MultiProgress, label: &str, doing: Cow<'static, str>) -> ProgressBar {
@@ -102,7 +107,7 @@ impl Task {
         let line = format!("{what} in {:.1} s", self.started.elapsed().as_secs_f64());
         match self.bar.take() {
             Some(bar) => bar.finish_with_message(line),
-            None if self.lines => eprintln!("{}: {line}", self.label),
+            None if self.lines => remark(&format!("{}: {line}", self.label)),
             None => {}
         }
     }

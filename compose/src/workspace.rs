@@ -102,6 +102,14 @@ impl Workspace {
         self.0.reaper.keep_at_end(&self.0.dir);
     }
 
+    /// Has the run directory removed even if this process ends without doing so, unless it is kept.
+    pub(crate) fn discard(&self) {
+        if !self.is_kept() {
+            // Without a reaper the directory stays among the temporary files.
+            let _ = self.0.reaper.remove_at_end(&self.0.dir);
+        }
+    }
+
     /// Whether the run directory is kept.
     pub fn is_kept(&self) -> bool {
         self.0.keep.load(Ordering::Relaxed)

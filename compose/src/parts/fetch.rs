@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -14,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::cache::Cache;
 use super::prerequisites::Tool;
 use crate::error::StackError;
-use crate::progress::{Progress, Task};
+use crate::progress::Task;
 use crate::workspace::Workspace;
 
 /// The Maven plugin that copies dependencies; pinned, since Maven would take the newest.
@@ -108,10 +109,10 @@ pub(crate) async fn ensure(workspace: &Workspace, part: Part) -> Result<PathBuf,
     if Cache::has(&folder) {
         return Ok(folder);
     }
-    let progress = workspace.progress().clone();
+    let workspace = workspace.clone();
     blocking(move || {
         check_prerequisites(&cache, &[part])?;
-        fetch_part(&cache, &folder, part, &progress)?;
+        fetch_part(&workspace, &folder, part)?;
         Ok(folder)
     })
     .await
@@ -152,8 +153,9 @@ fn check_prerequisites(cache: &Cache, parts: &[Part]) -> Result<(), StackError> 
     if missing.is_empty() { Ok(()) } else { Err(StackError::Prerequisites(missing)) }
 }
 
-fn fetch_part(cache: &Cache, folder: &Path, part: Part, progress: &Progress) -> Result<(), StackError> {
-    let task = progress.begin(part.label, "fetching");
+fn fetch_part(workspace: &Workspace, folder: &Path, part: Part) -> Result<(), StackError> {
+    let cache = workspace.cache();
+    let task = workspace.progress().begin(part.label, "fetching");
     let _lock = cache.lock(part.name, || task.now("waiting for another run that is fetching it"))?;
     if Cache::has(folder) {
         task.done("fetched by another run");
@@ -166,24 +168,24 @@ fn fetch_part(cache: &Cache, folder: &Path, part: Part, progress: &Progress) -> 
             .map_err(StackError::io(scratch.join(name).display().to_string()))?;
     }
     let files = match part.client {
-        Client::Maven => fetch_with_maven(cache, &scratch, part, &task)?,
+        Client::Maven => fetch_with_maven(workspace, &scratch, part, &task)?,
         Client::MavenArchive => {
-            let files = fetch_with_maven(cache, &scratch, part, &task)?;
+            let files = fetch_with_maven(workspace, &scratch, part, &task)?;
             unpack(&scratch, part)?;
             files
         }
-        Client::Npm => fetch_with_npm(cache, &scratch, part, &task)?,
+        Client::Npm => fetch_with_npm(workspace, &scratch, part, &task)?,
     };
     Cache::publish(&scratch, folder)?;
     task.done(&format!("fetched {files}"));
     Ok(())
 }
 
-fn fetch_with_maven(cache: &Cache, scratch: &Path, part: Part, task: &Task) -> Result<String, StackError> {
+fn fetch_with_maven(workspace: &Workspace, scratch: &Path, part: Part, task: &Task) -> Result<String, StackError> {
     let mut command = Command::new(Tool::Maven.program());
     command.args(["--batch-mode", COPY_DEPENDENCIES, "-DoutputDirectory=libs"]);
     let mut seen = 0;
-    run(cache, scratch, part, command, |line| {
+    run(workspace, scratch, part, command, |line| {
         if let Some(file) = downloaded(line) {
             seen += 1;
             task.now(format!("fetching: {seen} files, {file}"));
@@ -192,12 +194,12 @@ fn fetch_with_maven(cache: &Cache, scratch: &Path, part: Part, task: &Task) -> R
     verify(scratch, part)
 }
 
-fn fetch_with_npm(cache: &Cache, scratch: &Path, part: Part, task: &Task) -> Result<String, StackError> {
+fn fetch_with_npm(workspace: &Workspace, scratch: &Path, part: Part, task: &Task) -> Result<String, StackError> {
     let mut command = Command::new(Tool::Npm.program());
     // No scripts: neither package needs one, and nothing fetched runs before it is asked to.
     command.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=http"]);
     let mut seen = 0;
-    run(cache, scratch, part, command, |line| {
+    run(workspace, scratch, part, command, |line| {
         if line.contains("http fetch GET 200") {
             seen += 1;
             task.now(format!("fetching: {seen} files"));
@@ -215,13 +217,13 @@ fn downloaded(line: &str) -> Option<&str> {
 
 /// Runs a client in the scratch folder. Its output goes to the part's log and line by line to `each`.
 fn run(
-    cache: &Cache,
+    workspace: &Workspace,
     scratch: &Path,
     part: Part,
     mut command: Command,
     mut each: impl FnMut(&str),
 ) -> Result<(), StackError> {
-    let log = cache.log(part.name);
+    let log = workspace.cache().log(part.name);
     let io = |what: &str| StackError::io(format!("{what} for {}", part.label));
     let mut file = File::create(&log).map_err(io("opening the log"))?;
     let (reader, writer) = std::io::pipe().map_err(io("making a pipe"))?;
@@ -231,8 +233,11 @@ fn run(
         .stdin(Stdio::null())
         .stdout(writer)
         .stderr(errors)
+        .process_group(0)
         .spawn()
         .map_err(io("starting the client"))?;
+    // A client that outlived its run would write into the next one's folder.
+    workspace.reaper().watch(child.id())?;
     // `command` still holds the writing ends; the reader would wait for them for ever.
     drop(command);
     let mut said = Vec::new();
@@ -244,6 +249,7 @@ fn run(
         said.push(line.trim_end().to_owned());
     }
     let status = child.wait().map_err(io("waiting for the client"))?;
+    workspace.reaper().forget(child.id());
     if status.success() {
         return Ok(());
     }
