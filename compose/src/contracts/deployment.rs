@@ -139,8 +139,7 @@ impl Contracts {
         };
         let gateway_config =
             plan.proxied(Artifact::GatewayConfig, &[], config.initialization(host_acl), config.records());
-        let multichain_acl =
-            plan.proxied(Artifact::MultichainAcl, &gateway_config.abi_encode(), initialization(), 0);
+        let multichain_acl = plan.proxied(Artifact::MultichainAcl, &gateway_config.abi_encode(), initialization(), 0);
         let ciphertext_commits =
             plan.proxied(Artifact::CiphertextCommits, &gateway_config.abi_encode(), initialization(), 0);
         let decryption = plan.proxied(
@@ -149,8 +148,7 @@ impl Contracts {
             initialization(),
             0,
         );
-        let kms_generation =
-            plan.proxied(Artifact::KmsGeneration, &gateway_config.abi_encode(), initialization(), 0);
+        let kms_generation = plan.proxied(Artifact::KmsGeneration, &gateway_config.abi_encode(), initialization(), 0);
 
         let first_block = plan.carry_out(&account).await?;
         Ok(Self {

@@ -162,8 +162,7 @@ impl NewRequest {
                 (contracts.kms_generation, call.abi_encode(), OWNER_GAS)
             }
             Self::Crsgen { max_bit_length, params_type } => {
-                let call =
-                    KMSGeneration::crsgenRequestCall { maxBitLength: *max_bit_length, paramsType: *params_type };
+                let call = KMSGeneration::crsgenRequestCall { maxBitLength: *max_bit_length, paramsType: *params_type };
                 (contracts.kms_generation, call.abi_encode(), OWNER_GAS)
             }
             Self::PrssInit => (contracts.kms_generation, KMSGeneration::prssInitCall {}.abi_encode(), OWNER_GAS),

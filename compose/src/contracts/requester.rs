@@ -245,8 +245,7 @@ impl Requester {
         let started = Instant::now();
         let mut sent = Vec::with_capacity(calls.len());
         while sent.len() < calls.len() {
-            let due = (started.elapsed().as_secs_f64() * rate) as usize + 1;
-            let due = due.min(calls.len());
+            let due = due(started.elapsed(), rate).min(calls.len());
             if due > sent.len() {
                 sent.extend(self.send_now(&calls[sent.len()..due]).await?);
             }
@@ -286,11 +285,7 @@ impl Requester {
             return Err(ContractsError::Reverted { transaction: Some(transaction), data: Bytes::new() });
         }
         for log in receipt.inner.logs() {
-            let raw = RawLog {
-                address: log.address(),
-                topics: log.topics().to_vec(),
-                data: log.data().data.clone(),
-            };
+            let raw = RawLog { address: log.address(), topics: log.topics().to_vec(), data: log.data().data.clone() };
             let decoded = decode_request(&self.contracts.followed(), &raw)
                 .map_err(|error| ContractsError::Answer(error.to_string()))?;
             if let Some(decoded) = decoded {
@@ -329,10 +324,11 @@ impl Requester {
 
     /// Calls of one contract, many to a transaction.
     fn multicalls(&self, to: Address, calls: Vec<Bytes>) -> Vec<Call> {
-        let multicall = |calls: &[Bytes]| Call {
-            to: Some(to),
-            gas: 100_000 + 250_000 * calls.len() as u64,
-            data: owner::Multicall::multicallCall { data: calls.to_vec() }.abi_encode().into(),
+        let multicall = |calls: &[Bytes]| {
+            let data = owner::Multicall::multicallCall { data: calls.to_vec() }.abi_encode();
+            // A call stores some words of its own, and up to one for each word of its arguments.
+            let gas = 100_000 + 250_000 * calls.len() as u64 + 1_000 * data.len() as u64;
+            Call { to: Some(to), data: data.into(), gas }
         };
         calls.chunks(RIGHTS_PER_TRANSACTION).map(multicall).collect()
     }
@@ -349,4 +345,20 @@ async fn all_done(account: &Account, calls: &[Call]) -> Result<(), ContractsErro
         }
     }
     Ok(())
+}
+
+/// How many requests are due that long after the start: the first at once, then one every `1 / rate` seconds.
+fn due(elapsed: Duration, rate: f64) -> usize {
+    (elapsed.as_secs_f64() * rate) as usize + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_request_is_due_before_its_turn() {
+        let at = |millis| due(Duration::from_millis(millis), 40.0);
+        assert_eq!([at(0), at(24), at(25), at(49), at(1_000)], [1, 1, 2, 2, 41]);
+    }
 }
