@@ -108,8 +108,7 @@ pub fn decode_request(contracts: &ContractSet, log: &RawLog) -> Result<Option<De
     Ok(Some(decoded))
 }
 
-/// An event that reports an answer, or that enough of them have come (`docs/protocol.md`, "Events that report
-/// responses").
+/// An event that reports an answer, or that enough of them have come (`docs/protocol.md`, "Response events").
 ///
 /// Within one transaction the answer's own event comes first and the consensus event after it.
 #[derive(Clone, Debug, PartialEq, Eq)]

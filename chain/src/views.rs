@@ -117,7 +117,7 @@ pub async fn version(rpc: &Rpc, contract: Address) -> Result<String, ViewError> 
     view(rpc, contract, &Proxy::getVersionCall {}, BlockId::latest()).await
 }
 
-/// Detects the generation from the version of the `Decryption` contract (`docs/protocol.md`, "Generations and releases").
+/// Detects the generation from the version of the `Decryption` contract (`docs/protocol.md`, "Generations").
 ///
 /// # Errors
 /// The version cannot be read, or is not served.

@@ -204,28 +204,15 @@ impl ErrorObject {
 
     pub(crate) fn is_unknown_method(&self) -> bool {
         let message = self.message.to_ascii_lowercase();
-        self.code == -32601
-            || message.contains("does not exist")
-            || message.contains("not available")
-            || message.contains("method not found")
-            || message.contains("not supported")
-            || message.contains("unsupported method")
+        let gone = ["not found", "does not exist", "not available", "not supported", "unsupported"];
+        self.code == -32601 || (message.contains("method") && gone.iter().any(|text| message.contains(text)))
     }
 
     /// Whether the node says that it does not know the block (yet).
     pub(crate) fn is_unknown_block(&self) -> bool {
         let message = self.message.to_ascii_lowercase();
-        [
-            "not found",
-            "unknown block",
-            "unknown safe",
-            "unknown finalized",
-            "block not available",
-            "out of range",
-            "outofrange",
-        ]
-        .iter()
-        .any(|text| message.contains(text))
+        let unknown = ["not found", "unknown block", "not available", "out of range", "outofrange"];
+        !self.is_unknown_method() && unknown.iter().any(|text| message.contains(text))
     }
 }
 

@@ -290,7 +290,7 @@ impl Rpc {
             Call::new(METHOD, json!([query.to_json()])),
         ];
         let timeout = self.inner.config.timeout;
-        self.over_endpoints(METHOD, |index| {
+        self.over_endpoints(METHOD, Some(query.to), |index| {
             let calls = &calls;
             async move {
                 let answer = self.inner.endpoints[index].exchange_reading(METHOD, calls, timeout).await;
@@ -306,7 +306,8 @@ impl Rpc {
                     }
                     Err(cause) => return Err(cause),
                 };
-                read_log_page(query, results, index)
+                let known_head = self.inner.endpoints[index].head();
+                read_log_page(query, results, index, known_head)
             }
         })
         .await
@@ -555,7 +556,7 @@ impl Rpc {
     /// One call with one result.
     async fn call_one<R: DeserializeOwned>(&self, method: &'static str, params: Value) -> Result<R, RpcError> {
         let calls = [Call::new(method, params)];
-        self.over_endpoints(method, |index| {
+        self.over_endpoints(method, self.needed_block, |index| {
             let calls = &calls;
             async move {
                 let results = match self.at_endpoint(index, method, calls, self.inner.config.timeout).await? {
@@ -627,7 +628,7 @@ impl Rpc {
 
     /// Serves the calls of one request at the first endpoint that gives an answer.
     async fn serve(&self, method: &'static str, calls: &[Call], timeout: Duration) -> Result<Served, RpcError> {
-        self.over_endpoints(method, |index| async move {
+        self.over_endpoints(method, self.needed_block, |index| async move {
             Ok(match self.at_endpoint(index, method, calls, timeout).await? {
                 Step::Done(results) => Step::Done(Ok(Served { results, endpoint: index })),
                 Step::Lagging(head) => Step::Lagging(head),
@@ -637,7 +638,12 @@ impl Rpc {
     }
 
     /// Tries the endpoints in order until one gives an answer.
-    async fn over_endpoints<T, F>(&self, method: &'static str, attempt: impl Fn(usize) -> F) -> Result<T, RpcError>
+    async fn over_endpoints<T, F>(
+        &self,
+        method: &'static str,
+        needed: Option<u64>,
+        attempt: impl Fn(usize) -> F,
+    ) -> Result<T, RpcError>
     where
         F: Future<Output = Result<Step<Result<T, RpcError>>, OutageCause>>,
     {
@@ -670,7 +676,7 @@ impl Rpc {
             }
         }
         Err(match (lagging, failed) {
-            (Some(best), _) => RpcError::Lagging { method, needed: self.needed_block.unwrap_or(best + 1), best },
+            (Some(best), _) => RpcError::Lagging { method, needed: needed.unwrap_or(0), best },
             (None, Some(cause)) => RpcError::Outage { method, endpoints, cause },
             (None, None) => {
                 RpcError::Outage { method, endpoints, cause: OutageCause::Transport("no RPC endpoint".to_owned()) }
@@ -859,12 +865,14 @@ fn read_log_page(
     query: &LogQuery,
     results: Vec<CallResult>,
     endpoint: usize,
+    known_head: u64,
 ) -> Result<Step<Result<LogPage, RpcError>>, OutageCause> {
     let mut results = results.into_iter();
     let (Some(block), Some(logs)) = (results.next(), results.next()) else {
         return Err(malformed("an answer is missing"));
     };
-    let behind = query.to.saturating_sub(1);
+    // How far behind it is, the node has not said now: what it said last must do.
+    let behind = known_head.min(query.to.saturating_sub(1));
     let last: Option<Block> = match block {
         Ok(raw) => read(&raw)?,
         Err(error) if error.is_unknown_block() => None,

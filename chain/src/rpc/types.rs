@@ -1,4 +1,4 @@
-//! What nodes answer, in the tolerant form that an Arbitrum chain needs (`docs/protocol.md`, "Blocks and receipts").
+//! What nodes answer, in the tolerant form that an Arbitrum chain needs (`docs/protocol.md`, "Chains").
 
 use alloy::network::{AnyRpcHeader, AnyTransactionReceipt};
 use alloy::primitives::{Address, B256, Bytes};

@@ -461,6 +461,13 @@ async fn a_block_that_the_node_does_not_have_is_none() {
 }
 
 #[tokio::test]
+async fn a_node_that_does_not_offer_a_method_is_no_node_without_the_block() {
+    let rpc = client(&[&Node::start(|_, _| Err(json!({ "code": -32601, "message": "Method not found" }))).await]);
+    assert!(matches!(rpc.block(BlockNumberOrTag::Safe).await, Err(RpcError::Response { code: -32601, .. })));
+    assert!(matches!(rpc.block_by_hash(B256::ZERO).await, Err(RpcError::Response { .. })));
+}
+
+#[tokio::test]
 async fn finality_says_up_to_which_block_a_source_is_followed() {
     let rpc = client(&[&node_with_blocks(9).await]);
     let resolve =
