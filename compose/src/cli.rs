@@ -270,7 +270,9 @@ async fn start(
         stack = args.builder().start(workspace) => match stack {
             Ok(stack) => Ok(Some(stack)),
             Err(error) => {
-                say_where(workspace);
+                if workspace.is_kept() {
+                    say_where(workspace);
+                }
                 Err(error)
             }
         },

@@ -106,6 +106,18 @@ impl StackError {
         }
     }
 
+    /// Whether the run directory tells more about it: whether anything was started.
+    pub(crate) fn left_traces(&self) -> bool {
+        match self {
+            Self::Prerequisites(_) | Self::Fetch { .. } | Self::Checksum { .. } | Self::Usage(_) => false,
+            Self::Died { .. }
+            | Self::NotReady { .. }
+            | Self::NoFreePort { .. }
+            | Self::Contracts(_)
+            | Self::Io { .. } => true,
+        }
+    }
+
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }

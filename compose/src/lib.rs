@@ -30,6 +30,5 @@ mod workspace;
 
 pub use cli::{StackArgs, main_from};
 pub use error::{CODES, StackError};
-pub use http::install_crypto;
 pub use stack::{Core, Node, NodeKeys, Service, ServiceKind, Stack, StackBuilder, StartTimes};
 pub use workspace::{Workspace, WorkspaceOptions};

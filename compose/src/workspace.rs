@@ -1,8 +1,9 @@
 //! What every part of one run shares: the run directory, the reaper, the cache of fetched parts, the progress display.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::StackError;
 use crate::parts::Cache;
@@ -18,6 +19,7 @@ struct Inner {
     program: PathBuf,
     dir: PathBuf,
     keep: AtomicBool,
+    names: Mutex<HashSet<String>>,
     reaper: Reaper,
     cache: Cache,
     progress: Progress,
@@ -78,7 +80,15 @@ impl Workspace {
             reaper.remove_at_end(&dir)?;
         }
         let keep = AtomicBool::new(keep);
-        Ok(Self(Arc::new(Inner { program: options.program, dir, keep, reaper, cache, progress: options.progress })))
+        Ok(Self(Arc::new(Inner {
+            program: options.program,
+            dir,
+            keep,
+            names: Mutex::default(),
+            reaper,
+            cache,
+            progress: options.progress,
+        })))
     }
 
     /// The run directory: `logs/`, `config/` and `data/`.
@@ -127,6 +137,16 @@ impl Workspace {
 
     pub(crate) fn reaper(&self) -> &Reaper {
         &self.0.reaper
+    }
+
+    /// A name for a part's processes, files and directory that no other part of this run has: `anvil`, then `anvil-2`, …
+    pub(crate) fn claim(&self, base: &str) -> String {
+        let mut names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let numbered = (2_u32..).map(|number| format!("{base}-{number}"));
+        let free = std::iter::once(base.to_owned()).chain(numbered).find(|name| !names.contains(name));
+        let name = free.unwrap_or_else(|| base.to_owned());
+        names.insert(name.clone());
+        name
     }
 
     /// A new directory `data/NAME` for a part.

@@ -117,6 +117,6 @@ pub async fn post(url: &str, body: &serde_json::Value) -> reqwest::Result<reqwes
 
 /// A client with a deadline, new each time: a runtime per test must not share connections.
 fn client() -> reqwest::Client {
-    kms_stack::install_crypto();
+    kms_runtime::telemetry::install_tls_provider();
     reqwest::Client::builder().timeout(Duration::from_secs(30)).build().expect("a client without options is built")
 }

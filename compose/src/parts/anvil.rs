@@ -1,6 +1,6 @@
 //! anvil: a local chain with real EVM, real receipts and an Ethereum JSON-RPC interface.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
@@ -66,7 +66,7 @@ impl Anvil {
     /// What fetching it can fail with; [`StackError::Died`] and [`StackError::NotReady`] with the end of its log.
     pub async fn start(workspace: &Workspace, options: AnvilOptions) -> Result<Self, StackError> {
         let packages = ensure(workspace, NPM).await?;
-        let program = packages.join("node_modules/@foundry-rs").join(native_package()?).join("bin/anvil");
+        let program = binary(&packages)?;
         for attempt in 1.. {
             match Self::start_once(workspace, &options, &program).await {
                 Err(StackError::Died { tail, .. }) if attempt < PORT_TRIES && says_port_taken(&tail) => {}
@@ -79,7 +79,7 @@ impl Anvil {
     async fn start_once(workspace: &Workspace, options: &AnvilOptions, program: &PathBuf) -> Result<Self, StackError> {
         let task = workspace.progress().begin("anvil 1.7.1", "starting");
         let port = free_port()?;
-        let name = format!("anvil-{port}");
+        let name = workspace.claim("anvil");
         let mut launch = Launch::new(&name, program)
             .args(["--host", "127.0.0.1", "--port"])
             .arg(port.to_string())
@@ -169,6 +169,11 @@ impl Anvil {
     pub async fn stop(&self) {
         self.process.stop(STOP_GRACE).await;
     }
+}
+
+/// anvil's binary in a folder of fetched packages.
+pub(super) fn binary(packages: &Path) -> Result<PathBuf, StackError> {
+    Ok(packages.join("node_modules/@foundry-rs").join(native_package()?).join("bin/anvil"))
 }
 
 /// The package that holds this machine's binary. npm installs it as an optional dependency, so that no script has to run.

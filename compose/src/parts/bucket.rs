@@ -1,6 +1,6 @@
 //! An S3-compatible bucket, where coprocessors put ciphertexts and connectors fetch them by URL.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::PORT_TRIES;
@@ -42,7 +42,7 @@ impl Bucket {
     /// What fetching it can fail with; [`StackError::Died`] and [`StackError::NotReady`] with the end of its log.
     pub async fn start(workspace: &Workspace, name: &str) -> Result<Self, StackError> {
         let packages = ensure(workspace, NPM).await?;
-        let script = packages.join("node_modules/s3rver/bin/s3rver.js");
+        let script = script(&packages);
         for attempt in 1.. {
             match Self::start_once(workspace, name, &script).await {
                 Err(StackError::Died { tail, .. }) if attempt < PORT_TRIES && says_port_taken(&tail) => {}
@@ -55,7 +55,7 @@ impl Bucket {
     async fn start_once(workspace: &Workspace, name: &str, script: &PathBuf) -> Result<Self, StackError> {
         let task = workspace.progress().begin("bucket (s3rver 3.7.1)", "starting");
         let port = free_port()?;
-        let process_name = format!("bucket-{port}");
+        let process_name = workspace.claim("bucket");
         let launch = Launch::new(&process_name, Tool::Node.program())
             .arg(script)
             .arg("--directory")
@@ -119,6 +119,11 @@ impl Bucket {
     pub async fn stop(&self) {
         self.process.stop(STOP_GRACE).await;
     }
+}
+
+/// The server's program in a folder of fetched packages.
+pub(super) fn script(packages: &Path) -> PathBuf {
+    packages.join("node_modules/s3rver/bin/s3rver.js")
 }
 
 async fn accepted(request: reqwest::RequestBuilder) -> Result<(), BucketError> {

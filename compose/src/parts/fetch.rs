@@ -98,8 +98,9 @@ pub async fn fetch(workspace: &Workspace, registry: bool) -> Result<(), StackErr
         }
         Ok(())
     };
-    let (maven, npm) = tokio::join!(kafka_then_registry, ensure(workspace, NPM));
-    maven.and(npm.map(|_| ()))
+    // The first failure is told at once. What the other client then still does is ended with the process.
+    tokio::try_join!(kafka_then_registry, ensure(workspace, NPM))?;
+    Ok(())
 }
 
 /// The part's folder, fetched now unless the cache has it.
@@ -197,7 +198,8 @@ fn fetch_with_maven(workspace: &Workspace, scratch: &Path, part: Part, task: &Ta
 fn fetch_with_npm(workspace: &Workspace, scratch: &Path, part: Part, task: &Task) -> Result<String, StackError> {
     let mut command = Command::new(Tool::Npm.program());
     // No scripts: neither package needs one, and nothing fetched runs before it is asked to.
-    command.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=http"]);
+    // Optional packages whatever the user's settings say: anvil's binary is one.
+    command.args(["ci", "--ignore-scripts", "--include=optional", "--no-audit", "--no-fund", "--loglevel=http"]);
     let mut seen = 0;
     run(workspace, scratch, part, command, |line| {
         if line.contains("http fetch GET 200") {
@@ -205,6 +207,12 @@ fn fetch_with_npm(workspace: &Workspace, scratch: &Path, part: Part, task: &Task
             task.now(format!("fetching: {seen} files"));
         }
     })?;
+    for file in [super::anvil::binary(scratch)?, super::bucket::script(scratch)] {
+        if !file.is_file() {
+            let why = format!("npm succeeded, but {} is not there", file.display());
+            return Err(StackError::Fetch { part: part.label.to_owned(), why, log: workspace.cache().log(part.name) });
+        }
+    }
     Ok("and verified".to_owned())
 }
 

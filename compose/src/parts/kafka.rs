@@ -94,11 +94,11 @@ impl Kafka {
         }
         let log_config =
             workspace.write("config/kafka-log4j2.properties", include_str!("../../parts/log4j2.properties"))?;
-        let run = unique_name(workspace);
+        let cluster = workspace.claim("kafka");
         let mut brokers = Vec::new();
         let mut formats = Vec::new();
         for broker in &ports {
-            let name = if options.brokers == 1 { run.clone() } else { format!("{run}-{}", broker.id) };
+            let name = if options.brokers == 1 { cluster.clone() } else { format!("{cluster}-broker-{}", broker.id) };
             let data = workspace.data_dir(&name)?;
             let config =
                 workspace.write(&format!("config/{name}.properties"), &properties(*broker, &ports, &data, options))?;
@@ -190,14 +190,6 @@ async fn finish_format(format: &Process) -> Result<(), StackError> {
 
 fn port_was_taken(log: &Path) -> bool {
     says_port_taken(&String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()))
-}
-
-/// `kafka`, `kafka-2`, …: a run may start more than one cluster, and a second attempt on other ports starts on an empty directory.
-fn unique_name(workspace: &Workspace) -> String {
-    let data = workspace.dir().join("data");
-    let taken = |name: &str| data.join(name).exists() || data.join(format!("{name}-1")).exists();
-    let numbered = (2..).map(|n| format!("kafka-{n}x"));
-    std::iter::once("kafka".to_owned()).chain(numbered).find(|name| !taken(name)).unwrap_or_default()
 }
 
 struct Java<'a> {

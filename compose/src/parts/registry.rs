@@ -41,7 +41,7 @@ impl Registry {
     async fn start_once(workspace: &Workspace, folder: &Path) -> Result<Self, StackError> {
         let task = workspace.progress().begin(REGISTRY.label, "starting");
         let port = free_port()?;
-        let launch = Launch::new(format!("registry-{port}"), Tool::Java.program())
+        let launch = Launch::new(workspace.claim("registry"), Tool::Java.program())
             .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dquarkus.http.host=127.0.0.1"])
             .arg(format!("-Dquarkus.http.port={port}"))
             .arg("-jar")

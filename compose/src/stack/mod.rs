@@ -163,13 +163,14 @@ impl StackBuilder {
         self
     }
 
-    /// Starts everything and waits until it is ready. When anything fails, all that was started is stopped and the run directory kept.
+    /// Starts everything and waits until it is ready. When anything fails, all that was started is stopped, and
+    /// the run directory kept if it tells why.
     ///
     /// # Errors
     /// The first thing that failed.
     pub async fn start(self, workspace: &Workspace) -> Result<Stack, StackError> {
         let started = self.bring_up(workspace).await;
-        if started.is_err() {
+        if started.as_ref().is_err_and(StackError::left_traces) {
             workspace.keep();
         }
         started

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod ingest;
+mod fetching;
 mod parts;
 mod stack;
 mod supervision;

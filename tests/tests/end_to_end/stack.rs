@@ -1,9 +1,10 @@
 //! The stack as a whole.
 
+use std::process::Command;
 use std::time::Duration;
 
 use kms_stack::{ServiceKind, Stack};
-use kms_tests::{kafka, new_workspace, prefix};
+use kms_tests::{kafka, new_workspace, prefix, program};
 
 /// Without services: what they stand on.
 #[tokio::test]
@@ -33,4 +34,25 @@ async fn four_nodes_are_registered_with_the_keys_of_their_simulators() {
     }
     stack.requester().await.unwrap();
     stack.stop().await;
+}
+
+#[tokio::test]
+async fn the_services_find_nothing_wrong_with_the_files_that_the_stack_writes() {
+    let workspace = new_workspace();
+    let stack = Stack::builder()
+        .block_time(None)
+        .kafka(kafka().await.bootstrap_servers())
+        .prefix(prefix("files"))
+        .services(&[])
+        .start(&workspace)
+        .await
+        .unwrap();
+    for service in stack.node().services() {
+        let checked = Command::new(program())
+            .args([service.kind().name(), "check-config", "--config"])
+            .arg(service.config())
+            .output()
+            .unwrap();
+        assert!(checked.status.success(), "{}: {}", service.kind(), String::from_utf8_lossy(&checked.stderr));
+    }
 }
