@@ -39,6 +39,7 @@ pub(crate) struct Publisher {
     source: SourceConfig,
     context: Context,
     metrics: SourceMetrics,
+    /// Of Kafka; the follower has one of its own for the chain.
     check: kms_runtime::http::Check,
     contracts: ContractSet,
     partitions: Partitions,
@@ -102,6 +103,7 @@ impl Publisher {
         let producer = self.producer()?;
         let (resume, foreign) = self.read_cursor()?;
         self.metrics.session(resume.last.map(|block| block.number));
+        self.check.ready();
         let mut progress = Progress {
             numbering: Numbering::from_sequences(&resume.sequences),
             recent: resume.recent.iter().copied().collect(),
@@ -187,6 +189,7 @@ impl Publisher {
             let opened = Instant::now();
             let error = match producer.write(&batch.records, opened + WRITE_PATIENCE) {
                 Ok(_) => {
+                    self.check.ready();
                     self.committed(progress, batch.numbering, &entries, chunk.up_to, began);
                     return Ok(());
                 }

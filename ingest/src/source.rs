@@ -23,6 +23,19 @@ const RETRY: Backoff = Backoff { first: Duration::from_millis(200), max: Duratio
 /// How long a publisher may take to finish after the shutdown began.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(15);
 
+/// Readiness of a source, by what it depends on.
+struct Checks {
+    chain: Check,
+    kafka: Check,
+}
+
+impl Checks {
+    fn of(source: &SourceConfig, context: &Context) -> Self {
+        let check = |part: &str| context.health.check(format!("source.{}.{part}", source.id));
+        Self { chain: check("chain"), kafka: check("kafka") }
+    }
+}
+
 /// Follows every source until the shutdown. A source that stops leaves the others alone; when none is left, or one was
 /// taken over by another process, all end.
 pub(crate) async fn run_all(sources: Vec<SourceConfig>, context: Context) -> Result<(), Stopped> {
@@ -31,12 +44,12 @@ pub(crate) async fn run_all(sources: Vec<SourceConfig>, context: Context) -> Res
         let context = context.clone();
         running.spawn(async move {
             let metrics = SourceMetrics::new(&source.id);
-            let check = context.health.check(format!("source.{}", source.id));
-            let outcome = follow(source, context, metrics.clone(), check.clone()).await;
+            let checks = Checks::of(&source, &context);
+            let outcome = follow(source, context, metrics.clone(), &checks).await;
             outcome.map_err(|error| {
                 let stopped = error.stopped();
                 metrics.stopped(stopped.code, &stopped.text);
-                check.not_ready(format!("stopped: {stopped}"));
+                checks.chain.not_ready(format!("stopped: {stopped}"));
                 stopped
             })
         });
@@ -66,12 +79,12 @@ async fn follow(
     source: SourceConfig,
     context: Context,
     metrics: SourceMetrics,
-    check: Check,
+    checks: &Checks,
 ) -> Result<(), SourceError> {
     let rpc = rpc(&source)?;
     let mut failures = 0;
     loop {
-        let reason = match session(&source, &context, &metrics, &check, &rpc).await {
+        let reason = match session(&source, &context, &metrics, checks, &rpc).await {
             Ok(()) => return Ok(()),
             Err(SessionError::Final(error)) => return Err(*error),
             Err(SessionError::Lost(_)) if context.shutdown.is_cancelled() => return Ok(()),
@@ -79,7 +92,7 @@ async fn follow(
         };
         failures += 1;
         metrics.session_lost(&reason);
-        check.not_ready("Kafka fails");
+        checks.kafka.not_ready("Kafka fails");
         tokio::select! {
             () = context.shutdown.cancelled() => return Ok(()),
             () = tokio::time::sleep(RETRY.delay(failures, rand::random())) => {}
@@ -103,14 +116,14 @@ async fn session(
     source: &SourceConfig,
     context: &Context,
     metrics: &SourceMetrics,
-    check: &Check,
+    checks: &Checks,
     rpc: &Rpc,
 ) -> Result<(), SessionError> {
     let internal = |why: String| SourceError::Internal { source_id: source.id.clone(), why };
     let (chunks, mut waiting) = mpsc::channel(source.queue_chunks);
     let (resumed, resume) = oneshot::channel();
     let (ended, mut end) = oneshot::channel();
-    let publisher = Publisher::new(source.clone(), context.clone(), metrics.clone(), check.clone());
+    let publisher = Publisher::new(source.clone(), context.clone(), metrics.clone(), checks.kafka.clone());
     let spawned = std::thread::Builder::new().name(format!("publish-{}", source.id)).spawn(move || {
         // Nobody waits any more after a shutdown that took too long.
         let _ = ended.send(publisher.run(&mut waiting, resumed));
@@ -119,9 +132,10 @@ async fn session(
 
     let mut followed = Ok(());
     if let Ok(resume) = resume.await {
-        followed = match check_generation(source, context, check, rpc).await {
+        followed = match check_generation(source, context, &checks.chain, rpc).await {
             Ok(()) => {
-                let follower = Follower::new(source.clone(), rpc.clone(), metrics.clone(), check.clone(), &resume);
+                let follower =
+                    Follower::new(source.clone(), rpc.clone(), metrics.clone(), checks.chain.clone(), &resume);
                 follower.run(chunks, context.shutdown.clone()).await
             }
             Err(error) => {

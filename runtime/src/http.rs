@@ -18,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::TelemetryConfig;
 
+/// The reason of a check that was never set; it is told by `/readyz` and not logged.
+const STARTING: &str = "starting";
+
 /// The named checks behind `/readyz` and `/healthz`. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
@@ -41,7 +44,7 @@ impl Health {
     #[must_use]
     pub fn check(&self, name: impl Into<String>) -> Check {
         let check = Check { name: name.into(), health: self.clone() };
-        check.not_ready("starting");
+        check.not_ready(STARTING);
         check
     }
 
@@ -57,6 +60,7 @@ impl Health {
             return;
         }
         match &status {
+            Status::NotReady(reason) if reason == STARTING => {}
             Status::Ready => tracing::info!(check = name, "ready"),
             Status::NotReady(reason) => tracing::warn!(check = name, reason, "not ready"),
             Status::Dead(reason) => tracing::error!(check = name, reason, "dead"),

@@ -3,7 +3,7 @@
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 
 /// Context of clients that need no callbacks of their own.
@@ -26,6 +26,10 @@ impl LogContext {
 
     /// For contexts of other clients that delegate their `error`: what the library retries by itself, so a warning.
     pub fn write_error(error: &KafkaError, reason: &str) {
+        // What a reader waits for, and no problem.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         tracing::warn!(%error, reason, "kafka client reports a problem");
     }
 }
