@@ -33,7 +33,7 @@ impl Node {
     /// [`ContractsError::Url`].
     pub fn new(url: &str) -> Result<Self, ContractsError> {
         let wrong = |why: String| ContractsError::Url { url: url.to_owned(), why };
-        crate::http::install_crypto();
+        kms_runtime::telemetry::install_tls_provider();
         let http =
             reqwest::Client::builder().timeout(CALL_DEADLINE).build().map_err(|error| wrong(error.to_string()))?;
         let parsed = url.parse().map_err(|error: url::ParseError| wrong(error.to_string()))?;
