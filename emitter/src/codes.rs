@@ -12,10 +12,6 @@ macro_rules! codes {
 }
 
 codes! {
-    /// A record of a results topic does not decode.
-    UNDECODABLE_RESULT = "KC-0650", "undecodable_result",
-        "a record of a results topic is no result of any schema version",
-        "see the dead letter for its bytes; somebody else may be writing to the topic";
     /// A result for another chain or contract.
     WRONG_DESTINATION = "KC-0651", "wrong_destination",
         "a result names another chain or contract than this emitter serves",
@@ -52,6 +48,10 @@ codes! {
     WRONG_CHAIN = "KC-0757", "wrong_chain",
         "the RPC endpoints serve another chain than `destination.chain_id`",
         "correct `[destination]`";
+    /// No contract at a configured address.
+    NO_CONTRACT = "KC-0758", "no_contract",
+        "there is no contract at a configured address of the destination, where every call would seem to succeed",
+        "correct the addresses in `[destination]`, or the chain";
 }
 
 #[cfg(test)]

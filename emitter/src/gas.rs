@@ -143,6 +143,11 @@ impl GasBook {
         figure.execution.note(limit);
     }
 
+    /// The figure of this shape led to a limit that a node will not take: estimate anew.
+    pub fn forget(&mut self, kind: Kind, calldata_bytes: usize) {
+        self.figures.remove(&Shape::of(kind, calldata_bytes));
+    }
+
     /// Number of shapes with a figure, for a gauge.
     #[must_use]
     pub fn shapes(&self) -> usize {

@@ -253,11 +253,7 @@ impl Journal {
         Ok(outcomes)
     }
 
-    fn sign(
-        &self,
-        draft: Draft,
-        settled_below: i64,
-    ) -> Result<(Variant<ItemKey>, Nonce, OutgoingRecord), Journalled> {
+    fn sign(&self, draft: Draft, settled_below: i64) -> Result<(Variant<ItemKey>, Nonce, OutgoingRecord), Journalled> {
         let Draft { nonce, attempt, items, payload, fees } = draft;
         let refuse = |reason: String| Journalled::Refused { nonce, reason };
         let SignedTransaction { raw, hash } =

@@ -29,12 +29,7 @@ impl Leadership {
     ///
     /// # Errors
     /// The client library refuses the settings, or there is no thread.
-    pub fn contend(
-        config: &KafkaConfig,
-        topic: &str,
-        chain_id: u64,
-        sender: Address,
-    ) -> Result<Self, LeadershipError> {
+    pub fn contend(config: &KafkaConfig, topic: &str, chain_id: u64, sender: Address) -> Result<Self, LeadershipError> {
         let (tell, leads) = watch::channel(false);
         let group = format!("{}.emitter.leader.{chain_id}.{sender:#x}", config.topic_prefix);
         let mut settings = config.consumer("emitter", &group);

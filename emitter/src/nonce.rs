@@ -436,7 +436,9 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
     pub fn journalled(&mut self, nonce: Nonce, variant: Variant<K>, now: Millis) -> Vec<Action<K>> {
         let mut actions = Vec::new();
         let Some(slot) = self.slots.get_mut(&nonce) else {
-            return actions; // looked up and closed while the replacement was being journalled
+            // Taken by somebody else while the bytes were being journalled: they are never sent.
+            actions.push(Action::Closed { nonce });
+            return actions;
         };
         slot.signing = None;
         self.by_hash.insert(variant.hash, nonce);
@@ -459,6 +461,17 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         if !slot.variants.is_empty() {
             slot.signing = None;
         }
+    }
+
+    /// The bytes of a [`Action::Sign`] can never be journalled: the nonce goes to something else.
+    pub fn unjournalled(&mut self, nonce: Nonce, reason: String, now: Millis) -> Vec<Action<K>> {
+        let mut actions = Vec::new();
+        let pause = now.plus(self.policy.refusal_pause_ms);
+        match self.slots.get(&nonce).map(|slot| slot.phase) {
+            Some(Phase::Open) => self.exchange(nonce, reason, pause, &mut actions),
+            Some(_) | None => {}
+        }
+        actions
     }
 
     /// A node's answer to bytes that were sent.
@@ -556,13 +569,13 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         for item in &carried {
             self.place.remove(item);
         }
-        self.drop_slot(nonce);
         if !carried.is_empty() {
             actions.push(Action::Settle { nonce, items: carried, mined });
         }
         if !displaced.is_empty() {
             actions.push(Action::Displaced { nonce, items: displaced });
         }
+        self.close(nonce, actions);
     }
 
     /// The answer to a [`Action::LookUp`]: the receipt of one of the hashes, or none of them is on a chain whose account nonce
@@ -575,8 +588,8 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         let mut actions = Vec::new();
         if self.past.contains_key(&nonce) {
             let displaced = self.displaced_by(nonce, &[]);
-            self.drop_slot(nonce);
             actions.push(Action::Displaced { nonce, items: displaced });
+            self.close(nonce, &mut actions);
             return actions;
         }
         match self.slots.get(&nonce).map(|slot| slot.phase) {
@@ -731,7 +744,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         self.repeat_lookups(now, &mut actions);
         self.send_due(now, &mut actions);
         self.break_stall(now, &mut actions);
-        self.forget_past(now);
+        self.forget_past(now, &mut actions);
         self.fill(now, &mut actions);
         actions
     }
@@ -779,7 +792,8 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             self.progressed(now);
             return;
         };
-        let patience = self.policy.resend_after_ms.saturating_mul(1 << self.rounds.min(16)).min(self.policy.resend_max_ms);
+        let patience =
+            self.policy.resend_after_ms.saturating_mul(1 << self.rounds.min(16)).min(self.policy.resend_max_ms);
         if now < self.progress_at.plus(patience) {
             return;
         }
@@ -805,14 +819,14 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         }
     }
 
-    fn forget_past(&mut self, now: Millis) {
+    fn forget_past(&mut self, now: Millis, actions: &mut Vec<Action<K>>) {
         if now < self.past_until || self.past.is_empty() {
             return;
         }
         let idle: Vec<Nonce> =
             self.past.iter().filter(|(_, slot)| slot.phase == Phase::Open).map(|(&nonce, _)| nonce).collect();
         for nonce in idle {
-            self.drop_slot(nonce);
+            self.close(nonce, actions);
         }
     }
 

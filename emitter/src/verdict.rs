@@ -145,8 +145,7 @@ pub fn decide(
 
 /// The transaction reverted, the same call at the end of its block does not: it ran out of gas, or the state moved.
 fn after_unseen_revert(history: &mut History, patience: &Patience, sender: Address, can_grow: bool) -> Decision {
-    let ran_out =
-        history.reverted.is_some_and(|reverted| gas::ran_out(reverted.mined.gas_used, reverted.gas_limit));
+    let ran_out = history.reverted.is_some_and(|reverted| gas::ran_out(reverted.mined.gas_used, reverted.gas_limit));
     let (tried, most) = if ran_out {
         history.gas_tries += 1;
         (history.gas_tries, if can_grow { patience.gas_tries } else { 0 })
@@ -249,7 +248,9 @@ mod tests {
     }
 
     fn assert_refused(decision: &Decision, name: &str) {
-        let Decision::Settle(Verdict::Refused { error, inclusion, .. }) = decision else { panic!("{name}: {decision:?}") };
+        let Decision::Settle(Verdict::Refused { error, inclusion, .. }) = decision else {
+            panic!("{name}: {decision:?}")
+        };
         assert_eq!(error, name);
         assert_eq!(inclusion.as_ref().map(|inclusion| inclusion.nonce), Some(4));
     }
@@ -298,7 +299,9 @@ mod tests {
     #[test]
     fn kept_revert_data_is_bounded() {
         let data = Bytes::from(vec![0xee; 5_000]);
-        let Verdict::Refused { data, .. } = refused(&History::default(), Address::ZERO, "unknown", data) else { panic!() };
+        let Verdict::Refused { data, .. } = refused(&History::default(), Address::ZERO, "unknown", data) else {
+            panic!()
+        };
         assert_eq!(data.len(), KEPT_DATA);
     }
 }

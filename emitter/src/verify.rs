@@ -41,7 +41,9 @@ pub struct Call {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
     /// Meant for another chain or contract.
-    #[error("the request is of {contract} on chain {chain_id}, this emitter serves {expected} on chain {expected_chain}")]
+    #[error(
+        "the request is of {contract} on chain {chain_id}, this emitter serves {expected} on chain {expected_chain}"
+    )]
     Destination {
         /// Chain of the identity.
         chain_id: u64,
@@ -107,7 +109,8 @@ impl Verifier {
             None if result.answer == Answer::Retracted => return Ok(Checked::Retracted),
             None => return Ok(Checked::NoAnswerOnChain),
         }
-        let Some(ResponseCall { to, calldata, .. }) = response_call(&self.contracts, identity.id, &result.answer) else {
+        let Some(ResponseCall { to, calldata, .. }) = response_call(&self.contracts, identity.id, &result.answer)
+        else {
             return Err(VerifyError::Kind(identity.kind));
         };
         let signature = signed(&result.answer).map(|signed| signed.signature.clone()).unwrap_or_default();
@@ -187,10 +190,8 @@ mod tests {
 
     impl Node {
         fn new() -> Self {
-            let contracts = ContractSet {
-                decryption: Address::repeat_byte(0xd1),
-                kms_generation: Address::repeat_byte(0x9e),
-            };
+            let contracts =
+                ContractSet { decryption: Address::repeat_byte(0xd1), kms_generation: Address::repeat_byte(0x9e) };
             let key = PrivateKeySigner::from_slice(&[7; 32]).unwrap();
             Self { key, contracts, domains: Domains::new(CHAIN, &contracts) }
         }
@@ -350,7 +351,8 @@ mod tests {
         let node = Node::new();
         let [(kind, answer), ..] = answers();
         let good = node.result(kind, answer);
-        let damage: [fn(&mut Vec<u8>); 3] = [|bytes| bytes.truncate(64), |bytes| bytes[64] -= 27, |bytes| bytes.push(0)];
+        let damage: [fn(&mut Vec<u8>); 3] =
+            [|bytes| bytes.truncate(64), |bytes| bytes[64] -= 27, |bytes| bytes.push(0)];
         for change in damage {
             let mut result = good.clone();
             let signed = signed_mut(&mut result.answer);

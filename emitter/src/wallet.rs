@@ -103,7 +103,8 @@ impl fmt::Debug for Wallet {
 #[must_use]
 pub fn read_back(raw: &[u8]) -> Option<(Payload, Fees)> {
     let transaction = TxEnvelope::decode_2718_exact(raw).ok()?;
-    let payload = Payload { to: transaction.to()?, data: transaction.input().clone(), gas_limit: transaction.gas_limit() };
+    let payload =
+        Payload { to: transaction.to()?, data: transaction.input().clone(), gas_limit: transaction.gas_limit() };
     let fees = Fees {
         max_fee: transaction.max_fee_per_gas(),
         priority: transaction.max_priority_fee_per_gas().unwrap_or_default(),

@@ -1,0 +1,187 @@
+//! Follows the destination's blocks: one look at the head per interval, one read of receipts and one of the account's nonce
+//! per new block, and none of both while nothing is on its way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use alloy::network::ReceiptResponse as _;
+use alloy::primitives::Address;
+use kms_chain::rpc::{Block, BlockId, Receipt, Rpc, RpcError};
+use kms_runtime::http::Check;
+use kms_runtime::retry::Backoff;
+use kms_schemas::record::BlockRef;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::nonce::{Mined, Nonce};
+
+/// Blocks whose receipts are read one after the other after an outage; what was mined before them is looked up by hash.
+const CATCH_UP_BLOCKS: u64 = 64;
+
+/// What the chain did.
+#[derive(Debug)]
+pub enum ChainEvent {
+    /// A new block, with the receipts of the sender's transactions in it.
+    Block {
+        /// Block number.
+        number: u64,
+        /// Base fee in wei per gas.
+        base_fee: u128,
+        /// Receipts in the order of the block.
+        mined: Vec<Mined>,
+    },
+    /// The account's nonce after a block whose receipts were told before.
+    AccountNonce(Nonce),
+    /// The nodes answer again after an outage.
+    Recovered,
+}
+
+/// What the follower is asked for.
+#[derive(Debug, Default)]
+pub struct Wishes {
+    watching: AtomicBool,
+    nonce: AtomicBool,
+    wake: Notify,
+}
+
+impl Wishes {
+    /// Whether receipts of new blocks matter from now on.
+    pub fn watch(&self, watching: bool) {
+        if self.watching.swap(watching, Ordering::AcqRel) != watching && watching {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Read the account's nonce soon.
+    pub fn check_nonce(&self) {
+        if !self.nonce.swap(true, Ordering::AcqRel) {
+            self.wake.notify_one();
+        }
+    }
+}
+
+/// The follower.
+pub struct Follower {
+    /// The nodes.
+    pub rpc: Rpc,
+    /// The transaction sender.
+    pub sender: Address,
+    /// The last block that is known already.
+    pub last: BlockRef,
+    /// Between two looks while something is on its way.
+    pub interval: Duration,
+    /// The same while nothing is.
+    pub idle_interval: Duration,
+    /// What is asked for.
+    pub wishes: Arc<Wishes>,
+    /// Where it is told.
+    pub events: mpsc::Sender<ChainEvent>,
+    /// Readiness of the destination.
+    pub check: Check,
+}
+
+impl Follower {
+    /// Follows until cancelled, through outages.
+    pub async fn run(mut self, stop: CancellationToken) {
+        const RETRY: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(5), factor: 2.0 };
+        let mut failures = 0;
+        loop {
+            let pause = match failures {
+                0 if self.wishes.watching.load(Ordering::Acquire) => self.interval,
+                0 => self.idle_interval,
+                _ => RETRY.bound(failures),
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.wishes.wake.notified(), if failures == 0 => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+            match self.look().await {
+                Ok(()) if failures == 0 => {}
+                Ok(()) => {
+                    tracing::info!("the destination answers again");
+                    self.check.ready();
+                    failures = 0;
+                    self.tell(ChainEvent::Recovered).await;
+                }
+                Err(error) => {
+                    if failures == 0 {
+                        tracing::warn!(code = error.code(), %error, "the destination cannot be read, trying again");
+                        self.check.not_ready("the destination's RPC endpoints do not answer");
+                    }
+                    failures = failures.saturating_add(1);
+                }
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), RpcError> {
+        let head = self.rpc.latest_block().await?;
+        let watching = self.wishes.watching.load(Ordering::Acquire);
+        let is_new = head.reference() != self.last;
+        if is_new {
+            if watching {
+                self.tell_blocks_before(&head).await?;
+            }
+            self.tell_block(&head, watching).await?;
+        }
+        let asked = self.wishes.nonce.swap(false, Ordering::AcqRel);
+        if asked || (is_new && watching) {
+            let at = BlockId::number(head.number());
+            match self.rpc.needing(head.number()).nonce(self.sender, at).await {
+                Ok(nonce) => self.tell(ChainEvent::AccountNonce(Nonce(nonce))).await,
+                Err(error) => {
+                    self.wishes.nonce.store(asked, Ordering::Release);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The blocks between the last one known and this head.
+    async fn tell_blocks_before(&mut self, head: &Block) -> Result<(), RpcError> {
+        let first = (self.last.number + 1).max(head.number().saturating_sub(CATCH_UP_BLOCKS));
+        if first >= head.number() {
+            return Ok(());
+        }
+        for block in self.rpc.blocks(first..=head.number() - 1).await? {
+            self.tell_block(&block, true).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell_block(&mut self, block: &Block, watching: bool) -> Result<(), RpcError> {
+        let mined = if watching && !block.transactions.is_empty() {
+            // None: reorganised away in the meantime; whatever was in it is looked up by hash when it matters.
+            let receipts = self.rpc.block_receipts(block.hash()).await?.unwrap_or_default();
+            receipts.iter().filter(|receipt| receipt.0.from() == self.sender).filter_map(mined).collect()
+        } else {
+            Vec::new()
+        };
+        self.last = block.reference();
+        self.tell(ChainEvent::Block { number: block.number(), base_fee: block.base_fee(), mined }).await;
+        Ok(())
+    }
+
+    async fn tell(&self, event: ChainEvent) {
+        // Without a receiver the session is over, and this task with it.
+        let _ = self.events.send(event).await;
+    }
+}
+
+/// A receipt as the planner needs it; none while its transaction is pending.
+#[must_use]
+pub fn mined(receipt: &Receipt) -> Option<Mined> {
+    let block = receipt.block()?;
+    Some(Mined {
+        hash: receipt.transaction_hash(),
+        succeeded: receipt.succeeded(),
+        block_number: block.number,
+        block_hash: block.hash,
+        gas_used: receipt.gas_used(),
+        gas_used_for_l1: receipt.gas_used_for_l1(),
+        effective_gas_price: receipt.effective_gas_price(),
+    })
+}

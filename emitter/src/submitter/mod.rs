@@ -1,0 +1,530 @@
+//! The task that owns the nonces: takes checked answers, gives each to the chain, and tells each how it ended.
+//!
+//! Everything that decides is pure and elsewhere ([`crate::nonce`], [`crate::gas`], [`crate::fees`], [`crate::verdict`]); this
+//! task carries messages between them, the journal's thread, the follower and the nodes. It alone holds their state, so
+//! there is no lock.
+//!
+//! ```text
+//!  handlers ──Job──▶ ┌───────────┐ ──Draft──▶ journal thread ──Journalled──▶ ┌───────────┐ ──▶ node (batched sends)
+//!                    │ submitter │                                           │ submitter │
+//!  handlers ◀─Ended─ └───────────┘ ◀──ChainEvent── follower                  └───────────┘ ◀── receipts by hash, eth_call,
+//!                                                                                              estimates (seldom)
+//! ```
+
+mod answers;
+mod asking;
+mod sending;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use alloy::primitives::{Address, Bytes, U256};
+use kms_chain::event::ContractSet;
+use kms_chain::rpc::{BlockId, Rpc};
+use kms_runtime::http::Check;
+use kms_schemas::identity::Lane;
+use kms_schemas::record::{IntentItem, Verdict};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::SubmissionConfig;
+use crate::fees::FeePolicy;
+use crate::follow::{ChainEvent, Wishes};
+use crate::gas::GasBook;
+use crate::journal::{Draft, Journalled, OpenIntents};
+use crate::metrics;
+use crate::nonce::{Action, Mined, Nonce, Planner, Pricing};
+use crate::verdict::Patience;
+use crate::verify::Call;
+use crate::wallet::Payload;
+
+use answers::{Answers, Stage};
+use asking::{Asking, Told};
+use sending::Sending;
+
+/// A result's record, as small as can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ItemKey {
+    /// Lane of the results topic.
+    pub lane: Lane,
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+}
+
+/// An answer to submit.
+#[derive(Debug)]
+pub struct Job {
+    /// The result's record.
+    pub key: ItemKey,
+    /// The same for the journal, with the request's identity.
+    pub item: IntentItem,
+    /// The checked call.
+    pub call: Call,
+    /// Where to tell how it ended.
+    pub reply: oneshot::Sender<Ended>,
+}
+
+/// How an answer ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Settled, or given up.
+    pub end: End,
+    /// Transactions signed for it.
+    pub attempts: u32,
+}
+
+/// Settled, or given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Settled.
+    Verdict(Verdict),
+    /// Tried long enough; a person may redrive it.
+    GivenUp {
+        /// Stable code.
+        code: &'static str,
+        /// Why.
+        text: String,
+    },
+}
+
+/// What the submitter is made of.
+pub struct Parts {
+    /// The nodes.
+    pub rpc: Rpc,
+    /// The transaction sender.
+    pub sender: Address,
+    /// The contracts that are answered.
+    pub contracts: ContractSet,
+    /// Settings.
+    pub config: SubmissionConfig,
+    /// Wei below which the balance is reported.
+    pub low_balance: U256,
+    /// The planner after recovery.
+    pub planner: Planner<ItemKey>,
+    /// The journal's open records after recovery.
+    pub open: OpenIntents,
+    /// Answers of recovered intents: key, item, what the bytes do, nonce.
+    pub recovered: Vec<(ItemKey, IntentItem, Payload, Nonce)>,
+    /// Clock that the planner was recovered with.
+    pub clock: Clock,
+    /// Latest block at recovery.
+    pub head: u64,
+    /// Its base fee.
+    pub base_fee: u128,
+    /// To the journal's thread.
+    pub drafts: mpsc::Sender<Draft>,
+    /// For the journal's thread.
+    pub settled_below: Arc<AtomicI64>,
+    /// To the follower.
+    pub wishes: Arc<Wishes>,
+    /// Readiness: does the contract accept this node, can the account pay.
+    pub registration: Check,
+    /// Readiness: can the account pay, are fees below the cap.
+    pub funds: Check,
+}
+
+/// What reaches the submitter.
+pub struct Inbox {
+    /// Answers.
+    pub jobs: mpsc::Receiver<Job>,
+    /// From the journal's thread.
+    pub journalled: mpsc::Receiver<Journalled>,
+    /// From the follower.
+    pub chain: mpsc::Receiver<ChainEvent>,
+}
+
+/// See the [module](self).
+pub struct Submitter {
+    rpc: Rpc,
+    sender: Address,
+    contracts: ContractSet,
+    config: SubmissionConfig,
+    patience: Patience,
+    fees: FeePolicy,
+    planner: Planner<ItemKey>,
+    gas: GasBook,
+    answers: Answers,
+    asking: Asking,
+    sending: Sending,
+    open: OpenIntents,
+    clock: Clock,
+    head: u64,
+    base_fee: u128,
+    drafts: mpsc::Sender<Draft>,
+    settled_below: Arc<AtomicI64>,
+    wishes: Arc<Wishes>,
+    registration: Check,
+    funds: Check,
+    fee_above_cap: bool,
+    low_balance: U256,
+    /// Refusals of unknown kind, by nonce.
+    refusals: HashMap<Nonce, u32>,
+    tasks: JoinSet<Told>,
+}
+
+/// A transfer of nothing to oneself costs 21 000, and on a rollup its L1 share.
+const FILLER_GAS: u64 = 100_000;
+/// How often what depends on time is looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// How often gauges are set and abandoned answers are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How often the balance is read.
+const BALANCE: Duration = Duration::from_secs(30);
+
+impl Submitter {
+    /// Puts the parts together and takes up what the journal holds. `sends` is what recovery wants done first.
+    #[must_use]
+    pub fn new(parts: Parts, first: Vec<Action<ItemKey>>) -> Self {
+        let patience = parts.config.patience();
+        let mut answers = Answers::default();
+        for (key, item, payload, nonce) in parts.recovered {
+            answers.recover(key, item, payload, nonce);
+        }
+        let mut submitter = Self {
+            asking: Asking::new(parts.config.registration_probe_ms),
+            sending: Sending::new(parts.config.send_batch, parts.config.send_concurrency),
+            gas: GasBook::new(parts.config.gas_policy()),
+            fees: parts.config.fee_policy(),
+            patience,
+            rpc: parts.rpc,
+            sender: parts.sender,
+            contracts: parts.contracts,
+            config: parts.config,
+            planner: parts.planner,
+            answers,
+            open: parts.open,
+            clock: parts.clock,
+            head: parts.head,
+            base_fee: parts.base_fee,
+            drafts: parts.drafts,
+            settled_below: parts.settled_below,
+            wishes: parts.wishes,
+            registration: parts.registration,
+            funds: parts.funds,
+            fee_above_cap: false,
+            low_balance: parts.low_balance,
+            refusals: HashMap::new(),
+            tasks: JoinSet::new(),
+        };
+        submitter.registration.ready();
+        submitter.funds.ready();
+        submitter.obey(first);
+        submitter
+    }
+
+    /// Works until cancelled.
+    pub async fn run(mut self, mut inbox: Inbox, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut swept, mut balanced) = (Instant::now(), None::<Instant>);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(job) = inbox.jobs.recv() => {
+                    self.take(job);
+                    while let Ok(job) = inbox.jobs.try_recv() {
+                        self.take(job);
+                    }
+                }
+                Some(outcome) = inbox.journalled.recv() => {
+                    self.journalled(outcome);
+                    while let Ok(outcome) = inbox.journalled.try_recv() {
+                        self.journalled(outcome);
+                    }
+                }
+                Some(event) = inbox.chain.recv() => self.chain_moved(event),
+                Some(told) = self.tasks.join_next(), if !self.tasks.is_empty() => match told {
+                    Ok(told) => self.told(told),
+                    Err(error) => tracing::error!(%error, "a task of the submitter ended in a way that it never should"),
+                },
+                _ = tick.tick() => {
+                    self.time_passed();
+                    if swept.elapsed() >= SWEEP {
+                        swept = Instant::now();
+                        self.sweep();
+                    }
+                    if balanced.is_none_or(|at| at.elapsed() >= BALANCE) {
+                        balanced = Some(Instant::now());
+                        self.ask_balance();
+                    }
+                }
+            }
+            self.pump();
+        }
+    }
+
+    /// Starts whatever waits and may run.
+    fn pump(&mut self) {
+        self.pump_sends();
+        self.pump_questions();
+        self.wishes.watch(self.planner.watches_blocks());
+    }
+
+    fn take(&mut self, job: Job) {
+        let (key, nonce) = (job.key, self.answers.nonce_of(&job.key));
+        match self.answers.claim(job) {
+            Stage::New => self.admit(key),
+            // Its transaction is in the journal: on its way, or to be looked up.
+            Stage::Recovered => {
+                self.answers.set(&key, Stage::Planned);
+                let actions = self.planner.submit(key, self.clock.now());
+                tracing::debug!(?key, ?nonce, "a result found its transaction in the journal");
+                self.obey(actions);
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives an answer to the planner, unless the node is not registered or its gas is not known.
+    fn admit(&mut self, key: ItemKey) {
+        let Some(answer) = self.answers.get(&key) else { return };
+        if self.asking.hold.is_some() {
+            self.answers.set(&key, Stage::Held);
+            self.asking.held.push_back(key);
+            return;
+        }
+        let (kind, bytes) = (answer.item.identity.kind, answer.payload.data.len());
+        if self.gas.limit(kind, bytes, 0).is_none() {
+            self.answers.set(&key, Stage::Unpriced);
+            self.ask_estimate(kind, bytes, key);
+            return;
+        }
+        self.answers.set(&key, Stage::Planned);
+        let actions = self.planner.submit(key, self.clock.now());
+        self.obey(actions);
+    }
+
+    fn obey(&mut self, actions: Vec<Action<ItemKey>>) {
+        let mut todo: VecDeque<Action<ItemKey>> = actions.into();
+        while let Some(action) = todo.pop_front() {
+            match action {
+                Action::Sign { nonce, attempt, items, pricing } => self.sign(nonce, attempt, items, pricing),
+                Action::Send { nonce, attempt, raw } => self.sending.push(nonce, attempt, raw),
+                Action::LookUp { nonce, hashes } if hashes.is_empty() => {
+                    // Nothing was ever journalled for it.
+                    todo.extend(self.planner.looked_up(nonce, None, self.clock.now()));
+                }
+                Action::LookUp { nonce, hashes } => self.asking.look_up(nonce, hashes),
+                Action::CheckNonce => self.wishes.check_nonce(),
+                Action::Settle { nonce, items, mined } => {
+                    items.into_iter().for_each(|key| self.mined(key, nonce, mined));
+                }
+                Action::Displaced { nonce, items } => {
+                    metrics::nonce_taken(nonce.0);
+                    items.into_iter().for_each(|key| self.displaced(key));
+                }
+                Action::Unsendable { items, reason } => {
+                    items.into_iter().for_each(|key| self.unsendable(key, &reason));
+                }
+                Action::Closed { nonce } => {
+                    self.refusals.remove(&nonce);
+                    self.open.close(nonce, self.clock.now());
+                    self.answers.closed(nonce);
+                }
+            }
+        }
+    }
+
+    fn sign(&mut self, nonce: Nonce, attempt: u32, keys: Vec<ItemKey>, pricing: Pricing) {
+        let fees = match pricing {
+            Pricing::Current => self.fees.current(self.base_fee),
+            Pricing::Above(old) => self.fees.above(old, self.base_fee),
+        };
+        let fees = match fees {
+            Ok(fees) => fees,
+            Err(error) => {
+                if !std::mem::replace(&mut self.fee_above_cap, true) {
+                    tracing::warn!(code = crate::codes::FEE_ABOVE_CAP, %error, "the chain asks for more than the cap");
+                    self.funds.not_ready("the chain asks for a higher fee than the configured cap");
+                }
+                return self.planner.unsigned(nonce, self.clock.now());
+            }
+        };
+        if std::mem::take(&mut self.fee_above_cap) {
+            self.funds.ready();
+        }
+        let Some((payload, items)) = self.payload(nonce, &keys) else {
+            return self.planner.unsigned(nonce, self.clock.now());
+        };
+        let draft = Draft { nonce, attempt, items, payload, fees };
+        if self.drafts.try_send(draft).is_err() {
+            // More drafts than nonces cannot be; after a shutdown nobody reads them.
+            return self.planner.unsigned(nonce, self.clock.now());
+        }
+        metrics::signing(match (keys.is_empty(), attempt) {
+            (true, _) => "gap",
+            (false, 0) => "answer",
+            (false, _) => "replacement",
+        });
+    }
+
+    /// What the transaction does. One answer per transaction until batches exist.
+    fn payload(&mut self, nonce: Nonce, keys: &[ItemKey]) -> Option<(Payload, Vec<(ItemKey, IntentItem)>)> {
+        let Some(key) = keys.first() else {
+            return Some((Payload { to: self.sender, data: Bytes::new(), gas_limit: FILLER_GAS }, Vec::new()));
+        };
+        let answer = self.answers.get_mut(key)?;
+        let (kind, bytes) = (answer.item.identity.kind, answer.payload.data.len());
+        if let Some(limit) = self.gas.limit(kind, bytes, answer.history.gas_tries) {
+            answer.payload.gas_limit = limit;
+        }
+        answer.history.transactions = answer.history.transactions.saturating_add(1);
+        let signed = (answer.payload.clone(), vec![(*key, answer.item.clone())]);
+        self.answers.placed(key, nonce);
+        Some(signed)
+    }
+
+    fn journalled(&mut self, outcome: Journalled) {
+        let now = self.clock.now();
+        let actions = match outcome {
+            Journalled::Committed { nonce, variant, offset } => {
+                self.open.add(nonce, offset);
+                self.planner.journalled(nonce, variant, now)
+            }
+            Journalled::Refused { nonce, reason } => {
+                tracing::error!(nonce = nonce.0, reason, "a transaction cannot be journalled and is not sent");
+                self.planner.unjournalled(nonce, reason, now)
+            }
+        };
+        self.obey(actions);
+    }
+
+    fn chain_moved(&mut self, event: ChainEvent) {
+        let now = self.clock.now();
+        match event {
+            ChainEvent::Block { number, base_fee, mined } => {
+                self.head = number;
+                self.base_fee = base_fee;
+                metrics::head(number, base_fee);
+                for receipt in mined {
+                    let actions = self.planner.mined(receipt, now);
+                    self.obey(actions);
+                }
+                let actions = self.planner.head(number, base_fee, now);
+                self.obey(actions);
+            }
+            ChainEvent::AccountNonce(nonce) => {
+                let actions = self.planner.account_nonce(nonce, now);
+                self.obey(actions);
+            }
+            ChainEvent::Recovered => {
+                self.sending.resume();
+                let actions = self.planner.nudge(now);
+                self.obey(actions);
+            }
+        }
+    }
+
+    fn time_passed(&mut self) {
+        let now = self.clock.now();
+        let actions = self.planner.tick(now);
+        self.obey(actions);
+        self.asking.due(now);
+        self.settled_below.store(self.open.settled_below(now), Ordering::Release);
+    }
+
+    /// A transaction with the answer was mined.
+    fn mined(&mut self, key: ItemKey, nonce: Nonce, mined: Mined) {
+        let sender = self.sender;
+        let Some(answer) = self.answers.get_mut(&key) else { return };
+        let (kind, bytes) = (answer.item.identity.kind, answer.payload.data.len());
+        metrics::gas_used(kind, mined.gas_used);
+        if mined.succeeded {
+            self.gas.used(kind, bytes, mined.gas_used, mined.gas_used_for_l1);
+            let inclusion = crate::verdict::inclusion(sender, nonce, &mined);
+            return self.settle(key, End::Verdict(Verdict::Accepted(inclusion)));
+        }
+        let gas_limit = answer.payload.gas_limit;
+        answer.history.reverted = Some(crate::verdict::Reverted { nonce, mined, gas_limit });
+        if crate::gas::ran_out(mined.gas_used, gas_limit) {
+            self.gas.exhausted(kind, bytes, gas_limit);
+        }
+        self.answers.set(&key, Stage::Examined);
+        self.asking.examine_revert(key, mined.block_number);
+    }
+
+    /// Its nonce went to something else: does the chain hold the answer by another transaction?
+    fn displaced(&mut self, key: ItemKey) {
+        if self.answers.get(&key).is_some() {
+            self.answers.set(&key, Stage::Examined);
+            self.asking.examine_displaced(key);
+        }
+    }
+
+    fn unsendable(&mut self, key: ItemKey, reason: &str) {
+        const TRIES: u32 = 2;
+        let Some(answer) = self.answers.get_mut(&key) else { return };
+        answer.unsendable += 1;
+        let (kind, bytes, tries) = (answer.item.identity.kind, answer.payload.data.len(), answer.unsendable);
+        tracing::warn!(kind = kind.as_str(), reason, tries, "the node does not take a transaction");
+        if tries > TRIES {
+            let code = kms_chain::codes::TRANSACTION_REFUSED;
+            return self.settle(key, End::GivenUp { code, text: reason.to_owned() });
+        }
+        self.gas.forget(kind, bytes);
+        self.admit(key);
+    }
+
+    fn settle(&mut self, key: ItemKey, end: End) {
+        if let Some((kind, verdict, took)) = self.answers.settle(&key, end, self.clock.now()) {
+            metrics::settled(kind, verdict, took);
+        }
+    }
+
+    fn sweep(&mut self) {
+        let now = self.clock.now();
+        for key in self.answers.abandoned() {
+            // Nobody waits any more and no transaction carries it: whoever has the record now will bring it again.
+            let without_nonce = match self.answers.stage(&key) {
+                Some(Stage::Planned) => self.planner.withdraw(&key),
+                Some(Stage::Held | Stage::Unpriced | Stage::Waiting) => self.asking.withdraw(&key),
+                _ => false,
+            };
+            if without_nonce {
+                self.answers.remove(&key);
+            }
+        }
+        self.answers.forget_unclaimed(now, self.config.journal_memory());
+        metrics::levels(&metrics::Levels {
+            in_flight: self.planner.in_flight(),
+            unconfirmed: self.planner.unconfirmed(),
+            queued: self.planner.queued(),
+            unpriced: self.asking.unpriced(),
+            examined: self.asking.examined(),
+            held: self.asking.held.len(),
+            sends: self.sending.waiting(),
+            intents: self.open.len(),
+            gas_figures: self.gas.shapes(),
+            account_nonce: self.planner.account().0,
+        });
+    }
+
+    fn ask_balance(&mut self) {
+        let (rpc, sender) = (self.rpc.clone(), self.sender);
+        self.tasks.spawn(async move { Told::Balance(rpc.balance(sender, BlockId::latest()).await.ok()) });
+    }
+
+    fn balance_told(&mut self, balance: Option<U256>) {
+        let Some(balance) = balance else { return };
+        let ether = alloy::primitives::utils::format_ether(balance);
+        metrics::balance(ether.parse().unwrap_or_default());
+        if self.asking.note_balance(balance < self.low_balance) {
+            if balance < self.low_balance {
+                tracing::warn!(
+                    code = kms_chain::codes::INSUFFICIENT_FUNDS,
+                    ether,
+                    "the transaction sender is low on funds"
+                );
+            } else {
+                tracing::info!(ether, "the transaction sender is funded");
+                self.funds.ready();
+            }
+        }
+    }
+}
