@@ -1,5 +1,7 @@
 //! The merged `.proto` files against KMS Core's own descriptors of the oldest and the newest version.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 
 use prost_reflect::{Cardinality, DescriptorPool, FieldDescriptor, Kind};

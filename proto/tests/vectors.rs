@@ -1,5 +1,7 @@
 //! Worked vectors of KMS Core: messages, encodings and ids. The last test keeps account of where each vector is used.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::BTreeSet, fs, num::NonZeroUsize, path::Path};
 
 use kms_proto::{

@@ -1,41 +1,59 @@
 //! The record of every call, by which a test proves that something was called once, or not at all.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tonic::Code;
 
 use super::engine::lock;
 
 /// Calls of one RPC.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Calls {
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Calls {
     /// Calls that arrived, whatever became of them.
-    pub(super) calls: u64,
-    /// Calls that were answered, by status code. Dropped, hung and cancelled calls are missing here.
-    pub(super) answers: BTreeMap<&'static str, u64>,
+    pub calls: u64,
+    /// Calls that were answered, by the name of the status code (`OK`, `NOT_FOUND`). Dropped, hung and cancelled calls are
+    /// missing here.
+    pub answers: BTreeMap<Cow<'static, str>, u64>,
 }
 
-/// Calls by RPC.
-pub(super) type ByRpc = BTreeMap<&'static str, Calls>;
+impl Calls {
+    /// Calls that were answered with a status code, by its name.
+    #[must_use]
+    pub fn answered(&self, code: &str) -> u64 {
+        self.answers.get(code).copied().unwrap_or(0)
+    }
+}
+
+/// Calls by RPC (`PublicDecrypt`).
+pub type CallsByRpc = BTreeMap<Cow<'static, str>, Calls>;
 
 /// All that was recorded.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Record {
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct CallRecord {
     /// By RPC.
-    pub(super) rpcs: ByRpc,
+    pub rpcs: CallsByRpc,
     /// By request id (64 hex digits; for `KeyGen` the key id), then by RPC.
-    pub(super) ids: HashMap<String, ByRpc>,
+    pub ids: HashMap<String, CallsByRpc>,
     /// Calls whose id was not recorded, because as many ids as configured are recorded already.
-    pub(super) calls_without_room: u64,
+    pub calls_without_room: u64,
+}
+
+impl CallRecord {
+    /// How often an RPC was called.
+    #[must_use]
+    pub fn count(&self, rpc: &str) -> u64 {
+        self.rpcs.get(rpc).map_or(0, |calls| calls.calls)
+    }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct CallLog {
     most_ids: usize,
-    record: Mutex<Record>,
+    record: Mutex<CallRecord>,
 }
 
 impl CallLog {
@@ -46,36 +64,36 @@ impl CallLog {
     /// Records that a call arrived.
     pub(super) fn arrived(&self, rpc: &'static str, id: Option<&str>) {
         let mut record = lock(&self.record);
-        record.rpcs.entry(rpc).or_default().calls += 1;
+        record.rpcs.entry(rpc.into()).or_default().calls += 1;
         let Some(id) = id else { return };
         if record.ids.len() >= self.most_ids && !record.ids.contains_key(id) {
             record.calls_without_room += 1;
             return;
         }
-        record.ids.entry(id.to_owned()).or_default().entry(rpc).or_default().calls += 1;
+        record.ids.entry(id.to_owned()).or_default().entry(rpc.into()).or_default().calls += 1;
     }
 
     /// Records that a call is answered.
     pub(super) fn answered(&self, rpc: &'static str, id: Option<&str>, code: Code) {
         let name = code_name(code);
         let mut record = lock(&self.record);
-        *record.rpcs.entry(rpc).or_default().answers.entry(name).or_default() += 1;
+        *record.rpcs.entry(rpc.into()).or_default().answers.entry(name.into()).or_default() += 1;
         let of_id = id.and_then(|id| record.ids.get_mut(id)).and_then(|rpcs| rpcs.get_mut(rpc));
         if let Some(calls) = of_id {
-            *calls.answers.entry(name).or_default() += 1;
+            *calls.answers.entry(name.into()).or_default() += 1;
         }
     }
 
-    pub(super) fn read(&self) -> Record {
+    pub(super) fn read(&self) -> CallRecord {
         lock(&self.record).clone()
     }
 
-    pub(super) fn of_id(&self, id: &str) -> ByRpc {
+    pub(super) fn of_id(&self, id: &str) -> CallsByRpc {
         lock(&self.record).ids.get(id).cloned().unwrap_or_default()
     }
 
     pub(super) fn clear(&self) {
-        *lock(&self.record) = Record::default();
+        *lock(&self.record) = CallRecord::default();
     }
 }
 
@@ -120,9 +138,10 @@ mod tests {
         log.arrived("PublicDecrypt", Some("02"));
         log.arrived("GetHealthStatus", None);
         let record = log.read();
-        assert_eq!(record.rpcs["PublicDecrypt"].calls, 2);
-        assert_eq!(record.rpcs["PublicDecrypt"].answers, BTreeMap::from([("OK", 1)]));
-        assert_eq!(record.ids["01"]["PublicDecrypt"].answers["OK"], 1);
+        assert_eq!(record.count("PublicDecrypt"), 2);
+        assert_eq!(record.rpcs["PublicDecrypt"].answered("OK"), 1);
+        assert_eq!(record.rpcs["PublicDecrypt"].answers.len(), 1);
+        assert_eq!(record.ids["01"]["PublicDecrypt"].answered("OK"), 1);
         assert!(log.of_id("02")["PublicDecrypt"].answers.is_empty());
     }
 
@@ -137,7 +156,7 @@ mod tests {
         assert_eq!(record.ids.len(), 1);
         assert_eq!(record.ids["01"]["UserDecrypt"].calls, 2);
         assert_eq!(record.calls_without_room, 2);
-        assert_eq!(record.rpcs["UserDecrypt"].calls, 4);
+        assert_eq!(record.count("UserDecrypt"), 4);
     }
 
     #[test]

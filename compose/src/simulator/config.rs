@@ -10,9 +10,9 @@ use alloy::primitives::B256;
 use alloy::signers::k256::ecdsa::SigningKey;
 use serde::{Deserialize, Serialize};
 
-use super::engine::Operation;
 use super::error::SimulatorError;
 use super::faults::Fault;
+use super::operation::Operation;
 use super::refusal::OperationId;
 use super::version::CoreVersion;
 
@@ -53,6 +53,7 @@ pub struct SimulatorConfig {
     /// Address of the gRPC services; port 0 takes any free one.
     pub listen: SocketAddr,
     /// Address of the control endpoint; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub control: Option<SocketAddr>,
     /// The version of KMS Core to be.
     pub version: CoreVersion,
@@ -501,6 +502,17 @@ mod tests {
     fn the_documented_example_is_a_configuration_without_mistakes() {
         let example = SimulatorConfig::from_toml(include_str!("../../simulator.example.toml")).unwrap();
         assert!(example.check().is_ok());
+    }
+
+    #[test]
+    fn a_configuration_written_as_toml_is_read_back() {
+        let mut config = SimulatorConfig::with_key("ab".repeat(32));
+        config.faults = vec![Fault::status("CrsGen", "INTERNAL", 1)];
+        config.plaintexts = [(format!("0x{}", "01".repeat(32)), "0x00".to_owned())].into();
+        let text = toml::to_string_pretty(&config).unwrap();
+        let again = SimulatorConfig::from_toml(&text).unwrap();
+        assert_eq!(toml::to_string_pretty(&again).unwrap(), text);
+        assert!(again.check().is_ok());
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! | `POST /faults` | injects a failure, or a list of them ([`super::Fault`]) |
 //! | `DELETE /faults` | removes all failures |
 //! | `GET /switches` | plaintext table, failing handles and ids, held operations, latencies |
-//! | `PUT`, `DELETE /plaintexts/{handle}` | sets a plaintext (body: `{"plaintext": "0x…"}`, little-endian), or removes it |
+//! | `PUT`, `DELETE /plaintexts/{handle}` | sets a plaintext (body `{"plaintext": "0x…"}`, little-endian), or removes it |
 //! | `PUT`, `DELETE /failing-handles/{handle}` | decryptions of the handle fail, or not |
 //! | `PUT`, `DELETE /failing-ids/{id}` | the operation with the id fails, or not |
 //! | `PUT`, `DELETE /held/{operation}` | operations of a kind do not finish until released: `public-decryption`, `user-decryption`, `preprocessing`, `key-generation`, `crs-generation`, `prss-setup`, `resharing` |
@@ -21,7 +21,6 @@
 //!
 //! Changes answer 204 once they are in force; wrong input answers 400 with a text that says what is wrong.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::{Path, State};
@@ -29,16 +28,18 @@ use axum::http::StatusCode;
 use axum::routing::{get, patch, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
-use super::calls::{ByRpc, Record};
+use super::calls::{CallRecord, CallsByRpc};
+use super::client::{NodeDescription, StoreCounts, Stores, SwitchPositions};
 use super::config::{Latencies, parse_bytes, parse_handle, parse_id};
-use super::engine::{Engine, Operation, lock};
+use super::engine::{Engine, lock};
 use super::error::SimulatorError;
 use super::faults::Fault;
+use super::operation::Operation;
 use super::store::{self, Store};
 
 type Node = State<Arc<Engine>>;
@@ -76,23 +77,23 @@ fn wrong(why: impl ToString) -> Wrong {
     (StatusCode::BAD_REQUEST, why.to_string())
 }
 
-async fn node(State(engine): Node) -> Json<Value> {
+async fn node(State(engine): Node) -> Json<NodeDescription> {
     let config = &engine.config;
-    Json(json!({
-        "version": config.version,
-        "mode": config.mode,
-        "party_id": config.party_id,
-        "nodes": config.nodes,
-        "degree": config.degree,
-        "signer": engine.signer(),
-    }))
+    Json(NodeDescription {
+        version: config.version,
+        mode: config.mode,
+        party_id: config.party_id,
+        nodes: config.nodes,
+        degree: config.degree,
+        signer: engine.signer(),
+    })
 }
 
-async fn calls(State(engine): Node) -> Json<Record> {
+async fn calls(State(engine): Node) -> Json<CallRecord> {
     Json(engine.calls.read())
 }
 
-async fn calls_of_id(State(engine): Node, Path(id): Path<String>) -> Result<Json<ByRpc>, Wrong> {
+async fn calls_of_id(State(engine): Node, Path(id): Path<String>) -> Result<Json<CallsByRpc>, Wrong> {
     let id = parse_id(&id).map_err(wrong)?;
     Ok(Json(engine.calls.of_id(&id.to_string())))
 }
@@ -131,17 +132,17 @@ async fn remove_faults(State(engine): Node) -> Changed {
     DONE
 }
 
-async fn switches(State(engine): Node) -> Json<Value> {
+async fn switches(State(engine): Node) -> Json<SwitchPositions> {
+    let held = engine.held.borrow().clone();
     let switches = lock(&engine.switches);
-    let plaintexts: BTreeMap<_, _> =
-        switches.plaintexts.iter().map(|(handle, bytes)| (handle, format!("0x{}", hex::encode(bytes)))).collect();
-    Json(json!({
-        "plaintexts": plaintexts,
-        "failing_handles": switches.failing_handles,
-        "failing_ids": switches.failing_ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "held": *engine.held.borrow(),
-        "latency_ms": switches.latency_ms,
-    }))
+    let hex = |bytes: &Vec<u8>| format!("0x{}", hex::encode(bytes));
+    Json(SwitchPositions {
+        plaintexts: switches.plaintexts.iter().map(|(handle, bytes)| (*handle, hex(bytes))).collect(),
+        failing_handles: switches.failing_handles.clone(),
+        failing_ids: switches.failing_ids.iter().map(ToString::to_string).collect(),
+        held,
+        latency_ms: switches.latency_ms,
+    })
 }
 
 #[derive(Deserialize)]
@@ -216,29 +217,29 @@ async fn set_health(State(engine): Node, Path(status): Path<String>) -> Changed 
     DONE
 }
 
-async fn stores(State(engine): Node) -> Json<Value> {
+async fn stores(State(engine): Node) -> Json<Stores> {
     let life = engine.life();
-    Json(json!({
-        "public_decryptions": counts(&life.public_decryptions),
-        "user_decryptions": counts(&life.user_decryptions),
-        "preprocessings": counts(&life.preprocessings),
-        "keys": counts(&life.keys),
-        "crs": counts(&life.crs),
-        "resharings": counts(&life.resharings),
-        "free_tokens": life.free_tokens(),
-    }))
+    Json(Stores {
+        public_decryptions: counts(&life.public_decryptions),
+        user_decryptions: counts(&life.user_decryptions),
+        preprocessings: counts(&life.preprocessings),
+        keys: counts(&life.keys),
+        crs: counts(&life.crs),
+        resharings: counts(&life.resharings),
+        free_tokens: life.free_tokens(),
+    })
 }
 
-fn counts<T>(store: &Mutex<Store<T>>) -> Value {
-    let (mut pending, mut done, mut failed) = (0, 0, 0);
+fn counts<T>(store: &Mutex<Store<T>>) -> StoreCounts {
+    let mut counts = StoreCounts::default();
     for (_, state) in lock(store).list() {
         match state {
-            store::State::Pending => pending += 1,
-            store::State::Done(_) => done += 1,
-            store::State::Failed(_) => failed += 1,
+            store::State::Pending => counts.pending += 1,
+            store::State::Done(_) => counts.done += 1,
+            store::State::Failed(_) => counts.failed += 1,
         }
     }
-    json!({ "pending": pending, "done": done, "failed": failed })
+    counts
 }
 
 async fn restart(State(engine): Node) -> Changed {

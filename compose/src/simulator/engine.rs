@@ -16,7 +16,6 @@ use kms_chain::eip712::message::{
 };
 use kms_proto::{encoding, id, kms::v1 as kms};
 use prost::Message;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -28,24 +27,12 @@ use super::config::{Checked, Latencies, Mode};
 use super::error::SimulatorError;
 use super::faults::Faults;
 use super::material::{self, THRESHOLD_PACKING};
+use super::operation::Operation;
 use super::refusal::{OperationId, Refusal};
 use super::signing::{self, Signing, UserDecryptionLinker};
 use super::store::{Bound, NotInserted, State, Store};
 use super::validation::{self, Operand, User};
 use super::vault::{Shelf, Vault};
-
-/// Kinds of work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Operation {
-    PublicDecryption,
-    UserDecryption,
-    Preprocessing,
-    KeyGeneration,
-    CrsGeneration,
-    PrssSetup,
-    Resharing,
-}
 
 /// A finished preprocessing, with what a key generation must fit.
 #[derive(Clone, Debug)]
@@ -735,10 +722,12 @@ impl Engine {
                 work.await
             };
             // A life that ends meanwhile takes the operation with it.
-            if let Some(outcome) = life.over.run_until_cancelled(finished).await {
+            let outcome = life.over.run_until_cancelled(finished).await;
+            // Whoever sees the result can use the tokens.
+            drop(tokens);
+            if let Some(outcome) = outcome {
                 lock(store(&life)).settle(id, outcome);
             }
-            drop(tokens);
         };
         tokio::spawn(run);
     }

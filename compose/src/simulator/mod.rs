@@ -1,5 +1,5 @@
 //! A KMS Core for one KMS node that computes nothing: the real gRPC interface, the real status codes, limits and pitfalls, and
-//! real signatures, over made-up plaintexts, shares and keys (`docs/protocol.md`, "KMS Core").
+//! real signatures, over made-up plaintexts, shares and keys (`docs/protocol.md`, "Status codes of KMS Core").
 //!
 //! ```text
 //!   gRPC :listen ──▶ service ──▶ calls (record) ──▶ faults ──▶ engine ──▶ stores ──▶ signing
@@ -14,10 +14,11 @@
 //! so thresholds other than 3t + 1 nodes work; custodian backup answers UNIMPLEMENTED. One version is simulated so far
 //! ([`CoreVersion::K12`]).
 //!
-//! Start with [`SimulatorConfig`] for what can be set, [`start`] for running it inside a test, and [`control`] for what can be
+//! Start with [`SimulatorConfig`] for what can be set, [`start`] for running it inside a test, and [`control`] and [`ControlClient`] for what can be
 //! changed and read while it runs.
 
 mod calls;
+mod client;
 mod config;
 mod connection;
 pub mod control;
@@ -26,6 +27,7 @@ mod error;
 mod faults;
 mod introspection;
 pub mod material;
+mod operation;
 mod program;
 mod refusal;
 mod service;
@@ -45,9 +47,12 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use calls::{CallRecord, Calls, CallsByRpc};
+pub use client::{ControlClient, ControlError, NodeDescription, ReportedHealth, StoreCounts, Stores, SwitchPositions};
 pub use config::{Latencies, Limits, Mode, PrivateKey, SimulatorConfig, Tokens, Waits};
 pub use error::{CODES, SimulatorError};
 pub use faults::{Effect, Fault, When};
+pub use operation::Operation;
 pub use program::main_from;
 pub use version::CoreVersion;
 
@@ -137,7 +142,10 @@ async fn run(
     let http = async {
         match control {
             Some(listener) => control::serve(Arc::clone(&engine), listener, both.clone()).await,
-            None => Ok(both.cancelled().await),
+            None => {
+                both.cancelled().await;
+                Ok(())
+            }
         }
     };
     let stop_both = both.clone().drop_guard();

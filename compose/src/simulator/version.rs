@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tonic::Code;
 
-/// A version whose behaviour a simulator can take on (`docs/protocol.md`, "KMS Core versions").
+/// A version whose behaviour a simulator can take on (`docs/protocol.md`, "Versions of KMS Core").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, clap::ValueEnum)]
 pub enum CoreVersion {
     /// 0.12.4 to 0.12.8, the version of generation (a).

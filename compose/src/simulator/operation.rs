@@ -1,0 +1,64 @@
+//! The kinds of work a node does.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A kind of work, named in routes and switches as `public-decryption` and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Operation {
+    /// A public decryption.
+    PublicDecryption,
+    /// A user decryption.
+    UserDecryption,
+    /// A preprocessing.
+    Preprocessing,
+    /// A key generation.
+    KeyGeneration,
+    /// A CRS generation.
+    CrsGeneration,
+    /// The PRSS set-up.
+    PrssSetup,
+    /// A resharing.
+    Resharing,
+}
+
+impl Operation {
+    /// Every kind, in the order of their definition.
+    pub const ALL: [Self; 7] = [
+        Self::PublicDecryption,
+        Self::UserDecryption,
+        Self::Preprocessing,
+        Self::KeyGeneration,
+        Self::CrsGeneration,
+        Self::PrssSetup,
+        Self::Resharing,
+    ];
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PublicDecryption => "public-decryption",
+            Self::UserDecryption => "user-decryption",
+            Self::Preprocessing => "preprocessing",
+            Self::KeyGeneration => "key-generation",
+            Self::CrsGeneration => "crs-generation",
+            Self::PrssSetup => "prss-setup",
+            Self::Resharing => "resharing",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_displayed_name_is_the_serialized_one() {
+        for operation in Operation::ALL {
+            assert_eq!(serde_json::to_value(operation).unwrap(), operation.to_string());
+        }
+    }
+}
