@@ -39,11 +39,7 @@ impl Verifier {
             expect_id("request_id", named, id)?;
         }
         if payload.plaintexts.len() != materials.len() {
-            return Err(malformed(format!(
-                "{} plaintexts for {} handles",
-                payload.plaintexts.len(),
-                materials.len()
-            )));
+            return Err(malformed(format!("{} plaintexts for {} handles", payload.plaintexts.len(), materials.len())));
         }
         for (index, (plaintext, material)) in payload.plaintexts.iter().zip(materials).enumerate() {
             let wanted = core_request::fhe_type(material.handle)?;
@@ -58,8 +54,7 @@ impl Verifier {
             encoding::decrypted_result(&payload.plaintexts).map_err(|error| malformed(error.to_string()))?.into();
         let handles = handles(materials);
         let extra_data = Bytes::from(response.extra_data);
-        let digest =
-            self.domains.decryption.public_decryption(&handles, &decrypted_result, &extra_data);
+        let digest = self.domains.decryption.public_decryption(&handles, &decrypted_result, &extra_data);
         let signature = self.check(digest, response.external_signature)?;
         Ok(Answer::PublicDecryption { handles, decrypted_result, extra_data, signature })
     }
@@ -94,8 +89,7 @@ impl Verifier {
         let share = Bytes::from(encoding::user_payload(&payload));
         let handles = handles(materials);
         let extra_data = Bytes::from(response.extra_data);
-        let digest =
-            self.domains.decryption.user_decryption(public_key, &handles, &share, &extra_data);
+        let digest = self.domains.decryption.user_decryption(public_key, &handles, &share, &extra_data);
         let signature = self.check(digest, response.external_signature)?;
         Ok(Answer::UserDecryption { public_key: public_key.clone(), handles, share, extra_data, signature })
     }
@@ -224,8 +218,7 @@ mod tests {
 
     fn public_response(by: &PrivateKeySigner, plaintexts: Vec<core::TypedPlaintext>) -> core::PublicDecryptionResponse {
         let words: Bytes = encoding::decrypted_result(&plaintexts).unwrap().into();
-        let digest =
-            verifier().domains.decryption.public_decryption(&[material().handle], &words, &Bytes::new());
+        let digest = verifier().domains.decryption.public_decryption(&[material().handle], &words, &Bytes::new());
         core::PublicDecryptionResponse {
             external_signature: eip712::sign(by, digest).unwrap().to_vec(),
             payload: Some(core::PublicDecryptionResponsePayload {

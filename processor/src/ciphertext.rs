@@ -438,7 +438,8 @@ mod tests {
             }
             finished
         };
-        let finished = tokio::time::timeout(Duration::from_secs(30), one_by_one).await.expect("no request waits for ever");
+        let finished =
+            tokio::time::timeout(Duration::from_secs(30), one_by_one).await.expect("no request waits for ever");
         assert_eq!(finished, 8);
     }
 }

@@ -62,10 +62,10 @@ codes! {
     REQUEST_INVALID = "KC-0512", "request_invalid",
         "The request holds a value that the protocol has no meaning for.",
         "Nothing can answer it.";
-    ANSWER_MALFORMED = "KC-0601", "answer_malformed",
+    ANSWER_MALFORMED = "KC-0611", "answer_malformed",
         "KMS Core's result lacks a part or does not fit the request.",
         "Compare the versions of KMS Core and contracts; nothing was published.";
-    SIGNATURE_WRONG = "KC-0602", "signature_wrong",
+    SIGNATURE_WRONG = "KC-0612", "core_signature_wrong",
         "KMS Core's signature does not recover to the configured signer over the digest of this request and result.",
         "Check `signer.address`, the domain and the KMS Core version; nothing was published.";
 }

@@ -258,8 +258,7 @@ mod tests {
         let mixed = [material(4, 5), material(5, 5)];
         let mixed =
             public_decryption(U256::from(9).into(), &mixed, &[ciphertext(1), ciphertext(2)], &[], test_domain());
-        let euint4 =
-            public_decryption(U256::from(9).into(), &[material(4, 1)], &[ciphertext(1)], &[], test_domain());
+        let euint4 = public_decryption(U256::from(9).into(), &[material(4, 1)], &[ciphertext(1)], &[], test_domain());
         let bits = crsgen(U256::from(9).into(), U256::from(1_u64 << 32), 0, test_domain());
         assert!(matches!(empty, Err(Trouble::Permanent { code: codes::REQUEST_INVALID, .. })));
         assert!(matches!(mixed, Err(Trouble::Permanent { code: codes::REQUEST_INVALID, .. })));

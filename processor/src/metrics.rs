@@ -5,13 +5,29 @@ use tonic::Code;
 
 /// Describes every metric of this crate; called once at start.
 pub fn describe() {
-    describe_counter!("kms_connector_core_calls_total", Unit::Count, "Calls to KMS Core by operation, phase and status code");
-    describe_counter!("kms_connector_bucket_failures_total", Unit::Count, "Failed fetches from coprocessors' buckets by cause");
+    describe_counter!(
+        "kms_connector_core_calls_total",
+        Unit::Count,
+        "Calls to KMS Core by operation, phase and status code"
+    );
+    describe_counter!(
+        "kms_connector_bucket_failures_total",
+        Unit::Count,
+        "Failed fetches from coprocessors' buckets by cause"
+    );
     describe_counter!("kms_connector_ciphertexts_fetched_total", Unit::Count, "Ciphertexts fetched and verified");
     describe_histogram!("kms_connector_ciphertext_bytes", Unit::Bytes, "Size of fetched ciphertexts");
-    describe_counter!("kms_connector_ciphertext_memory_waits_total", Unit::Count, "Fetches that waited for memory (`ciphertexts.max_buffered_bytes`)");
+    describe_counter!(
+        "kms_connector_ciphertext_memory_waits_total",
+        Unit::Count,
+        "Fetches that waited for memory (`ciphertexts.max_buffered_bytes`)"
+    );
     describe_counter!("kms_connector_answers_total", Unit::Count, "Verified answers of KMS Core by kind");
-    describe_counter!("kms_connector_answers_refused_total", Unit::Count, "Answers of KMS Core that failed verification, by code");
+    describe_counter!(
+        "kms_connector_answers_refused_total",
+        Unit::Count,
+        "Answers of KMS Core that failed verification, by code"
+    );
 }
 
 /// KMS Core answered a call.

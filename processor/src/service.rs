@@ -150,8 +150,8 @@ fn stage_config(context: &Context, lane: Lane, intake: Intake, limits: &LaneConf
         outcomes.push(deferred);
     }
     let ids = StageIds::new(topics.prefix(), handler::SERVICE, lane_name, &context.kafka.instance);
-    let time_limit = (intake == Intake::Deferred && limits.time_limit_ms > 0)
-        .then(|| Duration::from_millis(limits.time_limit_ms));
+    let time_limit =
+        (intake == Intake::Deferred && limits.time_limit_ms > 0).then(|| Duration::from_millis(limits.time_limit_ms));
     StageConfig {
         slots,
         bytes_in_flight: limits.bytes_in_flight,

@@ -1,0 +1,283 @@
+//! Reads the topics back, record by record: what was lost, what was doubled.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use alloy::primitives::B256;
+use kms_runtime::kafka::{KafkaConfig, LogContext};
+use kms_schemas::codec::Codec;
+use kms_schemas::identity::{Coordinates, Identity, Lane};
+use kms_schemas::record::{DeadLetter, DeferredRequest, Request, ResultRecord, Submission, Verdict};
+use kms_schemas::topics::Topics;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::observer::{ChainView, RequestName};
+use crate::error::StackError;
+use crate::stack::Stack;
+
+const SERVICE: &str = "main-job";
+const POLL: Duration = Duration::from_millis(50);
+
+/// What one node's topics hold about one request of the chain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Trail {
+    /// Records in `requests.*`.
+    pub(super) requests: u32,
+    /// Results in `results.*`.
+    pub(super) results: u32,
+    /// Dead letters that name the request.
+    pub(super) dead_letters: Vec<String>,
+    /// Settled submissions, with whether the chain holds the answer.
+    pub(super) submissions: Vec<bool>,
+}
+
+impl Trail {
+    /// One request, one outcome, and as many submissions as results.
+    pub(super) fn is_whole(&self) -> bool {
+        self.requests == 1 && self.results == 1 && self.dead_letters.is_empty() && self.submissions == [true]
+    }
+
+    pub(super) fn is_doubled(&self) -> bool {
+        self.requests > 1 || self.results as usize + self.dead_letters.len() > 1 || self.submissions.len() > 1
+    }
+}
+
+/// What the topics of every node hold.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Audit {
+    /// Per node (in the stack's order) and request.
+    pub(super) trails: Vec<BTreeMap<RequestName, Trail>>,
+    /// What should not be there: undecodable records, records about what the chain never asked.
+    pub(super) oddities: Vec<String>,
+}
+
+impl Audit {
+    /// Reads until every request's trail is whole, or nothing new came for `patience`; then to the end once more, so that a
+    /// second record is not missed.
+    pub(super) async fn read(stack: &Stack, chain: &ChainView, patience: Duration) -> Result<Self, StackError> {
+        let codec_of = |prefix: &str| {
+            let topics = Topics::new(prefix);
+            let url = stack.registry().map(crate::parts::Registry::url);
+            async move {
+                match url {
+                    None => Ok(Codec::single_object()),
+                    Some(url) => Codec::with_registry(&url, &topics).await.map_err(unreadable),
+                }
+            }
+        };
+        let mut readers = Vec::new();
+        for node in stack.nodes() {
+            let codec = codec_of(node.prefix()).await?;
+            let kafka = KafkaConfig {
+                bootstrap_servers: stack.bootstrap_servers().to_owned(),
+                topic_prefix: node.prefix().to_owned(),
+                ..KafkaConfig::default()
+            };
+            let occurrences = occurrences(chain);
+            readers.push(tokio::task::spawn_blocking(move || read_node(&kafka, &codec, occurrences, patience)));
+        }
+        let mut audit = Self::default();
+        for reader in readers {
+            let (trails, oddities) = reader.await.map_err(unreadable)??;
+            audit.trails.push(trails);
+            audit.oddities.extend(oddities);
+        }
+        Ok(audit)
+    }
+}
+
+/// The requests of the chain by where their logs are.
+fn occurrences(chain: &ChainView) -> HashMap<(B256, u64), RequestName> {
+    chain.requests.iter().map(|(name, seen)| ((seen.block_hash, seen.log_index), *name)).collect()
+}
+
+fn unreadable(error: impl std::fmt::Display) -> StackError {
+    StackError::Usage(format!("the topics cannot be read back: {error}"))
+}
+
+type NodeTrails = (BTreeMap<RequestName, Trail>, Vec<String>);
+
+fn read_node(
+    kafka: &KafkaConfig,
+    codec: &Codec,
+    occurrences: HashMap<(B256, u64), RequestName>,
+    patience: Duration,
+) -> Result<NodeTrails, StackError> {
+    let topics = Topics::new(&kafka.topic_prefix);
+    let mut settings = kafka.consumer(SERVICE, &format!("{}.{SERVICE}", kafka.topic_prefix));
+    settings.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
+    let consumer: BaseConsumer<LogContext> = settings.create_with_context(LogContext).map_err(unreadable)?;
+    let mut assignment = TopicPartitionList::new();
+    for spec in topics.all().iter().filter(|spec| is_audited(&topics, &spec.name)) {
+        for partition in 0..spec.partitions {
+            assignment.add_partition_offset(&spec.name, partition, Offset::Beginning).map_err(unreadable)?;
+        }
+    }
+    let partitions = assignment.count();
+    consumer.assign(&assignment).map_err(unreadable)?;
+
+    let mut reading = Reading::new(&topics, codec, occurrences);
+    let mut at_end = HashSet::new();
+    let mut last_news = Instant::now();
+    loop {
+        match consumer.poll(POLL) {
+            None => {}
+            Some(Ok(message)) => {
+                at_end.remove(&(message.topic().to_owned(), message.partition()));
+                last_news = Instant::now();
+                reading.take(message.topic(), message.partition(), message.offset(), message.payload());
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                // The error names the partition only, so the positions are asked for.
+                at_end = ends(&consumer)?;
+            }
+            Some(Err(error)) if last_news.elapsed() > patience => return Err(unreadable(error)),
+            Some(Err(_)) => {}
+        }
+        if at_end.len() < partitions {
+            if last_news.elapsed() <= patience {
+                continue;
+            }
+            return Err(unreadable("the ends of the partitions were not reached"));
+        }
+        if reading.is_whole() || last_news.elapsed() > patience {
+            return Ok(reading.finish());
+        }
+    }
+}
+
+fn is_audited(topics: &Topics, name: &str) -> bool {
+    name == topics.submissions()
+        || name == topics.dead_letters()
+        || Lane::ALL.iter().any(|lane| {
+            name == topics.requests(*lane) || name == topics.results(*lane) || name == topics.deferred(*lane)
+        })
+}
+
+/// The partitions whose position is the end that a committed reader can see.
+fn ends(consumer: &BaseConsumer<LogContext>) -> Result<HashSet<(String, i32)>, StackError> {
+    let mut at_end = HashSet::new();
+    for element in consumer.position().map_err(unreadable)?.elements() {
+        let position = match element.offset() {
+            Offset::Offset(offset) => offset,
+            _ => 0,
+        };
+        let (_, end) = consumer
+            .fetch_watermarks(element.topic(), element.partition(), Duration::from_secs(10))
+            .map_err(unreadable)?;
+        if position >= end {
+            at_end.insert((element.topic().to_owned(), element.partition()));
+        }
+    }
+    Ok(at_end)
+}
+
+/// Records as they come, matched by coordinates.
+struct Reading<'a> {
+    topics: &'a Topics,
+    codec: &'a Codec,
+    occurrences: HashMap<(B256, u64), RequestName>,
+    trails: BTreeMap<RequestName, Trail>,
+    /// Which request each record in `requests.*` is of.
+    by_source: HashMap<Coordinates, RequestName>,
+    /// Outcomes that came before their request was read.
+    results: Vec<ResultRecord>,
+    letters: Vec<DeadLetter>,
+    submissions: Vec<Submission>,
+    deferred: HashMap<Coordinates, Coordinates>,
+    oddities: Vec<String>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(topics: &'a Topics, codec: &'a Codec, occurrences: HashMap<(B256, u64), RequestName>) -> Self {
+        Self {
+            topics,
+            codec,
+            trails: occurrences.values().map(|name| (*name, Trail::default())).collect(),
+            occurrences,
+            by_source: HashMap::new(),
+            results: Vec::new(),
+            letters: Vec::new(),
+            submissions: Vec::new(),
+            deferred: HashMap::new(),
+            oddities: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, topic: &str, partition: i32, offset: i64, payload: Option<&[u8]>) {
+        let place = Coordinates { topic: topic.to_owned(), partition, offset };
+        let bytes = payload.unwrap_or_default();
+        let taken = if topic == self.topics.submissions() {
+            self.codec.decode::<Submission>(topic, bytes).map(|submission| self.submissions.push(submission))
+        } else if topic == self.topics.dead_letters() {
+            self.codec.decode::<DeadLetter>(topic, bytes).map(|letter| self.letters.push(letter))
+        } else if Lane::ALL.iter().any(|lane| topic == self.topics.results(*lane)) {
+            self.codec.decode::<ResultRecord>(topic, bytes).map(|result| self.results.push(result))
+        } else if Lane::ALL.iter().any(|lane| topic == self.topics.deferred(*lane)) {
+            self.codec.decode::<DeferredRequest>(topic, bytes).map(|deferred| {
+                self.deferred.insert(place.clone(), deferred.source);
+            })
+        } else {
+            self.codec.decode::<Request>(topic, bytes).map(|request| self.take_request(&place, &request))
+        };
+        if let Err(error) = taken {
+            self.oddities.push(format!("{place}: {error}"));
+        }
+    }
+
+    fn take_request(&mut self, place: &Coordinates, request: &Request) {
+        let Some(name) = self.occurrences.get(&(request.block_hash, request.log_index)) else {
+            self.oddities.push(format!("{place}: the chain did not ask for {} {}", request.kind, request.id));
+            return;
+        };
+        self.by_source.insert(place.clone(), *name);
+        self.trails.entry(*name).or_default().requests += 1;
+    }
+
+    /// The trails with everything read so far matched to its request.
+    fn matched(&self) -> NodeTrails {
+        let mut trails = self.trails.clone();
+        let mut oddities = self.oddities.clone();
+        let mut count = |source: Option<&Coordinates>, what: &str, take: &mut dyn FnMut(&mut Trail)| {
+            match source.and_then(|source| self.by_source.get(source)).and_then(|name| trails.get_mut(name)) {
+                Some(trail) => take(trail),
+                None => oddities.push(format!("{what} of no request that was read")),
+            }
+        };
+        for result in &self.results {
+            count(Some(&result.source), &label(&result.identity, "a result"), &mut |trail| trail.results += 1);
+        }
+        for letter in &self.letters {
+            let source = letter.request.as_ref().or_else(|| Some(self.deferred.get(&letter.source).unwrap_or(&letter.source)));
+            let text = format!("{} {}: {}", letter.service, letter.reason, letter.text);
+            count(source, &format!("a dead letter ({text})"), &mut |trail| trail.dead_letters.push(text.clone()));
+        }
+        for submission in &self.submissions {
+            let held = match submission.verdict {
+                Verdict::Accepted(_) | Verdict::AlreadyAnswered { .. } | Verdict::NoAnswerOnChain => true,
+                Verdict::Refused { .. } | Verdict::Retracted => false,
+            };
+            count(Some(&submission.request), &label(&submission.identity, "a submission"), &mut |trail| {
+                trail.submissions.push(held);
+            });
+        }
+        (trails, oddities)
+    }
+
+    fn is_whole(&self) -> bool {
+        // Cheap test first: matching is linear in what was read.
+        self.submissions.len() + self.letters.len() >= self.trails.len()
+            && self.matched().0.values().all(|trail| trail.is_whole() || !trail.dead_letters.is_empty())
+    }
+
+    fn finish(self) -> NodeTrails {
+        self.matched()
+    }
+}
+
+fn label(identity: &Identity, what: &str) -> String {
+    format!("{what} ({} {})", identity.kind, identity.id)
+}

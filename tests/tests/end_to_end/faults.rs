@@ -1,0 +1,64 @@
+//! Services that are killed under load, and what comes of it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use kms_stack::job::{self, JobArgs};
+use kms_stack::{ServiceKind, Stack};
+use kms_tests::new_workspace;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::pipeline::{assert_whole, load, stack};
+
+/// Kills of each service in one run.
+const KILLS: u32 = 10;
+/// What the moments of the kills are drawn from; a failure names it.
+const SEED: u64 = 20_261_124;
+
+/// Kills `kind` at random moments and starts it again, until it was killed often enough.
+async fn kill_again_and_again(stack: &Stack, kind: ServiceKind, over: &AtomicBool) -> u32 {
+    let mut random = StdRng::seed_from_u64(SEED ^ kind as u64);
+    let service = stack.node().service(kind);
+    let mut kills = 0;
+    while kills < KILLS && !over.load(Ordering::Relaxed) {
+        // The moment is the subject of the test, not a wait for something.
+        tokio::time::sleep(Duration::from_millis(random.random_range(200..2_500))).await;
+        service.kill().await;
+        service.start().await.unwrap_or_else(|error| panic!("{kind} after kill {kills}: {error}"));
+        kills += 1;
+    }
+    kills
+}
+
+/// Two thousand requests while `kind` is killed ten times.
+async fn survives_kills(kind: ServiceKind) {
+    let workspace = new_workspace();
+    let stack = stack(&format!("kill-{kind}")).await.start(&workspace).await.unwrap();
+    let args = JobArgs { rate: 100.0, patience: 90, ..load(2_000) };
+    let over = AtomicBool::new(false);
+    let run = async {
+        let report = job::run(&stack, &args, Instant::now()).await;
+        over.store(true, Ordering::Relaxed);
+        report
+    };
+    let (report, kills) = tokio::join!(run, kill_again_and_again(&stack, kind, &over));
+    assert_whole(&report.unwrap());
+    assert_eq!(kills, KILLS, "the load was over before {kind} was killed often enough");
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_p2_ingest_killed_ten_times_loses_and_doubles_nothing() {
+    survives_kills(ServiceKind::Ingest).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_processor_killed_ten_times_loses_and_doubles_nothing() {
+    survives_kills(ServiceKind::Processor).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_emitter_killed_ten_times_loses_and_doubles_nothing() {
+    survives_kills(ServiceKind::Emitter).await;
+}
