@@ -2,6 +2,8 @@
 
 use kms_schemas::{codes::Code, identity::Coordinates};
 
+use crate::shutdown::{Exit, Stopped};
+
 /// The stage cannot go on. Each has a stable code and the exit code that the process should end with.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -58,7 +60,15 @@ pub enum StageError {
     /// topic was made anew.
     #[error("position {0} is outside the partition: unhandled records were deleted, or the topic was recreated")]
     OutOfRange(Coordinates),
-    /// A thread of the stage ended by a panic.
+    /// The finished offsets do not fit the commit metadata: a smaller limit than the predecessor's, or a bug.
+    #[error("finished offsets of {topic}[{partition}] do not fit the commit metadata; raise window or max_metadata")]
+    Window {
+        /// Input topic.
+        topic: String,
+        /// Input partition.
+        partition: i32,
+    },
+    /// A thread of the stage could not be started or ended by a panic.
     #[error("stage thread {0} ended unexpectedly")]
     Thread(&'static str),
 }
@@ -76,20 +86,26 @@ impl StageError {
             Self::Aborting { .. } => "KC-0235",
             Self::MissingOffset { .. } => "KC-0236",
             Self::OutOfRange(_) => "KC-0237",
-            Self::Thread(_) => "KC-0238",
+            Self::Window { .. } => "KC-0238",
+            Self::Thread(_) => "KC-0239",
         }
     }
 
-    /// Exit code that the process should end with: 2 configuration, 3 refused at start, 4 fenced, 5 fatal Kafka error,
-    /// 70 internal.
+    /// How a service ends on this error.
     #[must_use]
-    pub fn exit_code(&self) -> u8 {
+    pub fn stopped(&self) -> Stopped {
+        Stopped { exit: self.exit(), code: self.code(), text: self.to_string() }
+    }
+
+    /// How the process should end.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
         match self {
-            Self::Settings(_) | Self::Client(_) => 2,
-            Self::Start { .. } | Self::MissingOffset { .. } | Self::OutOfRange(_) => 3,
-            Self::Fenced { .. } => 4,
-            Self::Fatal(_) | Self::Aborting { .. } => 5,
-            Self::Thread(_) => 70,
+            Self::Settings(_) | Self::Client(_) | Self::Window { .. } => Exit::Configuration,
+            Self::Start { .. } | Self::MissingOffset { .. } | Self::OutOfRange(_) => Exit::Refused,
+            Self::Fenced { .. } => Exit::Fenced,
+            Self::Fatal(_) | Self::Aborting { .. } => Exit::KafkaFatal,
+            Self::Thread(_) => Exit::Internal,
         }
     }
 }
@@ -195,6 +211,12 @@ pub static CODES: &[Code] = &[
     },
     Code {
         code: "KC-0238",
+        name: "window_too_small",
+        meaning: "What the predecessor finished out of order does not fit the window or the commit metadata of this one.",
+        action: "Set `window` and the broker's offset.metadata.max.bytes to what they were.",
+    },
+    Code {
+        code: "KC-0239",
         name: "stage_thread",
         meaning: "A bug: a thread of the engine ended by a panic.",
         action: "Report it with the log; the supervisor's restart loses nothing.",

@@ -1,8 +1,237 @@
 //! The exactly-once stage: consume, process concurrently and out of order, publish outputs and consumed offsets in one
 //! Kafka transaction.
+//!
+//! ```text
+//!                  ┌──────────── one lock: ledgers, schedule, what is closed ────────────┐
+//!                  │                                                                     │
+//!  input topics ──▶ poll thread ──▶ ledger ──▶ schedule ──▶ attempts ──▶ closed ──▶ committer thread ──▶ outcome topics
+//!                  (poll.rs)      (ledger.rs) (schedule.rs) (handler)              (committer.rs)   └──▶ committed offsets
+//!                       ▲                                                                                    │
+//!                       └────── restoring thread (restore.rs, rebuild.rs) ◀── on assignment ◀────────────────┘
+//! ```
+//!
+//! It keeps P2 (each record has exactly one outcome, whatever is killed when), P5 (no record holds up another one) and P6
+//! (everything has a limit). The pieces that decide are pure: [`ledger`] (what is finished), [`commit_metadata`] (how that is
+//! written down), [`schedule`] (what runs when), `state` (what belongs to which assignment). The threads around them are plain.
+//!
+//! Start reading at [`run`], then [`outcome::Handler`].
 
+mod committer;
+mod engine;
+mod poll;
+mod rebuild;
+mod restore;
+mod state;
+
+pub mod commit_metadata;
+pub mod config;
 pub mod error;
+pub mod ledger;
+pub mod metrics;
 pub mod outcome;
+pub mod runs;
+pub mod schedule;
 
+pub use config::{MissingOffsets, StageConfig, StageIds};
 pub use error::StageError;
 pub use outcome::{Attempt, Carry, Failure, Handler, InputRecord, Outcome, OutcomeView, OutputRecord};
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::{Builder, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    engine::Engine,
+    state::{Phase, Reading},
+};
+use crate::{http::Check, kafka::KafkaConfig};
+
+/// Runs a stage until shutdown: then intake stops, running attempts may finish for a bounded time, what is closed is
+/// committed, and the rest stays with the broker for the next start.
+///
+/// The check is ready while partitions are being consumed or the group has none for this member.
+///
+/// # Errors
+/// See [`StageError`]: whatever only a restart or an operator can mend.
+pub async fn run<H: Handler>(
+    kafka: &KafkaConfig,
+    config: StageConfig,
+    handler: H,
+    check: Check,
+    shutdown: CancellationToken,
+) -> Result<(), StageError> {
+    let problems = config.problems();
+    if !problems.is_empty() {
+        return Err(StageError::Settings(problems));
+    }
+    check.not_ready("starting");
+    let engine = Arc::new(Engine::new(config, handler));
+    let threads = Threads::start(&engine, kafka)?;
+    let reported = Reporter { check: &check, last: None };
+    attend(&engine, reported, &shutdown).await;
+    if !engine.has_ended() {
+        check.not_ready("shutting down");
+        drain(&engine).await;
+    }
+    engine.enter(Phase::Ended);
+    engine.cancel_all();
+    threads.join().await;
+    let outcome = engine.take_failure().map_or(Ok(()), Err);
+    match &outcome {
+        Ok(()) => tracing::info!(stage = engine.config.name, "stage stopped"),
+        Err(error) => {
+            check.dead(error.to_string());
+            tracing::error!(stage = engine.config.name, code = error.code(), %error, "stage failed");
+        }
+    }
+    outcome
+}
+
+/// Starts attempts until shutdown or failure.
+async fn attend<H: Handler>(engine: &Arc<Engine<H>>, mut reporter: Reporter<'_>, shutdown: &CancellationToken) {
+    /// At least this often gauges and the readiness check are looked at.
+    const LOOK: Duration = Duration::from_millis(250);
+    loop {
+        let deadline = engine.turn();
+        reporter.report(engine);
+        if engine.has_ended() {
+            return;
+        }
+        let look = Instant::now() + LOOK;
+        let deadline = deadline.map_or(look, |deadline| deadline.min(look));
+        tokio::select! {
+            () = engine.dispatch.notified() => {}
+            () = tokio::time::sleep_until(deadline.into()) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// Finishes what finishes in time and commits it.
+async fn drain<H: Handler>(engine: &Arc<Engine<H>>) {
+    engine.enter(Phase::Draining);
+    let deadline = Instant::now() + engine.config.drain_timeout;
+    while engine.running() > 0 && Instant::now() < deadline && !engine.has_ended() {
+        tokio::select! {
+            () = engine.dispatch.notified() => {}
+            () = tokio::time::sleep_until(deadline.into()) => {}
+        }
+    }
+    engine.cancel_all();
+    engine.enter(Phase::Flushing);
+    let flushing = Arc::clone(engine);
+    // The wait is on a condition variable, so it has a thread of its own; if the runtime refuses it one, nothing is lost.
+    let _ = tokio::task::spawn_blocking(move || flushing.flush(flushing.config.final_commit_timeout)).await;
+}
+
+/// Tells health what the stage can do.
+struct Reporter<'a> {
+    check: &'a Check,
+    last: Option<Status>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Starting,
+    Restoring,
+    Outage,
+    Ready,
+}
+
+impl Reporter<'_> {
+    fn report<H: Handler>(&mut self, engine: &Engine<H>) {
+        let status = {
+            let inner = engine.lock();
+            if inner.state.phase == Phase::Starting {
+                Status::Starting
+            } else if inner.state.schedule.is_outage() {
+                Status::Outage
+            } else if inner.state.partitions().any(|(_, partition)| !matches!(partition.reading, Reading::Consuming(_)))
+            {
+                Status::Restoring
+            } else {
+                Status::Ready
+            }
+        };
+        if self.last == Some(status) {
+            return;
+        }
+        self.last = Some(status);
+        match status {
+            Status::Starting => self.check.not_ready("waiting for the transactional id"),
+            Status::Restoring => self.check.not_ready("reading positions"),
+            Status::Outage => self.check.not_ready("a dependency is down; intake is paused"),
+            Status::Ready => self.check.ready(),
+        }
+    }
+}
+
+/// The stage's own threads. Each tells when it has ended, so that no async thread blocks on a join.
+struct Threads {
+    handles: Vec<(JoinHandle<()>, oneshot::Receiver<()>)>,
+    guard: Guard,
+}
+
+/// Ends the threads when the future is dropped halfway.
+struct Guard(Box<dyn Fn() + Send + Sync>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+impl Threads {
+    fn start<H: Handler>(engine: &Arc<Engine<H>>, kafka: &KafkaConfig) -> Result<Self, StageError> {
+        let consumer = Arc::new(poll::consumer(kafka, &engine.config, engine).map_err(StageError::Client)?);
+        let producer = committer::producer(kafka, &engine.config).map_err(StageError::Client)?;
+        let ending = Arc::clone(engine);
+        let guard = Guard(Box::new(move || {
+            ending.enter(Phase::Ended);
+            ending.cancel_all();
+        }));
+        let mut threads = Self { handles: Vec::new(), guard };
+        let (of, with, settings) = (Arc::clone(engine), Arc::clone(&consumer), kafka.clone());
+        threads.spawn(engine, "commit", move || committer::run(of, &settings, producer, with))?;
+        let (of, with, settings) = (Arc::clone(engine), Arc::clone(&consumer), kafka.clone());
+        threads.spawn(engine, "restore", move || restore::run(of, &settings, with))?;
+        let of = Arc::clone(engine);
+        threads.spawn(engine, "poll", move || poll::run(&of, consumer))?;
+        Ok(threads)
+    }
+
+    fn spawn<H: Handler>(
+        &mut self,
+        engine: &Arc<Engine<H>>,
+        name: &'static str,
+        body: impl FnOnce() + Send + 'static,
+    ) -> Result<(), StageError> {
+        let (ended, told) = oneshot::channel();
+        let engine = Arc::clone(engine);
+        let body = move || {
+            if catch_unwind(AssertUnwindSafe(body)).is_err() {
+                engine.fail(StageError::Thread(name));
+            }
+            drop(ended);
+        };
+        let handle = Builder::new().name(format!("stage-{name}")).spawn(body).map_err(|_| StageError::Thread(name))?;
+        self.handles.push((handle, told));
+        Ok(())
+    }
+
+    async fn join(self) {
+        let Self { handles, guard } = self;
+        for (handle, told) in handles {
+            let _ = told.await;
+            // It has ended, and told of a panic itself.
+            let _ = handle.join();
+        }
+        drop(guard);
+    }
+}
