@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod emitter;
 mod ingest;
+mod kafka;
 mod fetching;
 mod parts;
 mod stack;
