@@ -36,4 +36,8 @@ codes! {
     FOREIGN_CURSOR = "KC-0325", "foreign_cursor",
         "a record with this source's key in the cursor topic is no cursor",
         "somebody else writes to the topic; it is passed over and kept as a dead letter";
+    /// No cursor, and requests of the source.
+    CURSOR_LOST = "KC-0326", "cursor_lost",
+        "the source has no cursor, but the requests topics hold requests of it",
+        "starting over would write every request again: restore the cursor topic, use another kafka.topic_prefix, or, if a second copy is meant, set start_without_cursor for one start";
 }

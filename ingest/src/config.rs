@@ -56,6 +56,9 @@ pub struct SourceConfig {
     pub finality: Finality,
     /// First block to ingest; the head at the first start if absent. Without effect once the source has a cursor.
     pub start_block: Option<u64>,
+    /// Start although the source has no cursor and its requests are in the topics already: they are written once more.
+    #[serde(default)]
+    pub start_without_cursor: bool,
     /// Milliseconds between two looks at the head while there is nothing to do.
     #[serde(default = "defaults::poll_interval_ms")]
     #[schemars(range(min = 1, max = 600_000))]

@@ -33,6 +33,14 @@ pub(crate) enum SourceError {
         /// What is wrong with it.
         why: String,
     },
+    /// There is no cursor where there must be one.
+    #[error("source {source_id}: it has no cursor, but {topic} holds requests of it")]
+    CursorLost {
+        /// Source.
+        source_id: String,
+        /// A topic with its requests.
+        topic: String,
+    },
     /// The contracts are of another generation.
     #[error("source {source_id}: {error}")]
     Generation {
@@ -73,6 +81,7 @@ impl SourceError {
         let (exit, code) = match self {
             Self::Diverged { .. } => (Exit::SourceStopped, &codes::CHAIN_DIVERGED),
             Self::Cursor { .. } => (Exit::Refused, &codes::CURSOR_UNUSABLE),
+            Self::CursorLost { .. } => (Exit::Refused, &codes::CURSOR_LOST),
             Self::Generation { .. } => {
                 let code = kms_chain::codes::GENERATION_UNSUPPORTED;
                 return Stopped { exit: Exit::Refused, code, text: self.to_string() };

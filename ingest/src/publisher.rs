@@ -8,12 +8,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kms_chain::event::{ContractSet, Decoded, decode_request};
-use kms_runtime::kafka::{BatchError, OutgoingRecord, ProducerError, TransactionalProducer, read_to_end};
+use kms_runtime::kafka::{BatchError, OutgoingRecord, ProducerError, TransactionalProducer, read_to_end, watermarks};
 use kms_runtime::service::Context;
 use kms_schemas::codec::Record;
 use kms_schemas::headers::headers;
-use kms_schemas::identity::{Coordinates, Kind};
-use kms_schemas::record::{BlockRef, Cursor, Proof};
+use kms_schemas::identity::{Coordinates, Kind, Lane};
+use kms_schemas::record::{BlockRef, Cursor, Proof, Request};
 use kms_schemas::topics::{MAX_DEAD_LETTER_BYTES, MAX_RECORD_BYTES, partition_for_key, request_key};
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,6 +28,9 @@ use crate::resume::{CursorScan, Resume};
 
 /// Earlier cursors that a cursor names, for finding out how deep a reorganisation went.
 const RECENT_BLOCKS: usize = 16;
+
+/// Records at the end of each partition that are searched for the source's requests when it has no cursor.
+const SEARCHED_RECORDS: i64 = 1000;
 
 /// What a record's key and framing may take beside its value.
 const RECORD_FRAME_BYTES: usize = 16 << 10;
@@ -150,6 +153,9 @@ impl Publisher {
         let finished = scan.finish();
         let unusable = |why| SourceError::Cursor { source_id: self.source.id.clone(), why };
         let (resume, foreign) = finished.map_err(unusable)?;
+        if resume.last.is_none() && !self.source.start_without_cursor {
+            self.refuse_second_first_start()?;
+        }
         let mut letters = Vec::new();
         for (record, error) in foreign {
             let source = Coordinates { topic: topic.to_owned(), partition: 0, offset: record.offset };
@@ -162,6 +168,31 @@ impl Publisher {
             );
         }
         Ok((resume, letters))
+    }
+
+    /// No cursor is no start: one that was lost would have all history written again. The ends of the requests topics
+    /// tell; further back only the requests of other sources could hide those of this one.
+    fn refuse_second_first_start(&self) -> Result<(), SessionError> {
+        let (kafka, service) = (&self.context.kafka, self.context.service);
+        for lane in Lane::ALL {
+            let topic = self.context.topics.requests(lane);
+            let ends = watermarks(kafka, service, topic, self.partitions.of(topic))?;
+            for (partition, (begin, end)) in (0_i32..).zip(ends).filter(|(_, (begin, end))| end > begin) {
+                let from = begin.max(end - SEARCHED_RECORDS);
+                let mut is_ours = false;
+                let patience = kafka.transaction_timeout() * 3 + Duration::from_secs(15);
+                read_to_end(kafka, service, topic, partition, Some(from), patience, |record| {
+                    let value = record.value.unwrap_or_default();
+                    let request = self.context.codec.decode::<Request>(topic, &value);
+                    is_ours |= request.is_ok_and(|request| request.source == self.source.id);
+                })?;
+                if is_ours {
+                    let (source_id, topic) = (self.source.id.clone(), topic.to_owned());
+                    return Err(SourceError::CursorLost { source_id, topic }.into());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whatever waits goes into the same transaction, so that a backlog drains as fast as Kafka takes it.
@@ -187,7 +218,8 @@ impl Publisher {
         loop {
             let batch = self.render(&mut entries, progress, chunk.up_to)?;
             let opened = Instant::now();
-            let error = match producer.write(&batch.records, opened + WRITE_PATIENCE) {
+            let on_trouble = |_: &ProducerError| self.check.not_ready("Kafka does not take transactions");
+            let error = match producer.write_watched(&batch.records, opened + WRITE_PATIENCE, on_trouble) {
                 Ok(_) => {
                     self.check.ready();
                     self.committed(progress, batch.numbering, &entries, chunk.up_to, began);
@@ -344,10 +376,7 @@ impl Publisher {
             BatchError::TimedOut(error) if self.context.shutdown.is_cancelled() => {
                 Err(SessionError::Lost(error.to_string()))
             }
-            BatchError::TimedOut(_) => {
-                self.check.not_ready("Kafka does not take transactions");
-                Ok(())
-            }
+            BatchError::TimedOut(_) => Ok(()),
             // A broker ends a transaction that was open for too long by fencing its producer: after an outage that is no
             // sign of a successor. A transaction that was young can only have been ended by one.
             BatchError::Producer(error @ ProducerError::Fenced(_))

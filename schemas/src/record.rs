@@ -302,7 +302,9 @@ pub struct Inclusion {
 pub struct DeadLetter {
     /// Service that gave up: `ingest`, `processor` or `emitter`.
     pub service: String,
-    /// Where the record lies.
+    /// Where the record lies. A log that no request could be made of lies in a chain: its topic is written as
+    /// `chain:{source id}` (which no topic can be called), its index in the block as the partition, the block number as
+    /// the offset; the value then is the log with its place, as JSON.
     pub source: Coordinates,
     /// The original record in `requests.*`, where known.
     pub request: Option<Coordinates>,

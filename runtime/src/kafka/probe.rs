@@ -188,3 +188,21 @@ impl rdkafka::producer::ProducerContext for LogContextProducer {
 
     fn delivery(&self, _: &rdkafka::message::DeliveryResult<'_>, (): ()) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+
+    /// The client library's own mock speaks the protocol and enforces nothing.
+    #[test]
+    fn p2_a_broker_that_does_not_hide_aborted_records_is_refused() {
+        let cluster = MockCluster::new(1).expect("a mock cluster");
+        let config = KafkaConfig { bootstrap_servers: cluster.bootstrap_servers(), ..KafkaConfig::default() };
+        cluster.create_topic(&probe_topic(&config).name, 1, 1).expect("a topic");
+        let begun = Instant::now();
+        let refused = probe(&config, "test", || begun.elapsed() < Duration::from_secs(30)).expect_err("refused");
+        assert_eq!((refused.exit, refused.code), (Exit::Refused, "KC-0213"), "{refused}");
+    }
+}

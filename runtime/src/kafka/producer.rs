@@ -127,6 +127,22 @@ pub fn classify_error(error: KafkaError) -> ProducerError {
     ProducerError::Fatal(error)
 }
 
+/// Position in the batch, and partition and offset.
+type Delivered = (usize, (i32, i64));
+
+/// Why one transaction was not committed.
+enum AttemptError {
+    /// Some of these records, by their positions, can never be written.
+    Refused(Vec<usize>, KafkaError),
+    Producer(ProducerError),
+}
+
+impl From<ProducerError> for AttemptError {
+    fn from(error: ProducerError) -> Self {
+        Self::Producer(error)
+    }
+}
+
 /// Delivery reports of the batch in flight. The library calls back on the polling thread.
 #[derive(Default)]
 struct Deliveries {
@@ -228,19 +244,44 @@ impl TransactionalProducer {
     /// # Errors
     /// See [`BatchError`]. After `Refused` and `TimedOut` the producer can be used again; after `Producer` it cannot.
     pub fn write(&self, records: &[OutgoingRecord], deadline: Instant) -> Result<Vec<(i32, i64)>, BatchError> {
+        self.write_watched(records, deadline, |_| {})
+    }
+
+    /// The same, and tells `on_trouble` about every transaction that has to be aborted, before the abort: while a broker
+    /// is away, that may take as long as the outage.
+    ///
+    /// # Errors
+    /// See [`TransactionalProducer::write`].
+    pub fn write_watched(
+        &self,
+        records: &[OutgoingRecord],
+        deadline: Instant,
+        mut on_trouble: impl FnMut(&ProducerError),
+    ) -> Result<Vec<(i32, i64)>, BatchError> {
         loop {
-            let failure = match self.attempt(records, deadline.min(Instant::now() + self.attempt_limit)) {
+            let failure = match self.attempt(records, self.attempt_deadline(deadline)) {
                 Ok(written) => return Ok(written),
-                Err(BatchError::Producer(error @ (ProducerError::Abortable(_) | ProducerError::Retriable(_)))) => error,
-                Err(refused @ BatchError::Refused { .. }) => {
+                Err(AttemptError::Refused(suspects, error)) => {
                     self.abort(deadline)?;
-                    return Err(refused);
+                    match self.find_refused(records, suspects, deadline)? {
+                        Some(index) => return Err(BatchError::Refused { index, error }),
+                        // Each is taken alone: only together they were too much, which the next attempt may avoid.
+                        None => ProducerError::Abortable(error),
+                    }
                 }
-                Err(other) => return Err(other),
+                Err(AttemptError::Producer(error @ (ProducerError::Abortable(_) | ProducerError::Retriable(_)))) => {
+                    on_trouble(&error);
+                    tracing::warn!(
+                        transactional_id = self.transactional_id,
+                        %error,
+                        "transaction aborted, trying again"
+                    );
+                    self.abort(deadline)?;
+                    error
+                }
+                Err(AttemptError::Producer(error)) => return Err(error.into()),
             };
-            tracing::warn!(transactional_id = self.transactional_id, error = %failure, "transaction aborted, trying again");
             metrics::counter!("kms_connector_kafka_transactions_aborted_total").increment(1);
-            self.abort(deadline)?;
             if Instant::now() >= deadline {
                 return Err(BatchError::TimedOut(failure));
             }
@@ -249,18 +290,75 @@ impl TransactionalProducer {
         }
     }
 
-    fn attempt(&self, records: &[OutgoingRecord], deadline: Instant) -> Result<Vec<(i32, i64)>, BatchError> {
-        self.producer.context().take();
-        self.producer.begin_transaction().map_err(classify_error)?;
-        for (index, record) in records.iter().enumerate() {
-            self.send(index, record, deadline)?;
+    fn attempt_deadline(&self, deadline: Instant) -> Instant {
+        deadline.min(Instant::now() + self.attempt_limit)
+    }
+
+    /// The broker refuses produce requests, which hold many records; so the one at fault is found by halving, in
+    /// transactions that are always aborted. `None` when every suspect is taken alone.
+    fn find_refused(
+        &self,
+        records: &[OutgoingRecord],
+        mut suspects: Vec<usize>,
+        deadline: Instant,
+    ) -> Result<Option<usize>, ProducerError> {
+        while suspects.len() > 1 {
+            let rest = suspects.split_off(suspects.len() / 2);
+            if !self.is_refused(records, &suspects, deadline)? {
+                suspects = rest;
+            }
         }
-        let written = self.await_deliveries(records.len(), deadline)?;
+        match suspects.first() {
+            Some(last) if self.is_refused(records, &[*last], deadline)? => Ok(Some(*last)),
+            _ => Ok(None),
+        }
+    }
+
+    fn is_refused(
+        &self,
+        records: &[OutgoingRecord],
+        suspects: &[usize],
+        deadline: Instant,
+    ) -> Result<bool, ProducerError> {
+        loop {
+            let until = self.attempt_deadline(deadline.max(Instant::now() + STEP));
+            let tried = self.deliver(suspects.iter().map(|index| (*index, &records[*index])), until);
+            self.abort(deadline)?;
+            match tried {
+                Ok(_) => return Ok(false),
+                Err(AttemptError::Refused(..)) => return Ok(true),
+                Err(AttemptError::Producer(ProducerError::Abortable(_) | ProducerError::Retriable(_)))
+                    if Instant::now() < deadline => {}
+                Err(AttemptError::Producer(error)) => return Err(error),
+            }
+        }
+    }
+
+    fn attempt(&self, records: &[OutgoingRecord], deadline: Instant) -> Result<Vec<(i32, i64)>, AttemptError> {
+        let reports = self.deliver(records.iter().enumerate(), deadline)?;
         self.commit(deadline)?;
+        let mut written = vec![(-1, -1); records.len()];
+        for (index, position) in reports {
+            written[index] = position;
+        }
         Ok(written)
     }
 
-    fn send(&self, index: usize, record: &OutgoingRecord, deadline: Instant) -> Result<(), BatchError> {
+    /// Begins a transaction, and sends records until the broker has taken or refused each.
+    fn deliver<'r>(
+        &self,
+        records: impl Iterator<Item = (usize, &'r OutgoingRecord)>,
+        deadline: Instant,
+    ) -> Result<Vec<Delivered>, AttemptError> {
+        self.producer.context().take();
+        self.producer.begin_transaction().map_err(classify_error)?;
+        for (index, record) in records {
+            self.send(index, record, deadline)?;
+        }
+        self.await_deliveries(deadline)
+    }
+
+    fn send(&self, index: usize, record: &OutgoingRecord, deadline: Instant) -> Result<(), AttemptError> {
         let empty = || OwnedHeaders::new_with_capacity(record.headers.len());
         let headers = record
             .headers
@@ -277,7 +375,7 @@ impl TransactionalProducer {
                 Err(failed) => failed,
             };
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                return Err(self.refusal_or_failure(index, error));
+                return Err(self.refusal_or_failure(vec![index], error));
             }
             if Instant::now() >= deadline {
                 return Err(ProducerError::Abortable(error).into());
@@ -288,7 +386,7 @@ impl TransactionalProducer {
     }
 
     /// Polls until nothing is in flight, so that the commit does not have to wait.
-    fn await_deliveries(&self, expected: usize, deadline: Instant) -> Result<Vec<(i32, i64)>, BatchError> {
+    fn await_deliveries(&self, deadline: Instant) -> Result<Vec<Delivered>, AttemptError> {
         while self.producer.in_flight_count() > 0 {
             self.producer.poll(Duration::from_millis(10));
             if Instant::now() >= deadline && self.producer.in_flight_count() > 0 {
@@ -297,32 +395,28 @@ impl TransactionalProducer {
             }
         }
         self.producer.poll(Duration::ZERO);
-        let reports = self.producer.context().take();
-        let mut written = vec![(-1, -1); expected];
-        let mut failure = None;
-        for (index, report) in reports {
+        let mut written = Vec::new();
+        let mut failed = Vec::new();
+        for (index, report) in self.producer.context().take() {
             match report {
-                Ok(position) => written[index] = position,
-                Err(error) => {
-                    let refused = is_refusal(&error);
-                    if failure.is_none() || refused {
-                        failure = Some((index, error));
-                    }
-                    if refused {
-                        break;
-                    }
-                }
+                Ok(position) => written.push((index, position)),
+                Err(error) => failed.push((index, error)),
             }
         }
-        match failure {
-            Some((index, error)) => Err(self.refusal_or_failure(index, error)),
+        // One refusal makes the others fail too, with the error of a transaction that is lost anyway.
+        let refusal = failed.iter().find(|(_, error)| is_refusal(error)).or(failed.first());
+        match refusal.map(|(_, error)| error.clone()) {
             None => Ok(written),
+            Some(error) => {
+                let suspects = failed.iter().filter(|(_, error)| is_refusal(error)).map(|(index, _)| *index);
+                Err(self.refusal_or_failure(suspects.collect(), error))
+            }
         }
     }
 
-    fn refusal_or_failure(&self, index: usize, error: KafkaError) -> BatchError {
+    fn refusal_or_failure(&self, suspects: Vec<usize>, error: KafkaError) -> AttemptError {
         if is_refusal(&error) {
-            return BatchError::Refused { index, error };
+            return AttemptError::Refused(suspects, error);
         }
         match self.producer.client().fatal_error() {
             Some((code, reason)) => {

@@ -80,6 +80,27 @@ pub fn read_to_end(
     Ok(end)
 }
 
+/// Beginning and high watermark of the partitions 0 to `partitions` of a topic.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn watermarks(
+    config: &KafkaConfig,
+    service: &str,
+    topic: &str,
+    partitions: i32,
+) -> Result<Vec<(i64, i64)>, ReadError> {
+    let reader = |partition| Reader { config, service, topic, partition, patience: Duration::ZERO };
+    let consumer = reader(0).consumer("read_uncommitted")?;
+    let timeout = config.request_timeout();
+    (0..partitions)
+        .map(|partition| {
+            let found = consumer.fetch_watermarks(topic, partition, timeout);
+            found.map_err(|error| reader(partition).fail(error))
+        })
+        .collect()
+}
+
 struct Reader<'a> {
     config: &'a KafkaConfig,
     service: &'a str,

@@ -637,6 +637,32 @@ async fn p2_another_source_that_hangs_in_a_transaction_does_not_hide_the_cursor(
     assert_eq!(ids(&requests), [1, 2, 3].map(request_id));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_a_source_that_has_lost_its_cursor_does_not_write_everything_again() {
+    let workspace = new_workspace();
+    let anvil = chain(&workspace, None).await;
+    let prefix = prefix("ingest-lost");
+    let bootstrap = kafka().await.bootstrap_servers();
+    let settings = |name, source| Settings { name, bootstrap, prefix: &prefix, rpc_urls: vec![anvil.url()], source };
+    let ingest = Ingest::new(&workspace, settings("ingest", "start_block = 0"));
+    ingest.start().await;
+    emit(&anvil, &decryption(1)).await;
+    ingest.await_requests(Lane::Decryption, 1).await;
+    ingest.process.kill().await;
+    let topic = ingest.topics.cursor().to_owned();
+    let tombstone = tokio::task::spawn_blocking(move || {
+        let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();
+        producer.send(BaseRecord::<str, ()>::to(&topic).partition(0).key("gateway")).map_err(|e| e.0).unwrap();
+        producer.flush(LIMIT).unwrap();
+    });
+    tombstone.await.unwrap();
+    ingest.launch();
+    let status = eventually("it ends", LIMIT, async || ingest.process.process()?.exited()).await;
+    assert_eq!(status.code(), Some(3), "{}", ingest.process.log());
+    assert!(ingest.process.log().contains("KC-0326"), "{}", ingest.process.log());
+    assert_eq!(ingest.requests(Lane::Decryption).await.len(), 1);
+}
+
 #[tokio::test]
 async fn wrong_configuration_ends_with_code_2_and_every_mistake() {
     let workspace = new_workspace();
