@@ -20,6 +20,7 @@ use kms_schemas::topics::{MAX_RECORD_BYTES, Topics, intent_key};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::unix_ms;
 use crate::fees::Fees;
@@ -200,6 +201,7 @@ impl Journal {
         journalled: &mpsc::Sender<Journalled>,
         settled_below: &AtomicI64,
         batch: usize,
+        stop: &CancellationToken,
     ) -> Result<(), JournalError> {
         while let Some(first) = drafts.blocking_recv() {
             let mut waiting = vec![first];
@@ -207,7 +209,7 @@ impl Journal {
                 let Ok(draft) = drafts.try_recv() else { break };
                 waiting.push(draft);
             }
-            for outcome in self.commit(waiting, settled_below.load(Ordering::Acquire))? {
+            for outcome in self.commit(waiting, settled_below.load(Ordering::Acquire), stop)? {
                 if journalled.blocking_send(outcome).is_err() {
                     return Ok(());
                 }
@@ -216,17 +218,23 @@ impl Journal {
         Ok(())
     }
 
-    fn commit(&self, drafts: Vec<Draft>, settled_below: i64) -> Result<Vec<Journalled>, JournalError> {
+    fn commit(
+        &self,
+        drafts: Vec<Draft>,
+        settled_below: i64,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Journalled>, JournalError> {
         let mut outcomes = Vec::with_capacity(drafts.len());
         let mut signed = Vec::with_capacity(drafts.len());
         let mut records = Vec::with_capacity(drafts.len());
         for draft in drafts {
+            let nonce = draft.nonce;
             match self.sign(draft, settled_below) {
-                Ok((variant, nonce, record)) => {
+                Ok((variant, record)) => {
                     signed.push((nonce, variant));
                     records.push(record);
                 }
-                Err(refused) => outcomes.push(refused),
+                Err(reason) => outcomes.push(Journalled::Refused { nonce, reason }),
             }
         }
         let started = Instant::now();
@@ -244,6 +252,7 @@ impl Journal {
                     let (nonce, _) = signed.remove(index);
                     outcomes.push(Journalled::Refused { nonce, reason: error.to_string() });
                 }
+                Err(BatchError::TimedOut(_)) if stop.is_cancelled() => break,
                 Err(BatchError::TimedOut(error)) => {
                     tracing::warn!(%error, "the journal cannot be written, trying again");
                 }
@@ -253,11 +262,11 @@ impl Journal {
         Ok(outcomes)
     }
 
-    fn sign(&self, draft: Draft, settled_below: i64) -> Result<(Variant<ItemKey>, Nonce, OutgoingRecord), Journalled> {
+    /// The bytes and their record; else why there can be none.
+    fn sign(&self, draft: Draft, settled_below: i64) -> Result<(Variant<ItemKey>, OutgoingRecord), String> {
         let Draft { nonce, attempt, items, payload, fees } = draft;
-        let refuse = |reason: String| Journalled::Refused { nonce, reason };
-        let SignedTransaction { raw, hash } =
-            self.wallet.sign(self.chain_id, nonce, &payload, fees).map_err(|error| refuse(error.to_string()))?;
+        let signed = self.wallet.sign(self.chain_id, nonce, &payload, fees);
+        let SignedTransaction { raw, hash } = signed.map_err(|error| error.to_string())?;
         let (keys, items): (Vec<ItemKey>, Vec<IntentItem>) = items.into_iter().unzip();
         let sender = self.wallet.address();
         let intent = Intent {
@@ -271,7 +280,7 @@ impl Journal {
             settled_below,
             written_ms: unix_ms(SystemTime::now()),
         };
-        let value = self.codec.encode(&self.topic, &intent).map_err(|error| refuse(error.to_string()))?;
+        let value = self.codec.encode(&self.topic, &intent).map_err(|error| error.to_string())?;
         let record = OutgoingRecord {
             topic: self.topic.clone(),
             partition: Some(0),
@@ -279,7 +288,7 @@ impl Journal {
             value: Some(value),
             headers: headers(&self.source, SystemTime::now(), &intent),
         };
-        Ok((Variant { attempt, hash, raw, fees, items: keys }, nonce, record))
+        Ok((Variant { attempt, hash, raw, fees, items: keys }, record))
     }
 
     /// The account whose journal this is.

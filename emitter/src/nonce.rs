@@ -467,9 +467,8 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
     pub fn unjournalled(&mut self, nonce: Nonce, reason: String, now: Millis) -> Vec<Action<K>> {
         let mut actions = Vec::new();
         let pause = now.plus(self.policy.refusal_pause_ms);
-        match self.slots.get(&nonce).map(|slot| slot.phase) {
-            Some(Phase::Open) => self.exchange(nonce, reason, pause, &mut actions),
-            Some(_) | None => {}
+        if self.slots.get(&nonce).is_some_and(|slot| slot.phase == Phase::Open) {
+            self.exchange(nonce, reason, pause, &mut actions);
         }
         actions
     }
@@ -714,6 +713,9 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         let confirmations = self.policy.confirmations;
         let mut starved = Vec::new();
         for (&nonce, slot) in &mut self.slots {
+            let starves = slot.signing.is_none()
+                && slot.due.is_none()
+                && slot.newest().is_some_and(|variant| variant.fees.max_fee < base_fee);
             match &mut slot.phase {
                 Phase::Included { mined, asked } if confirmations > 0 => {
                     let deep = number >= mined.block_number.saturating_add(confirmations);
@@ -722,11 +724,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
                         actions.push(Action::LookUp { nonce, hashes: slot.hashes() });
                     }
                 }
-                Phase::Open if slot.signing.is_none() && slot.due.is_none() => {
-                    if slot.newest().is_some_and(|variant| variant.fees.max_fee < base_fee) {
-                        starved.push(nonce);
-                    }
-                }
+                Phase::Open if starves => starved.push(nonce),
                 _ => {}
             }
         }

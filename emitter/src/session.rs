@@ -192,8 +192,8 @@ impl Session {
         // Tasks outlive the stages: what is handled at the shutdown may still be settled.
         let end_tasks = CancellationToken::new();
 
-        let (bound, batch) = (settled_below.clone(), submission.journal_batch);
-        let journal_thread = tokio::task::spawn_blocking(move || journal.run(draft_inbox, &journalled, &bound, batch));
+        let (bound, batch, end) = (settled_below.clone(), submission.journal_batch, end_tasks.clone());
+        let journal_thread = tokio::task::spawn_blocking(move || journal.run(draft_inbox, &journalled, &bound, batch, &end));
         let follower = Follower {
             rpc: self.rpc.clone(),
             sender: self.wallet.address(),
@@ -227,12 +227,14 @@ impl Session {
         let submitter = tokio::spawn(run_submitter(parts, first, inbox, end_tasks.clone()));
 
         self.checks.leader.ready();
-        let stages = self.stages(jobs, stop.clone());
+        let mut stages = std::pin::pin!(self.stages(jobs, stop.clone()));
         let outcome = tokio::select! {
-            outcome = stages => outcome,
-            outcome = journal_thread => {
+            outcome = &mut stages => outcome,
+            ended = journal_thread => {
+                // Without the journal nothing can be sent any more; what is handled is parked.
                 stop.cancel();
-                return journal_ended(outcome);
+                let _ = stages.await;
+                journal_ended(ended)
             }
         };
         end_tasks.cancel();

@@ -1,0 +1,347 @@
+//! The emitter as a process, on real Kafka and a real chain, fed with results as the processor writes them.
+
+mod bench;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use alloy::primitives::{B256, Bytes, U256};
+use alloy::signers::local::PrivateKeySigner;
+use kms_schemas::identity::{Kind, Lane, RequestId};
+use kms_schemas::record::{Answer, Verdict};
+use kms_stack::contracts::{Account, Call, NewRequest, Node, owner};
+use kms_stack::parts::{Anvil, AnvilOptions};
+use kms_stack::supervise::Signal;
+use kms_stack::ServiceKind;
+use kms_tests::{Proxy, eventually, new_workspace};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::json;
+
+use bench::{Bench, LIMIT};
+
+const BLOCKS: Option<Duration> = Some(Duration::from_millis(100));
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_every_kind_of_answer_is_accepted_and_settled_once() {
+    let bench = Bench::start("emitter-kinds", BLOCKS).await;
+    let mut made = bench.requests(20).await;
+    for _ in 0..5 {
+        made.push(bench.requester.make(&bench.user_request().await).await.unwrap());
+    }
+    let crs = NewRequest::Crsgen { max_bit_length: U256::from(2_048), params_type: 1 };
+    made.push(bench.requester.make(&crs).await.unwrap());
+    let prep = bench.requester.make(&NewRequest::Keygen { params_type: 1 }).await.unwrap();
+    made.push(prep);
+    bench.publish(&bench.results(&made)).await;
+    bench.await_all_accepted(&made).await;
+
+    // The preprocessing's consensus asked for the key.
+    let keygen = bench.keygen_request().await;
+    let Answer::Keygen { key_digests, signature, .. } = bench.answer(Kind::Keygen) else { unreachable!() };
+    let answer = Answer::Keygen { prep_keygen_id: prep.id, key_digests, signature };
+    let signer = bench.stack.node().keys().signer.clone();
+    bench.publish(&[bench.signed_result(Kind::Keygen, keygen, answer, &signer)]).await;
+    // No answer on chain.
+    bench.publish(&[bench.result(Kind::PrssInit, RequestId(B256::with_last_byte(1)))]).await;
+    let submissions = bench.await_submissions(made.len() + 2).await;
+    let of = |kind| submissions.iter().find(move |one| one.identity.kind == kind).map(|one| &one.verdict).unwrap();
+    assert!(matches!(of(Kind::Keygen), Verdict::Accepted(_)));
+    assert_eq!(*of(Kind::PrssInit), Verdict::NoAnswerOnChain);
+    assert_eq!(bench.answers_on_chain().await.len(), made.len() + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_an_answer_that_the_chain_holds_is_settled_as_such_with_its_transaction() {
+    let bench = Bench::start("emitter-twice", BLOCKS).await;
+    let made = bench.requests(1).await;
+    bench.publish(&bench.results(&made)).await;
+    let first = bench.await_all_accepted(&made).await;
+    let Verdict::Accepted(inclusion) = &first[0].verdict else { unreachable!() };
+
+    bench.publish(&bench.results(&made)).await;
+    let both = bench.await_submissions(2).await;
+    let again = both.iter().find_map(|submission| match &submission.verdict {
+        Verdict::AlreadyAnswered { evidence, transaction_hash } => Some((evidence.clone(), *transaction_hash)),
+        _ => None,
+    });
+    let (evidence, transaction) = again.unwrap_or_else(|| panic!("{both:?}"));
+    assert!(evidence.starts_with("KmsNodeAlreadySigned"), "{evidence}");
+    assert_eq!(transaction, Some(inclusion.transaction_hash));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_can_never_be_accepted_is_refused_with_the_contracts_error() {
+    let bench = Bench::start_with("emitter-refused", BLOCKS, |stack| {
+        stack.set(ServiceKind::Emitter, "submission.brief_retry_ms=1000")
+    })
+    .await;
+    let made = bench.warm_up().await;
+    let signer = bench.stack.node().keys().signer.clone();
+    // Signed by the right key, but over other handles than the request's.
+    let other = bench.requests(1).await[0];
+    let Answer::PublicDecryption { decrypted_result, extra_data, signature, .. } = bench.answer(Kind::PublicDecryption)
+    else {
+        unreachable!()
+    };
+    let handles = vec![B256::repeat_byte(0xee)];
+    let answer = Answer::PublicDecryption { handles, decrypted_result, extra_data, signature };
+    let wrong = bench.signed_result(Kind::PublicDecryption, other.id, answer, &signer);
+    // A request that was never made.
+    let unknown = bench.result(Kind::PublicDecryption, RequestId(B256::from(U256::from_be_bytes(other.id.0.0) + U256::from(1_000))));
+    bench.publish(&[wrong, unknown]).await;
+
+    let submissions = bench.await_submissions(3).await;
+    let mut errors: Vec<String> = submissions
+        .iter()
+        .filter_map(|submission| match &submission.verdict {
+            Verdict::Refused { error, data, inclusion } => {
+                assert!(!data.is_empty() && inclusion.is_some(), "{submission:?}");
+                Some(error.clone())
+            }
+            _ => None,
+        })
+        .collect();
+    errors.sort();
+    assert_eq!(errors, ["DecryptionNotRequested", "NotKmsSigner"]);
+    assert_eq!(bench.answers_on_chain().await.len(), made.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_what_our_signer_did_not_sign_becomes_a_dead_letter_and_no_transaction() {
+    let bench = Bench::start("emitter-forged", BLOCKS).await;
+    let made = bench.requests(2).await;
+    let stranger = PrivateKeySigner::from_slice(&[5; 32]).unwrap();
+    let forged = bench.signed_result(made[0].kind, made[0].id, bench.answer(made[0].kind), &stranger);
+    let mut elsewhere = bench.result(made[0].kind, made[0].id);
+    elsewhere.identity.chain_id += 1;
+    bench.publish(&[forged, elsewhere]).await;
+    // What lies behind flows on, also behind bytes that are no result.
+    let topic = bench.topics.results(Lane::Decryption).to_owned();
+    let key = made[1].id.0.to_vec();
+    bench
+        .write(vec![(topic.clone(), key.clone(), b"what is this".to_vec()), (topic.clone(), key, vec![0xc3, 0x01, 0, 0])])
+        .await;
+    bench.publish(&bench.results(&made[1..])).await;
+
+    bench.await_all_accepted(&made[1..]).await;
+    let letters = eventually("4 dead letters", LIMIT, async || {
+        let letters = bench.dead_letters().await;
+        (letters.len() >= 4).then_some(letters)
+    })
+    .await;
+    let mut reasons: Vec<&str> = letters.iter().map(|letter| letter.reason.as_str()).collect();
+    reasons.sort_unstable();
+    assert!(reasons[0].starts_with("KC-02") && reasons[1].starts_with("KC-02"), "{reasons:?}");
+    assert_eq!(reasons[2..], ["KC-0602", "KC-0651"]);
+    assert!(letters.iter().all(|letter| letter.service == "emitter" && letter.source.topic == topic));
+    assert_eq!(bench.account_nonce().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_a_foreign_transaction_of_the_account_only_costs_the_answer_another_nonce() {
+    let bench = Bench::start("emitter-foreign", None).await;
+    let mut made = bench.warm_up().await;
+    made.extend(bench.requests(5).await);
+    bench.stop_mining().await;
+    bench.publish(&bench.results(&made[1..])).await;
+    bench.await_pending(5).await;
+    // Pays far more, and takes the lowest nonce.
+    let node = Node::new(&bench.stack.anvil().url()).unwrap();
+    let foreign = Account::open(&node, bench.stack.node().keys().sender.clone()).await.unwrap();
+    let call = Call { to: Some(bench.sender()), data: Bytes::new(), gas: 50_000 };
+    foreign.send(&[call]).await.unwrap();
+    bench.mine_again().await;
+
+    bench.await_all_accepted(&made).await;
+    assert_eq!(bench.account_nonce().await, 7);
+    let taken = bench.stack.node().emitter().metric("kms_connector_nonces_taken_total").await;
+    assert_eq!(taken, Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_a_pool_that_lost_everything_is_filled_again() {
+    let bench = Bench::start("emitter-pool", None).await;
+    let mut made = bench.warm_up().await;
+    made.extend(bench.requests(30).await);
+    bench.stop_mining().await;
+    bench.publish(&bench.results(&made[1..])).await;
+    bench.await_pending(30).await;
+    bench.rpc("anvil_dropAllTransactions", json!([])).await;
+    assert_eq!(bench.pending().await, 0);
+    bench.await_pending(30).await;
+    bench.mine_again().await;
+    bench.await_all_accepted(&made).await;
+    assert_eq!(bench.account_nonce().await, 31);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_one_dropped_transaction_does_not_hold_up_those_behind_it() {
+    let bench = Bench::start("emitter-dropped", None).await;
+    let mut made = bench.warm_up().await;
+    made.extend(bench.requests(10).await);
+    bench.stop_mining().await;
+    bench.publish(&bench.results(&made[1..])).await;
+    bench.await_pending(10).await;
+    let lowest = bench.intents().await.into_iter().find(|intent| intent.nonce == 1).unwrap();
+    bench.rpc("anvil_dropTransaction", json!([lowest.hash])).await;
+    bench.mine_again().await;
+    bench.await_all_accepted(&made).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_killed_before_a_send_the_same_bytes_are_sent_after_a_restart() {
+    let bench = Bench::start("emitter-before-send", None).await;
+    let mut made = bench.warm_up().await;
+    made.extend(bench.requests(20).await);
+    // The node hangs: intents are committed, nothing is sent.
+    bench.stack.anvil().process().signal(Signal::SIGSTOP);
+    bench.publish(&bench.results(&made[1..])).await;
+    let journalled = eventually("21 intents", LIMIT, async || {
+        let intents = bench.intents().await;
+        (intents.len() >= 21).then_some(intents)
+    })
+    .await;
+    let emitter = bench.stack.node().emitter();
+    emitter.kill().await;
+    bench.stack.anvil().process().signal(Signal::SIGCONT);
+    emitter.start().await.unwrap();
+
+    bench.await_all_accepted(&made).await;
+    let sent: HashSet<B256> = bench.answers_on_chain().await.into_values().flatten().collect();
+    assert_eq!(sent, journalled.iter().map(|intent| intent.hash).collect());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_killed_after_a_send_what_was_mined_meanwhile_is_settled_by_its_receipt() {
+    let bench = Bench::start("emitter-after-send", None).await;
+    let mut made = bench.warm_up().await;
+    made.extend(bench.requests(20).await);
+    bench.stop_mining().await;
+    bench.publish(&bench.results(&made[1..])).await;
+    bench.await_pending(20).await;
+    let emitter = bench.stack.node().emitter();
+    emitter.kill().await;
+    bench.mine_again().await;
+    emitter.start().await.unwrap();
+
+    bench.await_all_accepted(&made).await;
+    assert_eq!(bench.intents().await.len(), 21);
+    assert_eq!(bench.account_nonce().await, 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_p3_killed_at_any_moment_every_answer_is_accepted_and_settled_once() {
+    const RESULTS: usize = 600;
+    let bench = Bench::start("emitter-killed", BLOCKS).await;
+    let made = bench.requests(RESULTS).await;
+    let results = bench.results(&made);
+    let emitter = bench.stack.node().emitter();
+    let mut random = SmallRng::seed_from_u64(7);
+    for chunk in results.chunks(RESULTS / 10) {
+        bench.publish(chunk).await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..700))).await;
+        emitter.kill().await;
+        emitter.process().start().unwrap();
+    }
+    emitter.wait_ready().await.unwrap();
+    let submissions = bench.await_submissions(RESULTS).await;
+    let on_chain = bench.answers_on_chain().await;
+    for request in &made {
+        assert_eq!(on_chain.get(&(request.kind, request.id)).map(Vec::len), Some(1), "{request:?}");
+    }
+    // A crash between inclusion and the commit of its record may show as "already answered", and only that.
+    for submission in &submissions {
+        let settled = matches!(submission.verdict, Verdict::Accepted(_) | Verdict::AlreadyAnswered { .. });
+        assert!(settled, "{submission:?}");
+    }
+    assert!(bench.dead_letters().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_the_chain_is_waited_for_and_is_no_verdict() {
+    let bench = Bench::start_with("emitter-outage", BLOCKS, |stack| {
+        stack.set(ServiceKind::Emitter, "destination.rpc_timeout_ms=500").set(
+            ServiceKind::Emitter,
+            "destination.send_timeout_ms=500",
+        )
+    })
+    .await;
+    let mut made = bench.warm_up().await;
+    made.extend(bench.requests(10).await);
+    made.push(bench.requester.make(&bench.user_request().await).await.unwrap());
+    bench.stack.anvil().process().signal(Signal::SIGSTOP);
+    bench.publish(&bench.results(&made[1..])).await;
+    bench.await_not_ready("destination").await;
+    bench.stack.anvil().process().signal(Signal::SIGCONT);
+    bench.await_all_accepted(&made).await;
+    bench.stack.node().emitter().wait_ready().await.unwrap();
+    assert!(bench.dead_letters().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emitter_that_starts_without_a_chain_waits_for_it() {
+    let workspace = new_workspace();
+    let anvil = Anvil::start(&workspace, AnvilOptions::default()).await.unwrap();
+    let address = anvil.url().trim_start_matches("http://").to_owned();
+    let proxy = Proxy::start(&address).await;
+    let bench = Bench::start_with("emitter-late", None, |stack| stack.anvil(anvil).rpc_urls([proxy.url()])).await;
+    let emitter = bench.stack.node().emitter();
+    emitter.kill().await;
+    proxy.cut();
+    emitter.process().start().unwrap();
+    let made = bench.requests(3).await;
+    bench.publish(&bench.results(&made)).await;
+    bench.await_not_ready("destination").await;
+    proxy.restore();
+    bench.await_all_accepted(&made).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_a_node_that_is_not_registered_wait_until_it_is() {
+    let bench = Bench::start_with("emitter-unregistered", None, |stack| {
+        stack.set(ServiceKind::Emitter, "submission.registration_probe_ms=200")
+    })
+    .await;
+    let mut made = bench.warm_up().await;
+    made.extend(bench.requests(5).await);
+    let node = bench.stack.deployment().nodes[0].record();
+    bench.register(owner::KmsNode { txSenderAddress: bench.app(), ..node.clone() }).await;
+    bench.publish(&bench.results(&made[1..])).await;
+    bench.await_not_ready("NotKmsTxSender").await;
+    assert_eq!(bench.stack.node().emitter().metric("kms_connector_submissions_held").await, Some(1.0));
+
+    bench.register(node).await;
+    bench.await_all_accepted(&made).await;
+    bench.stack.node().emitter().wait_ready().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_fee_that_overtakes_the_offer_is_answered_by_a_replacement() {
+    let bench = Bench::start("emitter-fees", None).await;
+    let mut made = bench.warm_up().await;
+    made.extend(bench.requests(5).await);
+    bench.stop_mining().await;
+    bench.publish(&bench.results(&made[1..])).await;
+    bench.await_pending(5).await;
+    bench.rpc("anvil_setNextBlockBaseFeePerGas", json!(["0x174876e800"])).await; // 100 gwei
+    bench.rpc("evm_mine", json!([])).await;
+    bench.mine_again().await;
+    bench.await_all_accepted(&made).await;
+    assert!(bench.intents().await.iter().any(|intent| intent.attempt > 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_takes_over_when_the_active_emitter_is_killed() {
+    let bench = Bench::start("emitter-standby", BLOCKS).await;
+    let mut made = bench.warm_up().await;
+    let standby = bench.stack.another(bench.stack.node(), ServiceKind::Emitter, "1").unwrap();
+    standby.process().start().unwrap();
+    bench.await_readiness_of(standby.listen().to_string(), "standby").await;
+    made.extend(bench.requests(50).await);
+    bench.publish(&bench.results(&made[1..])).await;
+    bench.stack.node().emitter().kill().await;
+    bench.await_all_accepted(&made).await;
+    standby.wait_ready().await.unwrap();
+    standby.stop().await;
+}

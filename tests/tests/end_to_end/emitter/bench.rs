@@ -1,0 +1,428 @@
+//! An emitter alone: real requests on a real chain, results written as the processor would write them, and nobody but the
+//! emitter to answer.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy::signers::local::PrivateKeySigner;
+use alloy::sol_types::SolCall as _;
+use kms_chain::eip712::{self, Domains};
+use kms_chain::event::{ContractSet, ResponseEvent, decode_request, decode_response};
+use kms_schemas::codec::{Codec, Record};
+use kms_schemas::headers::headers;
+use kms_schemas::identity::{Coordinates, Identity, Kind, RequestId};
+use kms_schemas::record::{
+    Answer, DeadLetter, Intent, KeyDigest, RawLog, ResultRecord, Signed, Submission, Verdict,
+};
+use kms_schemas::topics::{Topics, partition_for_key};
+use kms_stack::contracts::{Call, Made, Material, NewRequest, Pace, Requester, UserRequest, handle, owner};
+use kms_stack::{ServiceKind, Stack, StackBuilder, Workspace};
+use kms_tests::{eventually, get, kafka, new_workspace, prefix};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use serde_json::{Value, json};
+
+/// How long anything is waited for.
+pub(super) const LIMIT: Duration = Duration::from_secs(90);
+
+pub(super) struct Bench {
+    pub(super) stack: Stack,
+    pub(super) requester: Requester,
+    pub(super) topics: Topics,
+    bootstrap: String,
+    handle: B256,
+    user: PrivateKeySigner,
+    app: Address,
+    // Dropped last.
+    _workspace: Workspace,
+}
+
+impl Bench {
+    /// A chain with blocks at this interval and an emitter that is ready.
+    pub(super) async fn start(name: &str, block_time: Option<Duration>) -> Self {
+        Self::start_with(name, block_time, |stack| stack).await
+    }
+
+    pub(super) async fn start_with(
+        name: &str,
+        block_time: Option<Duration>,
+        adjust: impl FnOnce(StackBuilder) -> StackBuilder,
+    ) -> Self {
+        let workspace = new_workspace();
+        let bootstrap = kafka().await.bootstrap_servers().to_owned();
+        let builder = Stack::builder()
+            .block_time(block_time)
+            .kafka(&bootstrap)
+            .prefix(prefix(name))
+            .services(&[ServiceKind::Emitter])
+            .set(ServiceKind::Emitter, "submission.resend_after_ms=500")
+            .set(ServiceKind::Emitter, "destination.poll_interval_ms=20")
+            .set(ServiceKind::Emitter, "destination.idle_poll_interval_ms=100");
+        let stack = adjust(builder).start(&workspace).await.unwrap_or_else(|error| panic!("{error}"));
+        let requester = stack.requester().await.unwrap();
+        let topics = Topics::new(stack.node().prefix());
+        let bench = Self {
+            handle: handle(keccak256(name), stack.contracts().host_chain_id, 5),
+            user: PrivateKeySigner::from_slice(&[9; 32]).unwrap(),
+            app: Address::repeat_byte(0xaa),
+            stack,
+            requester,
+            topics,
+            bootstrap,
+            _workspace: workspace,
+        };
+        bench.prepare().await;
+        bench
+    }
+
+    async fn prepare(&self) {
+        let material = Material {
+            handle: self.handle,
+            key_id: RequestId(B256::with_last_byte(4)),
+            ciphertext_digest: keccak256("ciphertext"),
+            sns_ciphertext_digest: keccak256("object"),
+        };
+        self.requester.register(&[material]).await.unwrap();
+        self.requester.allow_public(&[self.handle]).await.unwrap();
+        let rights = [(self.handle, self.user.address()), (self.handle, self.app)];
+        self.requester.allow_accounts(&rights).await.unwrap();
+    }
+
+    pub(super) fn contracts(&self) -> ContractSet {
+        self.stack.contracts().followed()
+    }
+
+    pub(super) fn sender(&self) -> Address {
+        self.stack.node().sender()
+    }
+
+    pub(super) fn public_request(&self) -> NewRequest {
+        NewRequest::PublicDecryption { handles: vec![self.handle], extra_data: Bytes::new() }
+    }
+
+    pub(super) async fn user_request(&self) -> NewRequest {
+        let block = self.rpc("eth_getBlockByNumber", json!(["latest", false])).await;
+        let now: U256 = serde_json::from_value(block["timestamp"].clone()).unwrap();
+        let request = UserRequest {
+            pairs: vec![(self.handle, self.app)],
+            contracts: vec![self.app],
+            start: now.to::<u64>() - 10,
+            days: 1,
+            public_key: user_key(),
+            extra_data: Bytes::new(),
+        };
+        NewRequest::UserDecryption { user: self.user.clone(), request }
+    }
+
+    /// Makes public decryption requests.
+    pub(super) async fn requests(&self, count: usize) -> Vec<Made> {
+        let requests = vec![self.public_request(); count];
+        let sent = self.requester.submit(&requests, Pace::AtOnce).await.unwrap();
+        self.requester.made(&sent, LIMIT).await.unwrap()
+    }
+
+    /// What KMS Core answers to a request, signed by the node's signer.
+    pub(super) fn result(&self, kind: Kind, id: RequestId) -> ResultRecord {
+        self.signed_result(kind, id, self.answer(kind), &self.stack.node().keys().signer)
+    }
+
+    pub(super) fn answer(&self, kind: Kind) -> Answer {
+        let (handles, word) = (vec![self.handle], Bytes::from(vec![7; 32]));
+        let signature = Signed { signature: Bytes::new(), digest: B256::ZERO, signer: Address::ZERO };
+        match kind {
+            Kind::PublicDecryption => {
+                Answer::PublicDecryption { handles, decrypted_result: word, extra_data: Bytes::new(), signature }
+            }
+            Kind::UserDecryption => Answer::UserDecryption {
+                public_key: user_key(),
+                handles,
+                share: Bytes::from(vec![3; 1_000]),
+                extra_data: Bytes::new(),
+                signature,
+            },
+            Kind::PrepKeygen => Answer::PrepKeygen { signature },
+            Kind::Keygen => Answer::Keygen {
+                prep_keygen_id: RequestId::default(),
+                key_digests: vec![KeyDigest { key_type: 0, digest: word }],
+                signature,
+            },
+            Kind::Crsgen => Answer::Crsgen { max_bit_length: U256::from(2_048), crs_digest: word, signature },
+            Kind::PrssInit | Kind::KeyReshareSameSet => Answer::Done,
+        }
+    }
+
+    pub(super) fn signed_result(
+        &self,
+        kind: Kind,
+        id: RequestId,
+        mut answer: Answer,
+        signer: &PrivateKeySigner,
+    ) -> ResultRecord {
+        let chain_id = self.stack.contracts().gateway_chain_id;
+        let digest = Domains::new(chain_id, &self.contracts()).answer_digest(id, &answer);
+        match &mut answer {
+            Answer::PublicDecryption { signature, .. }
+            | Answer::UserDecryption { signature, .. }
+            | Answer::PrepKeygen { signature }
+            | Answer::Keygen { signature, .. }
+            | Answer::Crsgen { signature, .. } => {
+                let digest = digest.unwrap();
+                *signature =
+                    Signed { signature: eip712::sign(signer, digest).unwrap(), digest, signer: signer.address() };
+            }
+            Answer::Done | Answer::Retracted => {}
+        }
+        let contract = match kind {
+            Kind::PublicDecryption | Kind::UserDecryption => self.contracts().decryption,
+            _ => self.contracts().kms_generation,
+        };
+        ResultRecord {
+            source: Coordinates {
+                topic: self.topics.requests(kind.lane()).to_owned(),
+                partition: partition_for_key(id.0.as_slice(), 3),
+                offset: 0,
+            },
+            deferred: None,
+            identity: Identity { chain_id, contract, kind, id },
+            block_hash: B256::ZERO,
+            log_index: 0,
+            attempts: 1,
+            answer,
+        }
+    }
+
+    /// Results of public decryptions.
+    pub(super) fn results(&self, made: &[Made]) -> Vec<ResultRecord> {
+        made.iter().map(|made| self.result(made.kind, made.id)).collect()
+    }
+
+    /// Writes results as the processor would.
+    pub(super) async fn publish(&self, results: &[ResultRecord]) {
+        let codec = Codec::single_object();
+        let records = results.iter().map(|result| {
+            let topic = self.topics.results(result.identity.kind.lane()).to_owned();
+            let value = codec.encode(&topic, result).unwrap();
+            let names = headers("/test", std::time::SystemTime::now(), result);
+            assert!(names.iter().any(|(name, _)| name == "traceparent"));
+            (topic, result.identity.id.0.to_vec(), value)
+        });
+        self.write(records.collect()).await;
+    }
+
+    /// Writes any bytes.
+    pub(super) async fn write(&self, records: Vec<(String, Vec<u8>, Vec<u8>)>) {
+        let bootstrap = self.bootstrap.clone();
+        let write = move || {
+            let producer: BaseProducer = ClientConfig::new()
+                .set("bootstrap.servers", bootstrap)
+                .set("partitioner", "murmur2_random")
+                .set("enable.idempotence", "true")
+                .create()
+                .unwrap();
+            for (topic, key, value) in &records {
+                producer.send(BaseRecord::to(topic).key(key).payload(value)).map_err(|(error, _)| error).unwrap();
+                producer.poll(Duration::ZERO);
+            }
+            producer.flush(LIMIT).unwrap();
+        };
+        tokio::task::spawn_blocking(write).await.unwrap();
+    }
+
+    /// Every committed record of a topic, decoded.
+    pub(super) async fn read<R: Record>(&self, topic: &str) -> Vec<R> {
+        let codec = Codec::single_object();
+        let values = read_committed(&self.bootstrap, topic).await;
+        values.iter().map(|value| codec.decode(topic, value).unwrap()).collect()
+    }
+
+    /// Submissions by result; there must never be two of one.
+    pub(super) async fn submissions(&self) -> BTreeMap<Coordinates, Submission> {
+        let mut by_result = BTreeMap::new();
+        for submission in self.read::<Submission>(self.topics.submissions()).await {
+            let again = by_result.insert(submission.result.clone(), submission);
+            assert!(again.is_none(), "two submissions of {again:?}");
+        }
+        by_result
+    }
+
+    pub(super) async fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.read(self.topics.dead_letters()).await
+    }
+
+    pub(super) async fn intents(&self) -> Vec<Intent> {
+        self.read(self.topics.intents()).await
+    }
+
+    /// Waits until so many results are settled.
+    pub(super) async fn await_submissions(&self, count: usize) -> Vec<Submission> {
+        eventually(&format!("{count} submissions"), LIMIT, async || {
+            let found = self.submissions().await;
+            (found.len() >= count).then(|| found.into_values().collect())
+        })
+        .await
+    }
+
+    /// Waits until every one of these answers is settled as accepted, and holds the records against the chain.
+    pub(super) async fn await_all_accepted(&self, made: &[Made]) -> Vec<Submission> {
+        let submissions = self.await_submissions(made.len()).await;
+        for submission in &submissions {
+            assert!(matches!(submission.verdict, Verdict::Accepted(_)), "{submission:?}");
+        }
+        let on_chain = self.answers_on_chain().await;
+        for request in made {
+            assert_eq!(on_chain.get(&(request.kind, request.id)).map(Vec::len), Some(1), "{request:?}");
+        }
+        submissions
+    }
+
+    /// Transactions of this node's recorded answers, by request.
+    pub(super) async fn answers_on_chain(&self) -> HashMap<(Kind, RequestId), Vec<B256>> {
+        let filter = json!([{ "address": self.contracts().addresses(), "fromBlock": "0x0", "toBlock": "latest" }]);
+        let logs: Vec<alloy::rpc::types::Log> = serde_json::from_value(self.rpc("eth_getLogs", filter).await).unwrap();
+        let mut answers: HashMap<(Kind, RequestId), Vec<B256>> = HashMap::new();
+        for log in logs {
+            let event: Option<ResponseEvent> = decode_response(&self.contracts(), &raw(&log)).unwrap();
+            if let Some(event) = event.filter(|event| event.signature().is_some()) {
+                answers.entry((event.kind(), event.id())).or_default().push(log.transaction_hash.unwrap());
+            }
+        }
+        answers
+    }
+
+    pub(super) async fn rpc(&self, method: &str, params: Value) -> Value {
+        self.stack.anvil().rpc(method, params).await.unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    pub(super) async fn account_nonce(&self) -> u64 {
+        let nonce = self.rpc("eth_getTransactionCount", json!([self.sender(), "latest"])).await;
+        serde_json::from_value::<U256>(nonce).unwrap().to()
+    }
+
+    /// No block is made until [`Bench::mine_again`].
+    pub(super) async fn stop_mining(&self) {
+        self.rpc("evm_setAutomine", json!([false])).await;
+        self.rpc("evm_setIntervalMining", json!([0])).await;
+    }
+
+    pub(super) async fn mine_again(&self) {
+        self.rpc("evm_setAutomine", json!([true])).await;
+        self.rpc("evm_mine", json!([])).await;
+    }
+
+    pub(super) async fn pending(&self) -> usize {
+        let status = self.rpc("txpool_status", json!([])).await;
+        let pending: U256 = serde_json::from_value(status["pending"].clone()).unwrap();
+        pending.to()
+    }
+
+    /// Waits until the node's pool holds so many transactions that could be mined.
+    pub(super) async fn await_pending(&self, count: usize) {
+        eventually(&format!("{count} pending transactions"), LIMIT, async || {
+            (self.pending().await >= count).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until `/readyz` fails for a reason with these words.
+    pub(super) async fn await_not_ready(&self, words: &str) {
+        self.await_readiness_of(self.stack.node().emitter().listen().to_string(), words).await;
+    }
+
+    pub(super) async fn await_readiness_of(&self, address: String, words: &str) {
+        let url = format!("http://{address}/readyz");
+        eventually(&format!("not ready: {words}"), LIMIT, async || {
+            let response = get(&url).await.ok()?;
+            let failed = !response.status().is_success();
+            let text = response.text().await.ok()?;
+            (failed && text.contains(words)).then_some(())
+        })
+        .await;
+    }
+
+    pub(super) fn app(&self) -> Address {
+        self.app
+    }
+
+    /// The owner changes the record of the only node.
+    pub(super) async fn register(&self, node: owner::KmsNode) {
+        let one = U256::from(1);
+        let call = owner::GatewayConfig::updateKmsNodesCall {
+            newKmsNodes: vec![node],
+            newMpcThreshold: U256::ZERO,
+            newPublicDecryptionThreshold: one,
+            newUserDecryptionThreshold: one,
+            newKmsGenThreshold: one,
+        };
+        let to = Some(self.stack.contracts().gateway_config);
+        let call = Call { to, data: call.abi_encode().into(), gas: 2_000_000 };
+        let sent = self.requester.owner().send(&[call]).await.unwrap();
+        let receipts = self.requester.gateway().receipts(&sent, LIMIT).await.unwrap();
+        assert!(receipts[0].status(), "the owner's call reverted");
+    }
+
+    /// The key generation that the consensus on a preprocessing asked for.
+    pub(super) async fn keygen_request(&self) -> RequestId {
+        let filter = json!([{ "address": self.contracts().addresses(), "fromBlock": "0x0", "toBlock": "latest" }]);
+        let logs: Vec<alloy::rpc::types::Log> = serde_json::from_value(self.rpc("eth_getLogs", filter).await).unwrap();
+        let decoded = logs.iter().filter_map(|log| decode_request(&self.contracts(), &raw(log)).unwrap());
+        decoded.filter(|decoded| decoded.kind == Kind::Keygen).map(|decoded| decoded.id).next().unwrap()
+    }
+
+    /// One answer all the way, so that the gas of its kind is known.
+    pub(super) async fn warm_up(&self) -> Vec<Made> {
+        let made = self.requests(1).await;
+        self.publish(&self.results(&made)).await;
+        self.await_all_accepted(&made).await;
+        made
+    }
+}
+
+fn raw(log: &alloy::rpc::types::Log) -> RawLog {
+    RawLog {
+        address: log.inner.address,
+        topics: log.inner.data.topics().to_vec(),
+        data: log.inner.data.data.clone(),
+    }
+}
+
+fn user_key() -> Bytes {
+    Bytes::from(vec![1; 100])
+}
+
+/// Values of a topic in the order of partitions and offsets, read to the end.
+async fn read_committed(bootstrap: &str, topic: &str) -> Vec<Vec<u8>> {
+    let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
+    let read = move || {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap)
+            .set("group.id", "emitter-test-reader")
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .create()
+            .unwrap();
+        let metadata = consumer.fetch_metadata(Some(&topic), LIMIT).unwrap();
+        let partitions = metadata.topics()[0].partitions().len();
+        let mut assignment = TopicPartitionList::new();
+        for partition in 0..partitions {
+            assignment.add_partition_offset(&topic, partition as i32, Offset::Beginning).unwrap();
+        }
+        consumer.assign(&assignment).unwrap();
+        let (mut values, mut ended) = (Vec::new(), 0);
+        while ended < partitions {
+            match consumer.poll(LIMIT).expect("an answer of the broker") {
+                Ok(message) => values.push(message.payload().unwrap_or_default().to_vec()),
+                Err(KafkaError::PartitionEOF(_)) => ended += 1,
+                Err(error) => panic!("{topic}: {error}"),
+            }
+        }
+        values
+    };
+    tokio::task::spawn_blocking(read).await.unwrap()
+}
+
