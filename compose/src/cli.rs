@@ -42,9 +42,15 @@ enum Command {
         #[arg(long)]
         registry: bool,
     },
-    /// Run the ingest service: requests of the contracts to the requests topics.
+    /// Run ingest: requests of the contracts to the requests topics.
     #[command(disable_help_flag = true)]
     Ingest(PassedOn),
+    /// Run the processor: requests to KMS Core, its signed answers to the results topics.
+    #[command(disable_help_flag = true)]
+    Processor(PassedOn),
+    /// Run the emitter: signed answers to the contracts.
+    #[command(disable_help_flag = true)]
+    Emitter(PassedOn),
     /// Look at a connector's topics, follow requests, redrive dead letters.
     #[command(disable_help_flag = true)]
     Ctl(PassedOn),
@@ -116,6 +122,7 @@ impl StackArgs {
         let options = WorkspaceOptions {
             run_dir: self.run_dir.clone(),
             keep: self.keep,
+            remove_when_killed: false,
             progress: Progress::auto(),
             ..WorkspaceOptions::new(this_program()?)
         };
@@ -139,6 +146,8 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Command::Ingest(passed)) => kms_ingest::main_from(passed.with_name("ingest")),
+        Some(Command::Processor(passed)) => kms_processor::main_from(passed.with_name("processor")),
+        Some(Command::Emitter(passed)) => kms_emitter::main_from(passed.with_name("emitter")),
         Some(Command::Ctl(passed)) => kmsctl::main_from(passed.with_name("ctl")),
         Some(Command::Simulator(passed)) => crate::simulator::main_from(passed.with_name("simulator")),
         Some(Command::Fetch { registry }) => block_on(async |interrupts| fetch(registry, interrupts).await),
@@ -270,8 +279,9 @@ async fn start(
         stack = args.builder().start(workspace) => match stack {
             Ok(stack) => Ok(Some(stack)),
             Err(error) => {
-                if workspace.is_kept() {
-                    say_where(workspace);
+                match workspace.is_kept() {
+                    true => say_where(workspace),
+                    false => workspace.discard(),
                 }
                 Err(error)
             }

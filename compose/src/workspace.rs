@@ -20,7 +20,7 @@ struct Inner {
     dir: PathBuf,
     keep: AtomicBool,
     names: Mutex<HashSet<String>>,
-    reaper: Reaper,
+    reaper: Arc<Reaper>,
     cache: Cache,
     progress: Progress,
 }
@@ -34,8 +34,8 @@ pub struct WorkspaceOptions {
     pub run_dir: Option<PathBuf>,
     /// Whether the run directory outlives the run.
     pub keep: bool,
-    /// Whether the reaper removes the run directory of a run that ended without doing so: for test processes, whose shared parts
-    /// live until the process ends.
+    /// Whether the reaper removes the run directory of a run that ended without doing so. Test processes end so, since what their
+    /// tests share lives until the end; somebody who kills a run of the program may want to look at it.
     pub remove_when_killed: bool,
     /// Where progress is shown.
     pub progress: Progress,
@@ -48,7 +48,7 @@ impl WorkspaceOptions {
             program: program.into(),
             run_dir: None,
             keep: false,
-            remove_when_killed: false,
+            remove_when_killed: true,
             progress: Progress::silent(),
         }
     }
@@ -75,7 +75,7 @@ impl Workspace {
         for folder in ["logs", "data", "config"] {
             std::fs::create_dir_all(dir.join(folder)).map_err(StackError::io(dir.display().to_string()))?;
         }
-        let reaper = Reaper::start(&options.program)?;
+        let reaper = Arc::new(Reaper::start(&options.program)?);
         if options.remove_when_killed && !keep {
             reaper.remove_at_end(&dir)?;
         }
@@ -135,7 +135,7 @@ impl Workspace {
         &self.0.cache
     }
 
-    pub(crate) fn reaper(&self) -> &Reaper {
+    pub(crate) fn reaper(&self) -> &Arc<Reaper> {
         &self.0.reaper
     }
 

@@ -7,6 +7,7 @@
 //! Tests wait for conditions, never for a time: [`eventually`].
 
 mod proxy;
+pub mod stage;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -47,7 +48,6 @@ pub async fn workspace() -> &'static Workspace {
 pub fn new_workspace() -> Workspace {
     let options = WorkspaceOptions {
         keep: std::env::var_os("KMS_STACK_KEEP").is_some(),
-        remove_when_killed: true,
         ..WorkspaceOptions::new(program())
     };
     Workspace::create(options).unwrap_or_else(|error| panic!("{}: {error}", error.code()))

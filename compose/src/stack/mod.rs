@@ -192,6 +192,9 @@ impl StackBuilder {
                 self.nodes
             )));
         }
+        if !matches!(self.brokers, 1 | 3) {
+            return Err(StackError::Usage(format!("{} brokers: only 1 and 3 are provided for", self.brokers)));
+        }
         if self.coprocessors == 0 {
             return Err(StackError::Usage("0 coprocessors: at least one has to hold the ciphertexts".to_owned()));
         }

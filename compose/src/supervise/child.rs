@@ -100,12 +100,12 @@ impl Process {
         let told = workspace.reaper().watch(pid);
         let (exit_sender, exit) = watch::channel(None);
         let (ended_sender, ended) = mpsc::channel();
-        let reaper = workspace.clone();
+        let reaper = workspace.reaper().clone();
         let waiting = std::thread::Builder::new().name(format!("wait-{pid}")).spawn(move || {
             let status = child.wait().unwrap_or_else(|_| ExitStatus::from_raw(-1));
             // What the child itself started must not outlive it.
             let _ = killpg(group(pid), Signal::SIGKILL);
-            reaper.reaper().forget(pid);
+            reaper.forget(pid);
             exit_sender.send_replace(Some(status));
             drop(ended_sender);
         });

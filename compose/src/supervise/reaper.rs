@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use crate::error::StackError;
 
-/// How long the reaper waits for killed groups to be gone before it removes directories.
+/// How long the reaper tries to remove directories.
 const GONE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The stack's end of the pipe.
@@ -87,14 +87,15 @@ pub fn run_reaper(input: impl BufRead) {
             _ => {}
         }
     }
-    for group in &groups {
-        let _ = killpg(*group, Signal::SIGKILL);
-    }
     let deadline = Instant::now() + GONE_DEADLINE;
-    while groups.iter().any(|group| killpg(*group, None) != Err(Errno::ESRCH)) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    for dir in dirs {
-        let _ = std::fs::remove_dir_all(dir);
+    loop {
+        // Again and again: a group may just have been starting another process, and one that is ending may still write a file.
+        groups.retain(|group| killpg(*group, Signal::SIGKILL) != Err(Errno::ESRCH));
+        dirs.retain(|dir| std::fs::remove_dir_all(dir).is_err() && dir.exists());
+        // Without directories there is nothing to wait for; a group whose new parent never collects it would last for ever.
+        if dirs.is_empty() || Instant::now() > deadline {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

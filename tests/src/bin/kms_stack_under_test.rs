@@ -15,11 +15,8 @@ fn main() -> ExitCode {
 
 /// Starts two families of processes, prints their run directory and waits for its end.
 fn hold() -> ExitCode {
-    let options = WorkspaceOptions {
-        remove_when_killed: true,
-        ..WorkspaceOptions::new(std::env::current_exe().expect("a running program has a file"))
-    };
-    let workspace = Workspace::create(options).expect("a workspace");
+    let program = std::env::current_exe().expect("a running program has a file");
+    let workspace = Workspace::create(WorkspaceOptions::new(program)).expect("a workspace");
     let family =
         |name: &str| Launch::new(name, "sh").args(["-c", "trap '' TERM HUP INT; sleep 600 & echo $$ $!; wait"]);
     let _processes: Vec<Process> =

@@ -23,6 +23,8 @@ const JAVA: (&str, &str) = ("java", "echo 'openjdk version \"21.0.1\" 2023-10-17
 const NODE: (&str, &str) = ("node", "echo v22.1.0");
 /// npm that succeeds and fetches nothing.
 const NPM: (&str, &str) = ("npm", "echo 10.2.0");
+/// npm that never comes to an end.
+const SLOW_NPM: (&str, &str) = ("npm", "case \"$1\" in --version) echo 10.2.0;; *) exec /bin/sleep 600;; esac");
 
 fn fetch(path: &Path, cache: &Path) -> Output {
     Command::new(program())
@@ -67,7 +69,7 @@ fn a_program_that_is_too_old_is_named_with_both_versions() {
 fn a_client_that_fails_is_quoted_and_its_whole_log_named() {
     let cache = tempfile::tempdir().unwrap();
     let maven = "case \"$1\" in -v) echo Apache Maven 3.9.1;; *) echo '[INFO] noise'; echo '[ERROR] Unknown host'; exit 1;; esac";
-    let output = fetch(path_with(&[JAVA, NODE, NPM, ("mvn", maven)]).path(), cache.path());
+    let output = fetch(path_with(&[JAVA, NODE, SLOW_NPM, ("mvn", maven)]).path(), cache.path());
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(
@@ -84,7 +86,7 @@ fn a_file_that_is_not_the_pinned_one_is_refused_and_nothing_is_kept() {
     let cache = tempfile::tempdir().unwrap();
     let maven =
         "case \"$1\" in -v) echo Apache Maven 3.9.1;; *) /bin/mkdir libs; echo x > libs/kafka-clients-4.3.0.jar;; esac";
-    let output = fetch(path_with(&[JAVA, NODE, NPM, ("mvn", maven)]).path(), cache.path());
+    let output = fetch(path_with(&[JAVA, NODE, SLOW_NPM, ("mvn", maven)]).path(), cache.path());
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("KC-0803") && said.contains("kafka-clients-4.3.0.jar"), "{said}");
