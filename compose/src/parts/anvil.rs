@@ -91,8 +91,8 @@ impl Anvil {
             .arg(options.accounts.to_string())
             .arg("--slots-in-an-epoch")
             .arg(options.slots_in_an_epoch.to_string())
-            // First come, first mined: what a sequencer does.
-            .args(["--order", "fifo", "--no-request-size-limit"]);
+            // First come, first mined: what a sequencer does. Quiet, since it would log every call; errors it says all the same.
+            .args(["--order", "fifo", "--no-request-size-limit", "--quiet"]);
         if let Some(interval) = options.block_time {
             launch = launch.arg("--block-time").arg(interval.as_secs_f64().to_string());
         }
