@@ -1,10 +1,11 @@
 //! A stage whose records say themselves what should happen to them: for tests of the engine on a real broker.
 
-use std::{sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use kms_runtime::{
     http::Health,
     kafka::{KafkaConfig, StoredRecord, read_to_end},
+    shutdown::on_signal,
     stage::{
         self, Attempt, Carry, Failure, Handler, InputRecord, Outcome, OutcomeView, OutputRecord, StageConfig,
         StageError, StageIds,
@@ -259,6 +260,29 @@ impl Running {
     pub async fn failure(self) -> StageError {
         let ended = tokio::time::timeout(LIMIT, self.task).await.expect("the stage fails in time");
         ended.expect("a stage does not panic").expect_err("the stage fails")
+    }
+}
+
+/// The life of a process that is one stage: `BOOTSTRAP PREFIX PARTITIONS INSTANCE`. Ends in order by SIGTERM.
+///
+/// # Panics
+/// On wrong arguments.
+pub fn worker(mut arguments: impl Iterator<Item = String>) -> ExitCode {
+    let mut next = || arguments.next().expect("BOOTSTRAP PREFIX PARTITIONS INSTANCE");
+    let (bootstrap, prefix, partitions, instance) = (next(), next(), next(), next());
+    let lab = Lab::existing(&bootstrap, &prefix, partitions.parse().expect("a number of partitions"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let ended = runtime.block_on(async {
+        let shutdown = on_signal().expect("signal handlers");
+        let check = Health::default().check("stage");
+        stage::run(&lab.kafka, lab.config(&instance), lab.echo(), check, shutdown).await
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{} {error}", error.code());
+            error.exit().into()
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! The multi-call program under a name of its own, so that building the tests builds it: the processes that tests start, kill and
-//! start again. One subcommand is the tests' own: `hold` is a small stack to be killed.
+//! start again. Two subcommands are the tests' own: `hold` is a small stack to be killed, `stage` a single stage.
 
 use std::process::ExitCode;
 
@@ -9,6 +9,7 @@ use kms_stack::{Workspace, WorkspaceOptions};
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("hold") => hold(),
+        Some("stage") => kms_tests::stage::worker(std::env::args().skip(2)),
         _ => kms_stack::main_from(std::env::args_os()),
     }
 }

@@ -8,4 +8,5 @@ mod kafka;
 mod fetching;
 mod parts;
 mod stack;
+mod stage;
 mod supervision;
