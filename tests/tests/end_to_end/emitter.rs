@@ -5,14 +5,14 @@ mod bench;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use alloy::primitives::{B256, Bytes, U256};
+use alloy::primitives::{B256, U256};
 use alloy::signers::local::PrivateKeySigner;
 use kms_schemas::identity::{Kind, Lane, RequestId};
 use kms_schemas::record::{Answer, Verdict};
-use kms_stack::contracts::{Account, Call, NewRequest, Node, owner};
+use kms_stack::ServiceKind;
+use kms_stack::contracts::{NewRequest, owner};
 use kms_stack::parts::{Anvil, AnvilOptions};
 use kms_stack::supervise::Signal;
-use kms_stack::ServiceKind;
 use kms_tests::{Proxy, eventually, new_workspace};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -88,7 +88,8 @@ async fn an_answer_that_can_never_be_accepted_is_refused_with_the_contracts_erro
     let answer = Answer::PublicDecryption { handles, decrypted_result, extra_data, signature };
     let wrong = bench.signed_result(Kind::PublicDecryption, other.id, answer, &signer);
     // A request that was never made.
-    let unknown = bench.result(Kind::PublicDecryption, RequestId(B256::from(U256::from_be_bytes(other.id.0.0) + U256::from(1_000))));
+    let unknown = bench
+        .result(Kind::PublicDecryption, RequestId(B256::from(U256::from_be_bytes(other.id.0.0) + U256::from(1_000))));
     bench.publish(&[wrong, unknown]).await;
 
     let submissions = bench.await_submissions(3).await;
@@ -120,7 +121,10 @@ async fn p4_what_our_signer_did_not_sign_becomes_a_dead_letter_and_no_transactio
     let topic = bench.topics.results(Lane::Decryption).to_owned();
     let key = made[1].id.0.to_vec();
     bench
-        .write(vec![(topic.clone(), key.clone(), b"what is this".to_vec()), (topic.clone(), key, vec![0xc3, 0x01, 0, 0])])
+        .write(vec![
+            (topic.clone(), key.clone(), b"what is this".to_vec()),
+            (topic.clone(), key, vec![0xc3, 0x01, 0, 0]),
+        ])
         .await;
     bench.publish(&bench.results(&made[1..])).await;
 
@@ -147,10 +151,7 @@ async fn p3_a_foreign_transaction_of_the_account_only_costs_the_answer_another_n
     bench.publish(&bench.results(&made[1..])).await;
     bench.await_pending(5).await;
     // Pays far more, and takes the lowest nonce.
-    let node = Node::new(&bench.stack.anvil().url()).unwrap();
-    let foreign = Account::open(&node, bench.stack.node().keys().sender.clone()).await.unwrap();
-    let call = Call { to: Some(bench.sender()), data: Bytes::new(), gas: 50_000 };
-    foreign.send(&[call]).await.unwrap();
+    bench.use_account_elsewhere(1).await;
     bench.mine_again().await;
 
     bench.await_all_accepted(&made).await;
@@ -261,10 +262,9 @@ async fn p2_p3_killed_at_any_moment_every_answer_is_accepted_and_settled_once() 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_the_chain_is_waited_for_and_is_no_verdict() {
     let bench = Bench::start_with("emitter-outage", BLOCKS, |stack| {
-        stack.set(ServiceKind::Emitter, "destination.rpc_timeout_ms=500").set(
-            ServiceKind::Emitter,
-            "destination.send_timeout_ms=500",
-        )
+        stack
+            .set(ServiceKind::Emitter, "destination.rpc_timeout_ms=500")
+            .set(ServiceKind::Emitter, "destination.send_timeout_ms=500")
     })
     .await;
     let mut made = bench.warm_up().await;

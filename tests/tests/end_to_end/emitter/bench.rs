@@ -4,7 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
+use alloy::eips::eip2718::Encodable2718 as _;
+use alloy::primitives::{Address, B256, Bytes, TxKind, U256, keccak256};
+use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolCall as _;
 use kms_chain::eip712::{self, Domains};
@@ -12,9 +15,7 @@ use kms_chain::event::{ContractSet, ResponseEvent, decode_request, decode_respon
 use kms_schemas::codec::{Codec, Record};
 use kms_schemas::headers::headers;
 use kms_schemas::identity::{Coordinates, Identity, Kind, RequestId};
-use kms_schemas::record::{
-    Answer, DeadLetter, Intent, KeyDigest, RawLog, ResultRecord, Signed, Submission, Verdict,
-};
+use kms_schemas::record::{Answer, DeadLetter, Intent, KeyDigest, RawLog, ResultRecord, Signed, Submission, Verdict};
 use kms_schemas::topics::{Topics, partition_for_key};
 use kms_stack::contracts::{Call, Made, Material, NewRequest, Pace, Requester, UserRequest, handle, owner};
 use kms_stack::{ServiceKind, Stack, StackBuilder, Workspace};
@@ -303,6 +304,22 @@ impl Bench {
         serde_json::from_value::<U256>(nonce).unwrap().to()
     }
 
+    /// Somebody else uses the account: a transaction with this nonce that pays far more than an emitter would.
+    pub(super) async fn use_account_elsewhere(&self, nonce: u64) {
+        let transaction = TxEip1559 {
+            chain_id: self.stack.contracts().gateway_chain_id,
+            nonce,
+            gas_limit: 50_000,
+            max_fee_per_gas: 500_000_000_000,
+            max_priority_fee_per_gas: 100_000_000_000,
+            to: TxKind::Call(self.app),
+            ..TxEip1559::default()
+        };
+        let signature = self.stack.node().keys().sender.sign_hash_sync(&transaction.signature_hash()).unwrap();
+        let raw = Bytes::from(TxEnvelope::from(transaction.into_signed(signature)).encoded_2718());
+        self.rpc("eth_sendRawTransaction", json!([raw])).await;
+    }
+
     /// No block is made until [`Bench::mine_again`].
     pub(super) async fn stop_mining(&self) {
         self.rpc("evm_setAutomine", json!([false])).await;
@@ -383,11 +400,7 @@ impl Bench {
 }
 
 fn raw(log: &alloy::rpc::types::Log) -> RawLog {
-    RawLog {
-        address: log.inner.address,
-        topics: log.inner.data.topics().to_vec(),
-        data: log.inner.data.data.clone(),
-    }
+    RawLog { address: log.inner.address, topics: log.inner.data.topics().to_vec(), data: log.inner.data.data.clone() }
 }
 
 fn user_key() -> Bytes {
@@ -425,4 +438,3 @@ async fn read_committed(bootstrap: &str, topic: &str) -> Vec<Vec<u8>> {
     };
     tokio::task::spawn_blocking(read).await.unwrap()
 }
-
