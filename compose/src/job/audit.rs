@@ -19,7 +19,7 @@ use crate::error::StackError;
 use crate::stack::Stack;
 
 const SERVICE: &str = "main-job";
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(5);
 
 /// What one node's topics hold about one request of the chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,44 +107,29 @@ fn read_node(
     patience: Duration,
 ) -> Result<NodeTrails, StackError> {
     let topics = Topics::new(&kafka.topic_prefix);
-    let mut settings = kafka.consumer(SERVICE, &format!("{}.{SERVICE}", kafka.topic_prefix));
-    settings.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
-    let consumer: BaseConsumer<LogContext> = settings.create_with_context(LogContext).map_err(unreadable)?;
-    let mut assignment = TopicPartitionList::new();
+    let mut tails: Vec<Tail> = Vec::new();
     for spec in topics.all().iter().filter(|spec| is_audited(&topics, &spec.name)) {
-        for partition in 0..spec.partitions {
-            assignment.add_partition_offset(&spec.name, partition, Offset::Beginning).map_err(unreadable)?;
-        }
+        tails.push(Tail::open(kafka, &spec.name, spec.partitions)?);
     }
-    let partitions = assignment.count();
-    consumer.assign(&assignment).map_err(unreadable)?;
-
     let mut reading = Reading::new(&topics, codec, occurrences);
-    let mut at_end = HashSet::new();
     let mut last_news = Instant::now();
     loop {
-        match consumer.poll(POLL) {
-            None => {}
-            Some(Ok(message)) => {
-                at_end.remove(&(message.topic().to_owned(), message.partition()));
-                last_news = Instant::now();
-                reading.take(message.topic(), message.partition(), message.offset(), message.payload());
+        for tail in &mut tails {
+            let read = tail.read(|place, payload| reading.take(place, payload));
+            match read {
+                Ok(0) => {}
+                Ok(_) => last_news = Instant::now(),
+                Err(error) if last_news.elapsed() > patience => return Err(unreadable(error)),
+                // Brokers come and go; the client finds them again.
+                Err(_) => {}
             }
-            Some(Err(KafkaError::PartitionEOF(_))) => {
-                // The error names the partition only, so the positions are asked for.
-                at_end = ends(&consumer)?;
-            }
-            Some(Err(error)) if last_news.elapsed() > patience => return Err(unreadable(error)),
-            Some(Err(_)) => {}
         }
-        if at_end.len() < partitions {
-            if last_news.elapsed() <= patience {
-                continue;
-            }
-            return Err(unreadable("the ends of the partitions were not reached"));
-        }
-        if reading.is_whole() || last_news.elapsed() > patience {
+        let at_end = tails.iter().all(Tail::is_at_end);
+        if at_end && (reading.is_whole() || last_news.elapsed() > patience) {
             return Ok(reading.finish());
+        }
+        if last_news.elapsed() > patience {
+            return Err(unreadable("the ends of the partitions were not reached"));
         }
     }
 }
@@ -157,22 +142,58 @@ fn is_audited(topics: &Topics, name: &str) -> bool {
         })
 }
 
-/// The partitions whose position is the end that a committed reader can see.
-fn ends(consumer: &BaseConsumer<LogContext>) -> Result<HashSet<(String, i32)>, StackError> {
-    let mut at_end = HashSet::new();
-    for element in consumer.position().map_err(unreadable)?.elements() {
-        let position = match element.offset() {
-            Offset::Offset(offset) => offset,
-            _ => 0,
-        };
-        let (_, end) = consumer
-            .fetch_watermarks(element.topic(), element.partition(), Duration::from_secs(10))
-            .map_err(unreadable)?;
-        if position >= end {
-            at_end.insert((element.topic().to_owned(), element.partition()));
+/// One topic, read from its beginning. A client of its own, because the client library's end-of-partition event does not name
+/// the topic; and positions tell nothing, because transaction markers stand behind the last record.
+struct Tail {
+    topic: String,
+    consumer: BaseConsumer<LogContext>,
+    partitions: usize,
+    at_end: HashSet<i32>,
+}
+
+impl Tail {
+    fn open(kafka: &KafkaConfig, topic: &str, partitions: i32) -> Result<Self, StackError> {
+        let mut settings = kafka.consumer(SERVICE, &format!("{}.{SERVICE}", kafka.topic_prefix));
+        settings.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
+        let consumer: BaseConsumer<LogContext> = settings.create_with_context(LogContext).map_err(unreadable)?;
+        let mut assignment = TopicPartitionList::new();
+        for partition in 0..partitions {
+            assignment.add_partition_offset(topic, partition, Offset::Beginning).map_err(unreadable)?;
         }
+        consumer.assign(&assignment).map_err(unreadable)?;
+        Ok(Self { topic: topic.to_owned(), consumer, partitions: assignment.count(), at_end: HashSet::new() })
     }
-    Ok(at_end)
+
+    /// Hands over what is there; returns how many records that was.
+    fn read(&mut self, mut take: impl FnMut(Coordinates, &[u8])) -> Result<usize, KafkaError> {
+        let mut records = 0;
+        // The first look may wait a moment, the others take what is there.
+        let mut wait = POLL;
+        while let Some(event) = self.consumer.poll(wait) {
+            wait = Duration::ZERO;
+            match event {
+                Ok(message) => {
+                    records += 1;
+                    self.at_end.remove(&message.partition());
+                    let place = Coordinates {
+                        topic: self.topic.clone(),
+                        partition: message.partition(),
+                        offset: message.offset(),
+                    };
+                    take(place, message.payload().unwrap_or_default());
+                }
+                Err(KafkaError::PartitionEOF(partition)) => {
+                    self.at_end.insert(partition);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(records)
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.at_end.len() == self.partitions
+    }
 }
 
 /// Records as they come, matched by coordinates.
@@ -207,9 +228,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn take(&mut self, topic: &str, partition: i32, offset: i64, payload: Option<&[u8]>) {
-        let place = Coordinates { topic: topic.to_owned(), partition, offset };
-        let bytes = payload.unwrap_or_default();
+    fn take(&mut self, place: Coordinates, bytes: &[u8]) {
+        let topic = place.topic.as_str();
         let taken = if topic == self.topics.submissions() {
             self.codec.decode::<Submission>(topic, bytes).map(|submission| self.submissions.push(submission))
         } else if topic == self.topics.dead_letters() {
