@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod emitter;
+mod faults;
+mod fetching;
 mod ingest;
 mod kafka;
-mod fetching;
 mod parts;
+mod pipeline;
 mod stack;
 mod stage;
 mod supervision;
