@@ -18,7 +18,7 @@ const HEAD: &str = "kms_connector_rpc_head_block";
 /// Registers help texts with the installed recorder. To be called once, by the program.
 pub fn describe() {
     describe_counter!(REQUESTS, "HTTP requests to RPC endpoints, by endpoint, method and outcome");
-    describe_counter!(CALLS, "JSON-RPC calls inside those requests, by endpoint and method");
+    describe_counter!(CALLS, "JSON-RPC calls, of which one HTTP request holds several, by endpoint and method");
     describe_histogram!(SECONDS, Unit::Seconds, "Time from sending an RPC request to its parsed answer");
     describe_gauge!(IN_FLIGHT, "RPC requests that are running, by endpoint");
     describe_gauge!(WAITING, "RPC requests that wait for one of the endpoint's slots");

@@ -21,7 +21,10 @@ pub fn describe() {
     describe_gauge!("kms_connector_sender_nonce", "Nonce of the transaction sender on chain");
     describe_gauge!("kms_connector_sender_balance_ether", "Balance of the transaction sender");
     describe_gauge!("kms_connector_destination_block", "Latest block of the destination that was read");
-    describe_gauge!("kms_connector_destination_base_fee_gwei", "Base fee of that block");
+    describe_gauge!(
+        "kms_connector_destination_base_fee_gwei",
+        "Base fee of the destination's latest block that was read"
+    );
     describe_gauge!("kms_connector_submissions_held", "1 while the contract does not accept this node, else 0");
     describe_counter!("kms_connector_sends_total", Unit::Count, "Transactions sent, by what the node said");
     describe_counter!("kms_connector_submissions_total", Unit::Count, "Settled results, by kind and verdict");

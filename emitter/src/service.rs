@@ -39,6 +39,8 @@ impl Service for Emitter {
 
     async fn run(config: EmitterConfig, context: Context) -> Result<(), Stopped> {
         metrics::describe();
+        kms_chain::metrics::describe();
+        kms_runtime::stage::metrics::describe();
         let refuse = |text: String| Stopped::new(Exit::Configuration, &kms_runtime::codes::CONFIG_VALUE, text);
         let wallet = Wallet::new(&config.wallet.private_key).map_err(|error| refuse(error.to_string()))?;
         let rpc = session::destination(&config)?;

@@ -48,6 +48,8 @@ impl Service for Processor {
 
     async fn run(config: ProcessorConfig, context: Context) -> Result<(), Stopped> {
         metrics::describe();
+        kms_chain::metrics::describe();
+        kms_runtime::stage::metrics::describe();
         let shared = Arc::new(shared(&config, &context)?);
         let mut stages = JoinSet::new();
         for lane in Lane::ALL {

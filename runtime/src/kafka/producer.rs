@@ -207,6 +207,10 @@ impl TransactionalProducer {
         let producer =
             config.producer(service, transactional_id, max_record_bytes).create_with_context(Deliveries::default())?;
         let attempt_limit = config.transaction_timeout().mul_f64(0.8);
+        metrics::describe_counter!(
+            "kms_connector_kafka_transactions_aborted_total",
+            "Transactions of single writers (ingest, the emitter's journal, kmsctl) that were aborted and tried again"
+        );
         Ok(Self { producer, transactional_id: transactional_id.to_owned(), attempt_limit })
     }
 

@@ -201,7 +201,7 @@ pub static CODES: &[Code] = &[
         code: "KC-0236",
         name: "offsets_missing",
         meaning: "The group lost its offsets and what is done cannot be told from the outcomes alone.",
-        action: "See \"Missing offsets\" in the operator's guide before choosing `missing_offsets`.",
+        action: "Decide from which offset on records are to be handled, and set it with Kafka's tools (`docs/operations.md`, \"Missing offsets\").",
     },
     Code {
         code: "KC-0237",
