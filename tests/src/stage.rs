@@ -17,6 +17,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
+    error::KafkaError,
     producer::{BaseProducer, BaseRecord, Producer as _},
 };
 use tokio::{sync::watch, task::JoinHandle};
@@ -199,18 +200,27 @@ impl Lab {
         tokio::task::spawn_blocking(ask).await.expect("an answer")
     }
 
-    /// Commits an offset with metadata, as a predecessor would have. The group must be empty.
+    /// Commits an offset with metadata in a transaction, as a predecessor would have. The group must be empty.
     ///
     /// # Errors
     /// The broker's.
-    pub async fn commit(&self, partition: i32, offset: i64, metadata: &str) -> Result<(), rdkafka::error::KafkaError> {
+    ///
+    /// # Panics
+    /// When it is not the offset that is refused.
+    pub async fn commit(&self, partition: i32, offset: i64, metadata: &str) -> Result<(), KafkaError> {
         let (consumer, topic, metadata) = (self.consumer(), self.topic("in"), metadata.to_owned());
+        let settings = self.kafka.producer("test", &format!("{topic}.commit"), 1_000_000);
         let commit = move || {
             let mut list = TopicPartitionList::new();
             let mut element = list.add_partition(&topic, partition);
             element.set_offset(Offset::Offset(offset)).expect("an offset");
             element.set_metadata(metadata);
-            consumer.commit(&list, rdkafka::consumer::CommitMode::Sync)
+            let group = consumer.group_metadata().expect("metadata of the group");
+            let producer: BaseProducer = settings.create().expect("a producer");
+            producer.init_transactions(LIMIT).expect("transactions");
+            producer.begin_transaction().expect("begin");
+            producer.send_offsets_to_transaction(&list, &group, LIMIT)?;
+            producer.commit_transaction(LIMIT)
         };
         tokio::task::spawn_blocking(commit).await.expect("an answer")
     }

@@ -229,3 +229,89 @@ fn take_varint(body: &mut &[u8]) -> Result<u64, DecodeError> {
     }
     Err(DecodeError::Body)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BASE: NextOffset = NextOffset(1_000_000_007);
+
+    fn every_second(span: i64) -> Runs {
+        (1..=span).filter(|offset| offset % 2 == 0).map(|offset| BASE.0 + offset).collect()
+    }
+
+    #[test]
+    fn the_longest_set_takes_exactly_the_longest_text() {
+        assert_eq!(bitmap_capacity(DEFAULT_MAX_CHARACTERS), 24_456);
+        let text = encode(BASE, &every_second(24_456), DEFAULT_MAX_CHARACTERS).expect("it fits");
+        assert_eq!(text.len(), DEFAULT_MAX_CHARACTERS);
+        assert!(encode(BASE, &every_second(24_466), DEFAULT_MAX_CHARACTERS).is_err());
+    }
+
+    #[test]
+    fn an_empty_set_is_the_empty_text() {
+        assert_eq!(encode(BASE, &Runs::default(), DEFAULT_MAX_CHARACTERS), Ok(String::new()));
+        assert_eq!(decode(BASE, ""), Ok(Runs::default()));
+    }
+
+    #[test]
+    fn a_long_finished_run_takes_a_few_characters() {
+        let mut finished = Runs::default();
+        finished.insert(BASE.0 + 1..BASE.0 + 150_000);
+        assert!(encode(BASE, &finished, DEFAULT_MAX_CHARACTERS).expect("it fits").len() < 32);
+    }
+
+    #[test]
+    fn p2_text_for_another_offset_is_refused() {
+        let text = encode(BASE, &every_second(10), DEFAULT_MAX_CHARACTERS).expect("it fits");
+        assert_eq!(decode(NextOffset(BASE.0 + 1), &text), Err(DecodeError::Base(BASE.0)));
+    }
+
+    #[test]
+    fn p2_a_version_of_the_future_is_refused() {
+        let text = encode(BASE, &every_second(10), DEFAULT_MAX_CHARACTERS).expect("it fits");
+        let mut bytes = URL_SAFE_NO_PAD.decode(text).expect("base64url");
+        bytes[0] = 2;
+        assert_eq!(decode(BASE, &URL_SAFE_NO_PAD.encode(bytes)), Err(DecodeError::Version(2)));
+    }
+
+    proptest! {
+        #[test]
+        fn p2_a_changed_character_is_refused(at in any::<prop::sample::Index>(), by in 1_u8..64) {
+            let text = encode(BASE, &every_second(100), DEFAULT_MAX_CHARACTERS).expect("it fits");
+            let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+            let mut changed = text.into_bytes();
+            let at = at.index(changed.len());
+            let old = alphabet.iter().position(|letter| *letter == changed[at]).expect("a letter of the alphabet");
+            changed[at] = alphabet[(old + usize::from(by)) % 64];
+            prop_assert!(decode(BASE, std::str::from_utf8(&changed).expect("ASCII")).is_err());
+        }
+
+        #[test]
+        fn foreign_text_never_panics(text in "\\PC{0,200}") {
+            let _ = decode(BASE, &text);
+        }
+
+        #[test]
+        fn forged_bytes_behind_a_right_checksum_never_panic(form in 0_u8..4, body in prop::collection::vec(any::<u8>(), 0..200), base in any::<i64>()) {
+            let mut bytes = vec![VERSION, form];
+            bytes.extend_from_slice(&base.to_be_bytes());
+            let sum = checksum(&bytes, &body);
+            bytes.extend_from_slice(&sum.to_be_bytes());
+            bytes.extend_from_slice(&body);
+            if let Ok(runs) = decode(NextOffset(base), &URL_SAFE_NO_PAD.encode(bytes)) {
+                prop_assert!(runs.start().is_none_or(|start| start > base));
+            }
+        }
+
+        #[test]
+        fn what_was_encoded_decodes(offsets in prop::collection::btree_set(1_i64..20_000, 0..400), long in 0_i64..50_000) {
+            let mut finished: Runs = offsets.into_iter().map(|offset| BASE.0 + offset).collect();
+            finished.insert(BASE.0 + 20_000..BASE.0 + 20_000 + long);
+            let text = encode(BASE, &finished, DEFAULT_MAX_CHARACTERS).expect("it fits");
+            prop_assert_eq!(decode(BASE, &text), Ok(finished));
+        }
+    }
+}

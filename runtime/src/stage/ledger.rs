@@ -240,3 +240,206 @@ impl Ledger {
         self.read = self.read.max(self.next);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::stage::commit_metadata::{DEFAULT_MAX_CHARACTERS, decode, encode};
+
+    fn ledger(window: u64) -> Ledger {
+        Ledger::restore(Limits::new(window, DEFAULT_MAX_CHARACTERS), NextOffset(0), Runs::default())
+    }
+
+    #[test]
+    fn p2_the_committed_offset_never_passes_an_unfinished_one() {
+        let mut ledger = ledger(1000);
+        for offset in 0..10 {
+            assert_eq!(ledger.admit(Offset(offset)), Admission::Work);
+        }
+        for offset in [9, 1, 2, 5] {
+            assert!(ledger.finish(Offset(offset)));
+            assert_eq!(ledger.next(), NextOffset(0));
+        }
+        assert!(ledger.finish(Offset(0)));
+        assert_eq!(ledger.next(), NextOffset(3));
+    }
+
+    #[test]
+    fn gaps_in_offsets_are_not_work() {
+        let mut ledger = ledger(1000);
+        assert_eq!(ledger.admit(Offset(0)), Admission::Work);
+        assert_eq!(ledger.admit(Offset(50)), Admission::Work);
+        ledger.finish(Offset(0));
+        assert_eq!(ledger.next(), NextOffset(50));
+        ledger.finish(Offset(50));
+        assert_eq!((ledger.next(), ledger.span()), (NextOffset(51), 0));
+    }
+
+    #[test]
+    fn a_record_is_finished_once() {
+        let mut ledger = ledger(10);
+        ledger.admit(Offset(0));
+        assert!(!ledger.finish(Offset(1)), "never admitted");
+        assert!(ledger.finish(Offset(0)));
+        assert!(!ledger.finish(Offset(0)), "finished already");
+        assert_eq!(ledger.admit(Offset(0)), Admission::Seen);
+    }
+
+    #[test]
+    fn p6_intake_stops_at_the_window_and_goes_on_behind_it() {
+        let mut ledger = ledger(4);
+        for offset in 0..4 {
+            assert_eq!(ledger.admit(Offset(offset)), Admission::Work);
+        }
+        assert_eq!(ledger.admit(Offset(4)), Admission::Full);
+        assert!(!ledger.is_relaxed());
+        ledger.finish(Offset(0));
+        assert_eq!(ledger.admit(Offset(4)), Admission::Work);
+    }
+
+    #[test]
+    fn a_gap_wider_than_the_window_never_stops_an_idle_ledger() {
+        let mut ledger = ledger(4);
+        assert_eq!(ledger.admit(Offset(1_000_000)), Admission::Work);
+        ledger.finish(Offset(1_000_000));
+        assert_eq!(ledger.next(), NextOffset(1_000_001));
+    }
+
+    #[test]
+    fn p5_a_lone_unfinished_record_below_half_the_window_holds_it_up() {
+        let mut ledger = ledger(100);
+        for offset in 0..51 {
+            ledger.admit(Offset(offset));
+            if offset > 0 {
+                ledger.finish(Offset(offset));
+                assert_eq!(ledger.is_held_up(), offset >= 49, "{offset}");
+            }
+        }
+    }
+
+    #[test]
+    fn p5_a_backlog_alone_holds_nothing_up() {
+        let mut ledger = ledger(100);
+        (0..100).for_each(|offset| assert_eq!(ledger.admit(Offset(offset)), Admission::Work));
+        assert!(!ledger.is_held_up());
+    }
+
+    #[test]
+    fn a_set_from_wider_limits_is_told() {
+        let finished: Runs = [90].into_iter().collect();
+        let limits = Limits::new(50, DEFAULT_MAX_CHARACTERS);
+        assert!(!Ledger::restore(limits, NextOffset(0), finished).always_fits());
+    }
+
+    /// The rule, with no thought for speed: every offset below `read` that is no open record is finished.
+    #[derive(Default)]
+    struct Model {
+        base: i64,
+        read: i64,
+        open: BTreeSet<i64>,
+        above: BTreeSet<i64>,
+    }
+
+    impl Model {
+        fn next(&self) -> i64 {
+            let mut next = self.open.first().copied().unwrap_or(self.read).min(self.read).max(self.base);
+            while self.open.is_empty() && next >= self.read && self.above.contains(&next) {
+                next += 1;
+            }
+            next
+        }
+
+        fn finished(&self) -> Vec<i64> {
+            let next = self.next();
+            let mut finished: BTreeSet<i64> = (next..self.read).filter(|offset| !self.open.contains(offset)).collect();
+            finished.extend(self.above.iter().filter(|offset| **offset > next));
+            finished.into_iter().collect()
+        }
+    }
+
+    fn offsets(runs: &Runs) -> Vec<i64> {
+        runs.iter().flatten().collect()
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// Reads the record that many offsets on.
+        Read(i64),
+        /// Finishes one of the open records, by its rank.
+        Finish(usize),
+        /// Crashes: what is committed is all that is left.
+        Restart,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..4_i64).prop_map(Step::Read),
+            2 => (0..60_i64).prop_map(Step::Read),
+            6 => any::<prop::sample::Index>().prop_map(|index| Step::Finish(index.index(64))),
+            1 => Just(Step::Restart),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+        #[test]
+        fn p2_ledger_agrees_with_the_naive_model(steps in prop::collection::vec(step(), 1..300), window in 2_u64..2000) {
+            // Metadata so short that bitmap and runs reach their limits within a test, before the window or behind it.
+            let limits = Limits::new(window, 64);
+            let mut ledger = Ledger::restore(limits, NextOffset(0), Runs::default());
+            let mut model = Model::default();
+            for step in steps {
+                match step {
+                    Step::Read(skip) => {
+                        let offset = model.read + skip;
+                        match ledger.admit(Offset(offset)) {
+                            Admission::Work => {
+                                prop_assert!(!model.above.contains(&offset));
+                                model.open.insert(offset);
+                                model.read = offset + 1;
+                            }
+                            Admission::Finished => {
+                                prop_assert!(model.above.contains(&offset));
+                                model.read = offset + 1;
+                            }
+                            Admission::Full => prop_assert!(!model.open.is_empty(), "an idle ledger takes a record"),
+                            Admission::Seen => prop_assert!(offset < ledger.read().0),
+                        }
+                        model.read = model.read.max(ledger.read().0);
+                    }
+                    Step::Finish(rank) => {
+                        if let Some(offset) = model.open.iter().nth(rank % model.open.len().max(1)).copied() {
+                            model.open.remove(&offset);
+                            prop_assert!(ledger.finish(Offset(offset)));
+                        }
+                    }
+                    Step::Restart => {
+                        let text = encode(ledger.next(), ledger.finished(), 64).expect("the set always fits");
+                        let finished = decode(ledger.next(), &text).expect("what was encoded decodes");
+                        prop_assert_eq!(&finished, ledger.finished());
+                        let next = ledger.next();
+                        ledger = Ledger::restore(limits, next, finished);
+                        prop_assert!(ledger.always_fits());
+                        model = Model {
+                            base: next.0,
+                            read: next.0,
+                            open: BTreeSet::new(),
+                            above: offsets(ledger.finished()).into_iter().collect(),
+                        };
+                    }
+                }
+                prop_assert_eq!(ledger.next().0, model.next());
+                prop_assert_eq!(offsets(ledger.finished()), model.finished());
+                prop_assert_eq!(ledger.open(), model.open.len() as u64);
+                prop_assert!(ledger.span() <= window.max(1));
+                prop_assert!(ledger.open() > 0 || ledger.span() > 0 || ledger.is_relaxed(), "an empty ledger lets intake go on");
+                prop_assert!(encode(ledger.next(), ledger.finished(), 64).is_ok(), "the set always fits");
+            }
+        }
+    }
+}

@@ -96,3 +96,35 @@ impl FromIterator<i64> for Runs {
         runs
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn runs_agree_with_a_set_of_offsets(ranges in prop::collection::vec((0_i64..200, 0_i64..20), 0..60), take in 0_i64..200) {
+            let (mut runs, mut model) = (Runs::default(), BTreeSet::new());
+            for (start, length) in ranges {
+                let before = model.len();
+                model.extend(start..start + length);
+                prop_assert_eq!(runs.insert(start..start + length), (model.len() - before) as u64);
+            }
+            if let Some(end) = runs.take_run_at(take) {
+                (take..end).for_each(|offset| assert!(model.remove(&offset)));
+                prop_assert!(!model.contains(&end));
+            }
+            prop_assert_eq!(runs.count(), model.len() as u64);
+            prop_assert_eq!(runs.iter().flatten().collect::<BTreeSet<_>>(), model.clone());
+            prop_assert_eq!(runs.start(), model.first().copied());
+            prop_assert_eq!(runs.end(), model.last().map(|last| last + 1));
+            (0..220).for_each(|offset| assert_eq!(runs.contains(offset), model.contains(&offset)));
+            let ends: Vec<_> = runs.iter().collect();
+            prop_assert!(ends.windows(2).all(|pair| pair[0].end < pair[1].start), "runs neither touch nor overlap");
+        }
+    }
+}

@@ -732,3 +732,316 @@ fn too_slow(entry: &Entry, text: &str) -> Failure {
         None => Failure::new(TOO_SLOW, text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPOCH: Epoch = Epoch(1);
+
+    fn policy() -> Policy {
+        Policy {
+            slots: 2,
+            bytes: 1000,
+            defer_after: Duration::from_secs(60),
+            max_attempts: 3,
+            time_limit: Some(Duration::from_secs(600)),
+            backoff: Backoff { first: Duration::from_secs(1), max: Duration::from_secs(8), factor: 2.0 },
+            breaker: BreakerPolicy {
+                threshold: 2,
+                backoff: Backoff { first: Duration::from_secs(5), max: Duration::from_secs(20), factor: 2.0 },
+            },
+        }
+    }
+
+    fn id(offset: i64) -> RecordId {
+        RecordId { epoch: EPOCH, offset: Offset(offset) }
+    }
+
+    fn record(offset: i64, key: &str, bytes: usize) -> Arc<InputRecord> {
+        Arc::new(InputRecord {
+            topic: Arc::from("in"),
+            partition: 0,
+            offset,
+            key: (!key.is_empty()).then(|| Bytes::copy_from_slice(key.as_bytes())),
+            value: Some(Bytes::from(vec![0; bytes])),
+            headers: Vec::new(),
+            timestamp_ms: None,
+        })
+    }
+
+    /// A schedule with its clock.
+    struct Bench {
+        schedule: Schedule,
+        now: Now,
+    }
+
+    impl Bench {
+        fn new(policy: Policy) -> Self {
+            Self { schedule: Schedule::new(policy), now: Now::read() }
+        }
+
+        fn admit(&mut self, offset: i64, key: &str) {
+            self.schedule.admit(id(offset), record(offset, key, 1), false);
+        }
+
+        fn start(&mut self) -> Option<Start> {
+            self.schedule.start(self.now)
+        }
+
+        fn started(&mut self) -> Vec<i64> {
+            std::iter::from_fn(|| self.start()).map(|start| start.id.offset.0).collect()
+        }
+
+        fn complete(&mut self, start: &Start, outcome: Outcome) -> Decision {
+            self.schedule.complete(start.id, start.run, outcome, self.now.instant, 1.0)
+        }
+
+        fn pass(&mut self, seconds: u64) -> Vec<Expired> {
+            self.now.instant += Duration::from_secs(seconds);
+            self.schedule.due(self.now.instant)
+        }
+    }
+
+    fn retry() -> Outcome {
+        Outcome::Retry { after: None, why: Failure::new("KC-1", "no") }
+    }
+
+    fn outage() -> Outcome {
+        Outcome::Retry { after: None, why: Failure::outage("KC-2", "core", "down") }
+    }
+
+    fn done() -> Outcome {
+        Outcome::Done(Vec::new())
+    }
+
+    #[test]
+    fn records_of_one_key_run_one_after_the_other_and_others_beside_them() {
+        let mut bench = Bench::new(policy());
+        for (offset, key) in [(0, "a"), (1, "a"), (2, "b"), (3, "a")] {
+            bench.admit(offset, key);
+        }
+        let first = bench.start().expect("a slot is free");
+        let other = bench.start().expect("a slot is free");
+        assert_eq!((first.id, other.id), (id(0), id(2)));
+        bench.complete(&other, done());
+        assert!(bench.start().is_none(), "the key is busy");
+        bench.complete(&first, done());
+        assert_eq!(bench.started(), [1]);
+    }
+
+    #[test]
+    fn records_without_a_key_do_not_wait_for_each_other() {
+        let mut bench = Bench::new(policy());
+        bench.admit(0, "");
+        bench.admit(1, "");
+        assert_eq!(bench.started(), [0, 1]);
+    }
+
+    #[test]
+    fn p6_no_more_attempts_run_than_there_are_slots() {
+        let mut bench = Bench::new(policy());
+        (0..5).for_each(|offset| bench.admit(offset, ""));
+        assert_eq!(bench.started(), [0, 1]);
+    }
+
+    #[test]
+    fn p5_a_retry_waits_outside_of_the_slots_and_keeps_its_key() {
+        let mut bench = Bench::new(Policy { slots: 1, ..policy() });
+        bench.admit(0, "a");
+        bench.admit(1, "a");
+        bench.admit(2, "b");
+        let first = bench.start().expect("a slot is free");
+        assert_eq!(bench.complete(&first, retry()), Decision::Wait);
+        assert_eq!(bench.started(), [2], "the slot is free, the key is not");
+        assert_eq!(bench.schedule.counts().waiting, 1);
+    }
+
+    #[test]
+    fn p6_attempts_are_limited_and_then_a_dead_letter() {
+        let mut bench = Bench::new(policy());
+        bench.admit(0, "a");
+        for attempt in 1..=3 {
+            let start = bench.start().expect("it is ready");
+            assert_eq!(start.number, attempt);
+            let decision = bench.complete(&start, retry());
+            if attempt == 3 {
+                let Decision::DeadLetter(leaving) = decision else { panic!("{decision:?}") };
+                assert_eq!((leaving.attempts, leaving.why.code), (3, ATTEMPTS_EXHAUSTED));
+            } else {
+                assert_eq!(decision, Decision::Wait);
+                bench.pass(8);
+            }
+        }
+    }
+
+    #[test]
+    fn an_outage_is_never_a_verdict() {
+        let mut bench = Bench::new(policy());
+        bench.admit(0, "a");
+        for _ in 0..50 {
+            let start = bench.start().expect("it is ready or probes");
+            assert_eq!(start.number, 1, "an outage burns no attempt");
+            assert_eq!(bench.complete(&start, outage()), Decision::Wait);
+            assert_eq!(bench.pass(30), [], "neither deferred nor given up");
+        }
+    }
+
+    #[test]
+    fn an_open_breaker_pauses_intake_and_lets_one_probe_pass() {
+        let mut bench = Bench::new(policy());
+        (0..4).for_each(|offset| bench.admit(offset, ""));
+        let (first, second) = (bench.start().expect("a slot"), bench.start().expect("a slot"));
+        bench.complete(&first, outage());
+        assert_eq!(bench.schedule.intake(), Intake::Open);
+        bench.complete(&second, outage());
+        assert_eq!(bench.schedule.intake(), Intake::Outage);
+        assert!(bench.start().is_none(), "nothing starts while it is open");
+        assert!(bench.schedule.next_deadline().is_some());
+        bench.pass(5);
+        let probe = bench.start().expect("one attempt probes");
+        assert!(bench.start().is_none(), "and no other");
+        bench.complete(&probe, done());
+        assert_eq!(bench.schedule.intake(), Intake::Open);
+        assert!(bench.start().is_some());
+    }
+
+    #[test]
+    fn a_probe_that_is_cut_off_hands_on_its_turn() {
+        let mut bench = Bench::new(policy());
+        (0..3).for_each(|offset| bench.admit(offset, ""));
+        let (first, second) = (bench.start().expect("a slot"), bench.start().expect("a slot"));
+        bench.complete(&first, outage());
+        bench.complete(&second, outage());
+        bench.pass(5);
+        let probe = bench.start().expect("one attempt probes");
+        assert!(bench.schedule.close(probe.id, 0, bench.now.instant));
+        assert!(bench.start().is_some(), "the next one probes");
+    }
+
+    #[test]
+    fn p5_a_hanging_attempt_is_offered_for_deferral_and_its_late_outcome_dropped() {
+        let mut bench = Bench::new(policy());
+        bench.admit(0, "a");
+        bench.admit(1, "a");
+        let start = bench.start().expect("a slot");
+        assert_eq!(bench.pass(59), []);
+        let expired = bench.pass(1);
+        let [Expired::Defer(leaving)] = expired.as_slice() else { panic!("{expired:?}") };
+        assert_eq!((leaving.id, leaving.why.code), (id(0), TOO_SLOW));
+        assert!(bench.schedule.close(id(0), 10, bench.now.instant));
+        assert_eq!(bench.complete(&start, done()), Decision::Stale);
+        assert_eq!(bench.started(), [1], "the key is free");
+        bench.schedule.published(id(0));
+        assert_eq!(bench.schedule.counts().unpublished_bytes, 0);
+    }
+
+    #[test]
+    fn p5_one_dead_dependency_among_healthy_ones_defers_what_needs_it() {
+        let mut bench = Bench::new(policy());
+        bench.admit(0, "a");
+        let mut deferred = false;
+        for offset in 1..200 {
+            bench.admit(offset, "");
+            while let Some(start) = bench.start() {
+                let outcome = if start.id == id(0) { outage() } else { done() };
+                bench.complete(&start, outcome);
+            }
+            deferred |= bench.pass(1).iter().any(|expired| matches!(expired, Expired::Defer(of) if of.id == id(0)));
+        }
+        assert!(deferred);
+    }
+
+    #[test]
+    fn p6_time_is_limited_and_then_a_dead_letter() {
+        let mut bench = Bench::new(policy());
+        bench.admit(0, "a");
+        bench.start().expect("a slot");
+        for _ in 0..600 {
+            for expired in bench.pass(1) {
+                match expired {
+                    // A stage without a deferred topic.
+                    Expired::Defer(leaving) => bench.schedule.keep(leaving.id, bench.now.instant),
+                    Expired::DeadLetter(leaving) => {
+                        assert_eq!(leaving.why.code, TIME_EXHAUSTED);
+                        assert_eq!(bench.schedule.counts().running, 0);
+                        return;
+                    }
+                }
+            }
+        }
+        panic!("the limit was passed");
+    }
+
+    #[test]
+    fn p6_intake_pauses_at_the_limit_of_bytes_and_goes_on_at_half() {
+        let mut bench = Bench::new(policy());
+        bench.schedule.admit(id(0), record(0, "", 600), false);
+        assert_eq!(bench.schedule.intake(), Intake::Open);
+        bench.schedule.admit(id(1), record(1, "", 600), false);
+        assert_eq!(bench.schedule.intake(), Intake::Bytes);
+        let (first, second) = (bench.start().expect("a slot"), bench.start().expect("a slot"));
+        bench.complete(&first, done());
+        bench.schedule.published(first.id);
+        assert_eq!(bench.schedule.intake(), Intake::Bytes, "600 is more than half");
+        bench.complete(&second, done());
+        bench.schedule.published(second.id);
+        assert_eq!(bench.schedule.intake(), Intake::Open);
+    }
+
+    #[test]
+    fn p6_nothing_starts_while_too_much_waits_to_be_published() {
+        let mut bench = Bench::new(policy());
+        bench.admit(0, "");
+        bench.admit(1, "");
+        let first = bench.start().expect("a slot");
+        let output =
+            OutputRecord { topic: "out".into(), partition: None, key: vec![], value: vec![0; 2000], headers: vec![] };
+        bench.complete(&first, Outcome::Done(vec![output]));
+        assert!(bench.start().is_none());
+        bench.schedule.published(first.id);
+        assert!(bench.start().is_some());
+    }
+
+    #[test]
+    fn a_signal_reaches_the_running_record_of_its_key_and_wakes_a_waiting_one() {
+        let mut bench = Bench::new(policy());
+        bench.admit(0, "a");
+        bench.admit(1, "b");
+        let (running, waiting) = (bench.start().expect("a slot"), bench.start().expect("a slot"));
+        bench.complete(&waiting, retry());
+        assert_eq!(bench.schedule.admit(id(2), record(2, "a", 1), true).targets, [running.id]);
+        assert_eq!(bench.schedule.admit(id(3), record(3, "b", 1), true).targets, [waiting.id]);
+        let again = bench.start().expect("woken before its delay");
+        assert_eq!((again.id, again.signals.len()), (waiting.id, 1));
+        bench.complete(&running, done());
+        assert_eq!(bench.started(), [2], "the signal is a record of its own");
+    }
+
+    #[test]
+    fn p2_outcomes_of_a_lost_assignment_are_dropped() {
+        let mut bench = Bench::new(policy());
+        bench.admit(0, "a");
+        bench.admit(1, "b");
+        let (first, second) = (bench.start().expect("a slot"), bench.start().expect("a slot"));
+        bench.complete(&first, done());
+        assert_eq!(bench.schedule.abandon(EPOCH, bench.now.instant), [second.id]);
+        assert_eq!(bench.complete(&second, done()), Decision::Stale);
+        assert!(bench.schedule.holds(EPOCH), "what is closed may still be committed");
+        bench.schedule.lose(EPOCH, bench.now.instant);
+        assert_eq!(bench.schedule.counts(), Counts::default());
+    }
+
+    #[test]
+    fn a_deferral_that_the_stage_does_not_know_becomes_a_retry() {
+        let mut bench = Bench::new(policy());
+        bench.admit(0, "a");
+        let start = bench.start().expect("a slot");
+        let defer = || Outcome::Defer { why: Failure::new("KC-3", "later") };
+        assert!(matches!(bench.complete(&start, defer()), Decision::Defer(_)));
+        bench.schedule.keep(id(0), bench.now.instant);
+        bench.pass(8);
+        let again = bench.start().expect("it is ready again");
+        assert_eq!(bench.complete(&again, defer()), Decision::Wait);
+    }
+}

@@ -449,3 +449,200 @@ impl State {
         self.partitions.get(self.names.get(&(Arc::clone(topic), partition))?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        breaker::BreakerPolicy,
+        retry::Backoff,
+        stage::{
+            config::{StageConfig, StageIds},
+            outcome::Outcome,
+            runs::Runs,
+            schedule::{Decision, Now, Start},
+        },
+    };
+
+    fn state(window: u64) -> State {
+        let backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(1), factor: 1.0 };
+        let config = StageConfig {
+            slots: 1000,
+            breaker_backoff: backoff,
+            ..StageConfig::new("test", vec!["in".into()], Vec::new(), StageIds::new("p", "s", "l", "0"))
+        };
+        let mut policy = config.policy();
+        policy.breaker = BreakerPolicy { threshold: 5, backoff };
+        let mut state = State::new(Schedule::new(policy), window, 4095);
+        state.phase = Phase::Running;
+        state
+    }
+
+    fn topic() -> Arc<str> {
+        Arc::from("in")
+    }
+
+    fn record(partition: i32, offset: i64) -> Arc<InputRecord> {
+        let key = Some(Bytes::from(format!("{partition}-{offset}")));
+        Arc::new(InputRecord {
+            topic: topic(),
+            partition,
+            offset,
+            key,
+            value: None,
+            headers: Vec::new(),
+            timestamp_ms: None,
+        })
+    }
+
+    /// Assigns a partition and brings it to consuming from an offset on.
+    fn consuming(state: &mut State, partition: i32, next: i64) -> Epoch {
+        let (epoch, _) = state.assign(topic(), partition, Instant::now());
+        state.restored(epoch, Ledger::restore(state.limits(), NextOffset(next), Runs::default()), false);
+        state.positioned(epoch);
+        epoch
+    }
+
+    fn read(state: &mut State, partition: i32, offsets: std::ops::Range<i64>) -> Admitted {
+        state.admit(offsets.map(|offset| record(partition, offset)).collect(), |_| false)
+    }
+
+    fn start_all(state: &mut State) -> Vec<Start> {
+        std::iter::from_fn(|| state.schedule.start(Now::read())).collect()
+    }
+
+    fn finish(state: &mut State, start: &Start) -> Decision {
+        let decision = state.schedule.complete(start.id, start.run, Outcome::Done(Vec::new()), Instant::now(), 0.0);
+        if matches!(decision, Decision::Publish(_)) {
+            let record = Arc::clone(&start.record);
+            state.publish(Closed { id: start.id, record, attempts: 1, outputs: Vec::new(), form: Form::Outcome });
+        }
+        decision
+    }
+
+    fn commits(state: &mut State) -> (Vec<Closed>, Prepared) {
+        let mut batch = state.take_batch(1000, 1_000_000);
+        let prepared = state.commits(state.version, &mut batch).expect("sets fit");
+        (batch, prepared)
+    }
+
+    #[test]
+    fn p2_no_transaction_before_the_first_assignment() {
+        let mut state = state(100);
+        assert!(!state.has_batch());
+        assert_eq!(commits(&mut state).1, Prepared::Nothing);
+    }
+
+    #[test]
+    fn p2_a_lost_epoch_commits_nothing() {
+        let mut state = state(100);
+        consuming(&mut state, 0, 0);
+        read(&mut state, 0, 0..3);
+        let starts = start_all(&mut state);
+        finish(&mut state, &starts[0]);
+        let mut batch = state.take_batch(10, 1000);
+        let version = state.version;
+        // Lost and given back at once: the same partition, another epoch.
+        state.forget(&topic(), 0, Instant::now());
+        consuming(&mut state, 0, 0);
+        assert_eq!(state.commits(version, &mut batch).expect("fits"), Prepared::Outdated);
+        assert_eq!(batch.len(), 0, "what was closed under the lost epoch is dropped");
+        assert_eq!(finish(&mut state, &starts[1]), Decision::Stale);
+        assert!(!state.has_batch());
+    }
+
+    #[test]
+    fn p2_group_metadata_of_an_older_assignment_is_not_used() {
+        let mut state = state(100);
+        consuming(&mut state, 0, 0);
+        read(&mut state, 0, 0..1);
+        let starts = start_all(&mut state);
+        finish(&mut state, &starts[0]);
+        let version = state.version;
+        consuming(&mut state, 1, 0);
+        let mut batch = state.take_batch(10, 1000);
+        assert_eq!(state.commits(version, &mut batch).expect("fits"), Prepared::Outdated);
+        assert_eq!(batch.len(), 1, "the partition is still ours, so the outputs stay");
+        assert!(matches!(state.commits(state.version, &mut batch).expect("fits"), Prepared::Commits(_)));
+    }
+
+    #[test]
+    fn p2_a_commit_holds_exactly_what_its_outputs_finished() {
+        let mut state = state(100);
+        consuming(&mut state, 0, 10);
+        read(&mut state, 0, 10..20);
+        let starts = start_all(&mut state);
+        finish(&mut state, &starts[3]);
+        let (first, _) = commits(&mut state);
+        // Closed after the batch was taken: not part of it.
+        finish(&mut state, &starts[0]);
+        let mut batch = first.clone();
+        let Prepared::Commits(prepared) = state.commits(state.version, &mut batch).expect("fits") else { panic!() };
+        assert_eq!(prepared[0].next, NextOffset(10));
+        let decoded = commit_metadata::decode(NextOffset(10), &prepared[0].metadata).expect("decodes");
+        assert_eq!(decoded, [13].into_iter().collect::<Runs>());
+        // Aborted: asked again, it says the same.
+        let Prepared::Commits(again) = state.commits(state.version, &mut batch).expect("fits") else { panic!() };
+        assert_eq!(again, prepared);
+        state.committed(&batch, &prepared);
+        let (_, Prepared::Commits(next)) = commits(&mut state) else { panic!() };
+        assert_eq!(next[0].next, NextOffset(11));
+    }
+
+    #[test]
+    fn p6_what_does_not_fit_the_window_is_held_back_and_the_partition_paused() {
+        let mut state = state(4);
+        consuming(&mut state, 0, 0);
+        assert_eq!(state.commands().resume, [(topic(), 0)]);
+        assert_eq!(read(&mut state, 0, 0..6).work, 4);
+        assert_eq!(state.commands().pause, [(topic(), 0)]);
+        let starts = start_all(&mut state);
+        starts.iter().for_each(|start| assert!(matches!(finish(&mut state, start), Decision::Publish(_))));
+        let (batch, Prepared::Commits(prepared)) = commits(&mut state) else { panic!() };
+        state.committed(&batch, &prepared);
+        assert_eq!(state.admit(Vec::new(), |_| false).work, 2, "what was held back comes in");
+        assert_eq!(state.commands().resume, [(topic(), 0)]);
+    }
+
+    #[test]
+    fn p2_records_that_arrive_before_the_consumer_was_moved_are_dropped() {
+        let mut state = state(100);
+        let (epoch, _) = state.assign(topic(), 0, Instant::now());
+        assert_eq!(read(&mut state, 0, 500..510).work, 0);
+        state.restored(epoch, Ledger::restore(state.limits(), NextOffset(7), Runs::default()), false);
+        assert_eq!(read(&mut state, 0, 500..510).work, 0);
+        let commands = state.commands();
+        assert_eq!(commands.seek, [(epoch, topic(), 0, NextOffset(7))]);
+        assert!(commands.resume.is_empty(), "it stays paused until it was moved");
+        state.positioned(epoch);
+        assert_eq!(read(&mut state, 0, 7..8).work, 1);
+    }
+
+    #[test]
+    fn a_position_that_was_never_committed_is_committed_at_once() {
+        let mut state = state(100);
+        let (epoch, _) = state.assign(topic(), 0, Instant::now());
+        state.restored(epoch, Ledger::restore(state.limits(), NextOffset(0), Runs::default()), true);
+        assert!(state.has_batch());
+        let (batch, Prepared::Commits(prepared)) = commits(&mut state) else { panic!() };
+        assert_eq!((prepared[0].next, prepared[0].metadata.as_str()), (NextOffset(0), ""));
+        state.committed(&batch, &prepared);
+        assert!(!state.has_batch());
+    }
+
+    #[test]
+    fn p2_starting_over_voids_everything_in_flight() {
+        let mut state = state(100);
+        consuming(&mut state, 0, 0);
+        read(&mut state, 0, 0..2);
+        let starts = start_all(&mut state);
+        finish(&mut state, &starts[0]);
+        assert_eq!(state.start_over(Instant::now()), [starts[1].id]);
+        assert!(!state.has_batch());
+        assert_eq!(state.restoring().len(), 1);
+    }
+}
