@@ -260,7 +260,8 @@ pub struct SubmissionConfig {
     /// Transactions signed for one nonce, replacements included.
     #[schemars(range(min = 1, max = 1000))]
     pub max_variants: usize,
-    /// Milliseconds without progress after which everything on its way is sent again, as it is.
+    /// Milliseconds without progress after which the lowest transaction is sent again, as it is, and all others if the node
+    /// had lost it.
     #[schemars(range(min = 100))]
     pub resend_after_ms: u64,
     /// Upper end of that, which doubles while nothing moves.

@@ -54,7 +54,8 @@ pub struct Policy {
     pub max_in_flight: usize,
     /// Items put into one transaction; 1 until batches exist.
     pub items_per_transaction: usize,
-    /// No progress for this long: everything open is sent again. Doubles with every round without progress.
+    /// No progress for this long: the lowest bytes are sent again, and all if the node had lost them. Doubles with every
+    /// round without progress.
     pub resend_after_ms: u64,
     /// Upper end of that doubling.
     pub resend_max_ms: u64,
@@ -110,8 +111,10 @@ pub struct Mined {
 /// What a node said to bytes sent to it, as far as the planner cares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Taken now or known before.
+    /// Taken: the node did not have it before.
     Taken,
+    /// The node has it already.
+    Known,
     /// No answer, or none that tells: a send that timed out is not a failed send.
     Unknown,
     /// The account's nonce is already above.
@@ -282,6 +285,8 @@ pub struct Planner<K> {
     head: u64,
     progress_at: Millis,
     rounds: u32,
+    /// Sent again to find out whether the node still has what it once took.
+    probe: Option<(Nonce, u32)>,
 }
 
 impl<K: Clone + Eq + Hash + Debug> Planner<K> {
@@ -311,13 +316,14 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             head: 0,
             progress_at: now,
             rounds: 0,
+            probe: None,
         };
         for Recovered { nonce, variant } in intents {
             planner.adopt(nonce, variant);
         }
         planner.find_gaps();
         let mut actions = Vec::new();
-        planner.send_all(&mut actions);
+        planner.send_from(Nonce(0), &mut actions);
         planner.fill(now, &mut actions);
         (planner, actions)
     }
@@ -425,9 +431,9 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
     pub fn nudge(&mut self, now: Millis) -> Vec<Action<K>> {
         let mut actions = Vec::new();
         self.progressed(now);
-        if self.slots.values().any(|slot| slot.phase == Phase::Open) {
+        if let Some(lowest) = self.lowest_open() {
             actions.push(Action::CheckNonce);
-            self.send_all(&mut actions);
+            self.send_probe(lowest, &mut actions);
         }
         actions
     }
@@ -482,8 +488,11 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         if slot.phase != Phase::Open || !is_newest || slot.signing.is_some() {
             return actions;
         }
+        let probed = self.probe.take_if(|probe| *probe == (nonce, attempt)).is_some();
         match answer {
-            Answer::Taken | Answer::Unknown => {}
+            // The node had lost what it took once: then also what comes behind.
+            Answer::Taken if probed => self.send_from(nonce.next(), &mut actions),
+            Answer::Taken | Answer::Known | Answer::Unknown => {}
             Answer::NonceTooLow => actions.push(Action::CheckNonce),
             Answer::NonceTooHigh | Answer::InsufficientFunds => slot.due = Some(pause),
             Answer::FeeTooLow if slot.variants.len() >= self.policy.max_variants => slot.due = Some(pause),
@@ -783,16 +792,16 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         }
     }
 
-    /// Nothing moved for a while: the pool may have been emptied, or what we pay is too little. Everything open is sent again
-    /// as it is ("already known" costs nothing), and after some rounds the lowest nonce is paid for better.
+    /// Nothing moved for a while: the pool may have been emptied, or what we pay is too little. The lowest bytes are sent again as
+    /// they are: if the node took them anew, all that follow are sent too; if it knew them, they are paid for better after
+    /// some rounds.
     fn break_stall(&mut self, now: Millis, actions: &mut Vec<Action<K>>) {
-        let Some((&lowest, _)) = self.slots.iter().find(|(_, slot)| slot.phase == Phase::Open) else {
+        let Some(lowest) = self.lowest_open() else {
             self.progressed(now);
             return;
         };
-        let patience =
-            self.policy.resend_after_ms.saturating_mul(1 << self.rounds.min(16)).min(self.policy.resend_max_ms);
-        if now < self.progress_at.plus(patience) {
+        let doubled = self.policy.resend_after_ms.saturating_mul(1 << self.rounds.min(16));
+        if now < self.progress_at.plus(doubled.min(self.policy.resend_max_ms)) {
             return;
         }
         self.progress_at = now;
@@ -803,11 +812,22 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         if replace && idle {
             self.sign_again(lowest, actions);
         }
-        self.send_all(actions);
+        self.send_probe(lowest, actions);
     }
 
-    fn send_all(&mut self, actions: &mut Vec<Action<K>>) {
-        for (&nonce, slot) in &self.slots {
+    fn lowest_open(&self) -> Option<Nonce> {
+        self.slots.iter().find(|(_, slot)| slot.phase == Phase::Open).map(|(&nonce, _)| nonce)
+    }
+
+    fn send_probe(&mut self, nonce: Nonce, actions: &mut Vec<Action<K>>) {
+        let Some(slot) = self.slots.get(&nonce) else { return };
+        let Some(newest) = slot.newest().filter(|_| slot.due.is_none()) else { return };
+        self.probe = Some((nonce, newest.attempt));
+        actions.push(Action::Send { nonce, attempt: newest.attempt, raw: newest.raw.clone() });
+    }
+
+    fn send_from(&self, first: Nonce, actions: &mut Vec<Action<K>>) {
+        for (&nonce, slot) in self.slots.range(first..) {
             if slot.phase != Phase::Open || slot.due.is_some() {
                 continue;
             }

@@ -193,7 +193,8 @@ impl Session {
         let end_tasks = CancellationToken::new();
 
         let (bound, batch, end) = (settled_below.clone(), submission.journal_batch, end_tasks.clone());
-        let journal_thread = tokio::task::spawn_blocking(move || journal.run(draft_inbox, &journalled, &bound, batch, &end));
+        let journal_thread =
+            tokio::task::spawn_blocking(move || journal.run(draft_inbox, &journalled, &bound, batch, &end));
         let follower = Follower {
             rpc: self.rpc.clone(),
             sender: self.wallet.address(),

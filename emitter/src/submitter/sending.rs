@@ -134,7 +134,8 @@ impl Submitter {
         /// An unknown refusal may be a passing fault of the node.
         const UNKNOWN_REFUSALS: u32 = 5;
         Some(match outcome {
-            SendOutcome::Accepted(_) | SendOutcome::AlreadyKnown => nonce::Answer::Taken,
+            SendOutcome::Accepted(_) => nonce::Answer::Taken,
+            SendOutcome::AlreadyKnown => nonce::Answer::Known,
             SendOutcome::NonceTooLow => nonce::Answer::NonceTooLow,
             SendOutcome::NonceTooHigh | SendOutcome::AccountLimit => nonce::Answer::NonceTooHigh,
             SendOutcome::ReplacementUnderpriced => nonce::Answer::ReplacementUnderpriced,
