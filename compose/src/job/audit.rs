@@ -261,17 +261,19 @@ impl<'a> Reading<'a> {
     fn matched(&self) -> NodeTrails {
         let mut trails = self.trails.clone();
         let mut oddities = self.oddities.clone();
-        let mut count = |source: Option<&Coordinates>, what: &str, take: &mut dyn FnMut(&mut Trail)| {
-            match source.and_then(|source| self.by_source.get(source)).and_then(|name| trails.get_mut(name)) {
-                Some(trail) => take(trail),
-                None => oddities.push(format!("{what} of no request that was read")),
-            }
+        let mut count = |source: Option<&Coordinates>, what: &str, take: &mut dyn FnMut(&mut Trail)| match source
+            .and_then(|source| self.by_source.get(source))
+            .and_then(|name| trails.get_mut(name))
+        {
+            Some(trail) => take(trail),
+            None => oddities.push(format!("{what} of no request that was read")),
         };
         for result in &self.results {
             count(Some(&result.source), &label(&result.identity, "a result"), &mut |trail| trail.results += 1);
         }
         for letter in &self.letters {
-            let source = letter.request.as_ref().or_else(|| Some(self.deferred.get(&letter.source).unwrap_or(&letter.source)));
+            let source =
+                letter.request.as_ref().or_else(|| Some(self.deferred.get(&letter.source).unwrap_or(&letter.source)));
             let text = format!("{} {}: {}", letter.service, letter.reason, letter.text);
             count(source, &format!("a dead letter ({text})"), &mut |trail| trail.dead_letters.push(text.clone()));
         }

@@ -125,15 +125,11 @@ impl<'a> Load<'a> {
                     extra_data: Bytes::new(),
                 };
                 let request = match decryption {
-                    Decryption::Public => {
-                        NewRequest::PublicDecryption { handles: chosen, extra_data: Bytes::new() }
-                    }
+                    Decryption::Public => NewRequest::PublicDecryption { handles: chosen, extra_data: Bytes::new() },
                     Decryption::User => NewRequest::UserDecryption { user: user.clone(), request: request() },
-                    Decryption::Delegated => NewRequest::DelegatedUserDecryption {
-                        delegator,
-                        delegate: user.clone(),
-                        request: request(),
-                    },
+                    Decryption::Delegated => {
+                        NewRequest::DelegatedUserDecryption { delegator, delegate: user.clone(), request: request() }
+                    }
                 };
                 Ok((request.is_owners(), request.call(contracts).map_err(chain_error)?))
             })

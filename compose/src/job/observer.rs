@@ -52,8 +52,7 @@ impl ChainView {
             // The event that asks for the key is the preprocessing's consensus event.
             self.consensus.insert((Kind::PrepKeygen, *prep_keygen_id));
         }
-        let seen =
-            SeenRequest { block_hash: log.block_hash, log_index: log.log_index, arrived, body: decoded.body };
+        let seen = SeenRequest { block_hash: log.block_hash, log_index: log.log_index, arrived, body: decoded.body };
         if self.requests.insert(name, seen).is_some() {
             self.oddities.push(format!("the chain asked twice for {} {}", name.0, name.1));
         }
@@ -135,7 +134,8 @@ impl Observer {
     pub(super) async fn start(stack: &Stack) -> Result<Self, StackError> {
         let contracts = stack.contracts();
         let url = EndpointUrl::parse(&stack.anvil().url()).map_err(|error| StackError::Usage(error.to_string()))?;
-        let rpc = Rpc::new(RpcConfig::new("observer", vec![url])).map_err(|error| StackError::Usage(error.to_string()))?;
+        let rpc =
+            Rpc::new(RpcConfig::new("observer", vec![url])).map_err(|error| StackError::Usage(error.to_string()))?;
         let followed = contracts.followed();
         let domains = Domains::new(contracts.gateway_chain_id, &followed);
         let view = Arc::new(Mutex::new(ChainView::default()));
@@ -153,11 +153,8 @@ impl Observer {
     pub(super) async fn wait_for_answers(&self, requests: usize, patience: Duration, task: &Task) -> ChainView {
         let nodes = self.signers.len();
         self.wait_until(patience, |view| {
-            let answered: usize = view
-                .requests
-                .keys()
-                .map(|name| view.accepted(name, &self.signers).flatten().count())
-                .sum();
+            let answered: usize =
+                view.requests.keys().map(|name| view.accepted(name, &self.signers).flatten().count()).sum();
             task.now(format!(
                 "{} of {requests} requested, {answered} of {} answers accepted",
                 view.requests.len(),

@@ -97,7 +97,8 @@ impl Report {
         let mut kinds: BTreeMap<Kind, (Counts, Histogram<u64>)> = BTreeMap::new();
         let mut decryptions = histogram();
         let mut answers_accepted = 0;
-        let (mut first_request, mut first_answer, mut last_answer) = (None::<Instant>, None::<Instant>, None::<Instant>);
+        let (mut first_request, mut first_answer, mut last_answer) =
+            (None::<Instant>, None::<Instant>, None::<Instant>);
         for (name, seen) in &chain.requests {
             let (counts, latencies) = kinds.entry(name.0).or_insert_with(|| (Counts::default(), histogram()));
             let verdict = judge(name, chain, audit, &signers);
@@ -156,8 +157,7 @@ impl Report {
                 .collect(),
             seconds_to_ready,
             seconds_fetching: stack.times().fetch.as_secs_f64(),
-            seconds_to_first_accepted: first_answer
-                .map(|first| first.saturating_duration_since(begun).as_secs_f64()),
+            seconds_to_first_accepted: first_answer.map(|first| first.saturating_duration_since(begun).as_secs_f64()),
             seconds_total: begun.elapsed().as_secs_f64(),
             problems: problems.named(),
         }
@@ -212,7 +212,9 @@ impl Report {
             self.consensus,
             self.throughput_per_second
         ));
-        let first = self.seconds_to_first_accepted.map_or_else(String::new, |first| format!(", first answer accepted after {first:.1} s"));
+        let first = self
+            .seconds_to_first_accepted
+            .map_or_else(String::new, |first| format!(", first answer accepted after {first:.1} s"));
         lines.push(format!(
             "ready after {:.1} s (fetching {:.1} s){first}, {:.1} s in all",
             self.seconds_to_ready, self.seconds_fetching, self.seconds_total
