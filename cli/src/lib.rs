@@ -84,6 +84,8 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match run(line) {
         Ok(()) => Exit::Ok.into(),
+        // `kmsctl read … | head` has seen enough.
+        Err(CtlError::Io(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Ok.into(),
         Err(error) => {
             eprintln!("kmsctl: {error}");
             error.exit().into()

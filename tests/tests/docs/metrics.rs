@@ -43,7 +43,7 @@ impl Sources {
         let mut found = Vec::new();
         for (text, kind) in self.texts.iter().flat_map(|text| KINDS.map(|kind| (text, kind))) {
             // Functions that describe may import the macros under shorter names.
-            let inside = functions(text, "describe").map(|body| calls(body, kind)).flatten();
+            let inside = functions(text, "describe").flat_map(|body| calls(body, kind));
             let plain = calls(text, &format!("describe_{kind}"));
             for arguments in plain.into_iter().chain(inside) {
                 let name = arguments.first().and_then(|argument| self.name_of(argument));
