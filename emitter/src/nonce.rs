@@ -225,6 +225,8 @@ struct Slot<K> {
     phase: Phase,
     /// Attempt and items that are being signed or journalled.
     signing: Option<(u32, Vec<K>)>,
+    /// A node said something to the newest variant, or may have taken it.
+    heard: bool,
     /// The newest variant is to be sent at this moment.
     due: Option<Millis>,
 }
@@ -338,6 +340,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             variants: Vec::new(),
             phase: Phase::Open,
             signing: None,
+            heard: false,
             due: None,
         });
         slot.add(variant);
@@ -446,13 +449,19 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             actions.push(Action::Closed { nonce });
             return actions;
         };
-        slot.signing = None;
         self.by_hash.insert(variant.hash, nonce);
+        let awaited = slot.signing.take_if(|(attempt, items)| *attempt == variant.attempt && *items == variant.items);
+        if awaited.is_none() {
+            // From an earlier life of this nonce, before a reorganisation gave it back: it is in the journal, and not sent.
+            slot.variants.insert(0, variant);
+            return actions;
+        }
         if slot.phase == Phase::Open {
             actions.push(Action::Send { nonce, attempt: variant.attempt, raw: variant.raw.clone() });
             slot.due = None;
         }
         slot.add(variant);
+        slot.heard = false;
         if self.rounds == 0 && self.slots.keys().next() == Some(&nonce) {
             self.progress_at = now;
         }
@@ -485,6 +494,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         let pause = now.plus(self.policy.refusal_pause_ms);
         let Some(slot) = self.slots.get_mut(&nonce) else { return actions };
         let is_newest = slot.newest().is_some_and(|variant| variant.attempt == attempt);
+        slot.heard |= is_newest;
         if slot.phase != Phase::Open || !is_newest || slot.signing.is_some() {
             return actions;
         }
@@ -531,7 +541,10 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             .unwrap_or_default();
         let displaced = self.displaced_by(nonce, &carried);
         for item in &carried {
-            self.place.remove(item);
+            // After a reorganisation it may have been queued again.
+            if !self.withdraw(item) {
+                self.place.remove(item);
+            }
         }
         actions.push(Action::Settle { nonce, items: carried, mined });
         if !displaced.is_empty() {
@@ -820,8 +833,11 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
     }
 
     fn send_probe(&mut self, nonce: Nonce, actions: &mut Vec<Action<K>>) {
+        const ROUNDS_UNHEARD: u32 = 3;
         let Some(slot) = self.slots.get(&nonce) else { return };
-        let Some(newest) = slot.newest().filter(|_| slot.due.is_none()) else { return };
+        // Bytes that are on their way for the first time say nothing about what a node has lost.
+        let may_probe = slot.due.is_none() && (slot.heard || self.rounds > ROUNDS_UNHEARD);
+        let Some(newest) = slot.newest().filter(|_| may_probe) else { return };
         self.probe = Some((nonce, newest.attempt));
         actions.push(Action::Send { nonce, attempt: newest.attempt, raw: newest.raw.clone() });
     }
@@ -922,7 +938,13 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         for item in &items {
             self.place.insert(item.clone(), Place::At(nonce));
         }
-        let slot = Slot { variants: Vec::new(), phase: Phase::Open, signing: Some((0, items.clone())), due: None };
+        let slot = Slot {
+            variants: Vec::new(),
+            phase: Phase::Open,
+            signing: Some((0, items.clone())),
+            heard: false,
+            due: None,
+        };
         self.slots.insert(nonce, slot);
         actions.push(Action::Sign { nonce, attempt: 0, items, pricing: Pricing::Current });
     }
