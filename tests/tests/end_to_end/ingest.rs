@@ -170,7 +170,9 @@ cursor_interval_ms = 100
         get(&format!("http://{address}/metrics")).await.unwrap().text().await.unwrap()
     }
 
-    /// Every request in the topics, in the order of their numbers, after checking that these are dense and chained.
+    /// The requests in the topics, in the order of their numbers, up to the first number that is missing: partitions are read one
+    /// after the other, so that a later record of one may be seen before an earlier of another. Checks that none is there twice
+    /// and that each names the hash of the one before.
     async fn requests(&self, lane: Lane) -> Vec<Request> {
         let topic = self.topics.requests(lane).to_owned();
         let mut numbered = BTreeMap::new();
@@ -182,12 +184,13 @@ cursor_interval_ms = 100
             assert!(twice.is_none(), "number {seq} is in {topic} twice");
         }
         let mut before = B256::ZERO;
-        for (index, (seq, (request, hash))) in numbered.iter().enumerate() {
-            assert_eq!(*seq, index as u64, "numbers in {topic} are dense");
+        let dense = (0..).zip(numbered).take_while(|(expected, (seq, _))| expected == seq);
+        let in_order = dense.map(|(seq, (_, (request, hash)))| {
             assert_eq!(request.previous_hash, before, "record {seq} of {topic} names the hash of the one before");
-            before = *hash;
-        }
-        numbered.into_values().map(|(request, _)| request).collect()
+            before = hash;
+            request
+        });
+        in_order.collect()
     }
 
     async fn await_requests(&self, lane: Lane, count: usize) -> Vec<Request> {
@@ -212,37 +215,55 @@ cursor_interval_ms = 100
     }
 }
 
-/// Keys and values of a topic, as a read-committed reader sees them now. An absent topic is empty.
-async fn read_committed(bootstrap: &str, topic: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
-    let read = move || {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", bootstrap)
-            .set("group.id", "reader-of-the-tests")
-            .set("isolation.level", "read_committed")
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
-            .create()
-            .unwrap();
-        let metadata = consumer.fetch_metadata(Some(&topic), LIMIT).unwrap();
-        let partitions = metadata.topics()[0].partitions().len();
-        let mut assignment = TopicPartitionList::new();
-        for partition in 0..partitions {
-            assignment.add_partition_offset(&topic, partition as i32, Offset::Beginning).unwrap();
+/// Keys and values of records.
+type Records = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Everything in a topic, as a read-committed reader sees it now. An absent topic is empty. A broker that is away is waited for.
+async fn read_committed(bootstrap: &str, topic: &str) -> Records {
+    eventually(&format!("{topic} can be read"), LIMIT, async || {
+        let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
+        tokio::task::spawn_blocking(move || try_read_committed(&bootstrap, &topic)).await.unwrap().ok()
+    })
+    .await
+}
+
+fn try_read_committed(bootstrap: &str, topic: &str) -> Result<Records, KafkaError> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "reader-of-the-tests")
+        .set("isolation.level", "read_committed")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .create()?;
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE)?;
+    let partitions = metadata.topics()[0].partitions().len() as i32;
+    let mut assignment = TopicPartitionList::new();
+    let mut unread = BTreeMap::new();
+    for partition in 0..partitions {
+        let (_, end) = consumer.fetch_watermarks(topic, partition, PATIENCE)?;
+        if end > 0 {
+            assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+            unread.insert(partition, end);
         }
-        consumer.assign(&assignment).unwrap();
-        let (mut records, mut ended) = (Vec::new(), 0);
-        while ended < partitions {
-            match consumer.poll(LIMIT).expect("an answer of the broker") {
-                Ok(message) => records
-                    .push((message.key().unwrap_or_default().to_vec(), message.payload().unwrap_or_default().to_vec())),
-                Err(KafkaError::PartitionEOF(_)) => ended += 1,
-                Err(error) => panic!("{topic}: {error}"),
+    }
+    consumer.assign(&assignment)?;
+    let mut records = Vec::new();
+    while !unread.is_empty() {
+        match consumer.poll(PATIENCE).ok_or(KafkaError::NoMessageReceived)? {
+            Ok(message) => {
+                records
+                    .push((message.key().unwrap_or_default().to_vec(), message.payload().unwrap_or_default().to_vec()));
+                // While somebody writes there is no end of the partition to be told of.
+                if unread.get(&message.partition()).is_some_and(|end| message.offset() + 1 >= *end) {
+                    unread.remove(&message.partition());
+                }
             }
+            Err(KafkaError::PartitionEOF(partition)) => drop(unread.remove(&partition)),
+            Err(error) => return Err(error),
         }
-        records
-    };
-    tokio::task::spawn_blocking(read).await.unwrap()
+    }
+    Ok(records)
 }
 
 fn ids(requests: &[Request]) -> Vec<B256> {
