@@ -7,6 +7,8 @@
 mod abi;
 #[path = "contracts/answers.rs"]
 mod answers;
+#[path = "contracts/deployment.rs"]
+mod deployment;
 #[path = "contracts/gas.rs"]
 mod gas;
 #[path = "contracts/requests.rs"]

@@ -15,7 +15,7 @@ use super::error::ContractsError;
 /// Calls in one JSON-RPC batch.
 const BATCH: usize = 100;
 /// How often receipts that are not there yet are asked for.
-const RECEIPT_POLL: Duration = Duration::from_millis(20);
+const RECEIPT_POLL: Duration = Duration::from_millis(10);
 const VIEW_GAS: u64 = 30_000_000;
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -101,6 +101,17 @@ impl Node {
     /// As [`Node::request`].
     pub async fn next_nonce(&self, account: Address) -> Result<u64, ContractsError> {
         Ok(self.request::<_, U64>("eth_getTransactionCount", (account, "pending")).await?.to())
+    }
+
+    /// Whether the node is a development node that makes a block of every transaction as it comes.
+    ///
+    /// # Errors
+    /// The node does not answer. One that does not know the question mines at no one's command.
+    pub async fn mines_at_once(&self) -> Result<bool, ContractsError> {
+        match self.request("anvil_getAutomine", ()).await {
+            Err(ContractsError::Refused { .. }) => Ok(false),
+            answer => answer,
+        }
     }
 
     /// Carries out a call on the latest block, without a transaction, as `from`.

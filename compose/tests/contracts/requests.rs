@@ -1,5 +1,7 @@
 //! What a request must be before it becomes an event, and requests at volume.
 
+use std::time::Duration;
+
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::sol_types::{SolCall, SolError};
 use kms_chain::contracts::{CiphertextCommits, Decryption, HostAcl};
@@ -358,7 +360,8 @@ async fn rights_on_the_host_chain_are_given_and_taken_back() {
 
 #[tokio::test]
 async fn hundreds_of_requests_are_sent_without_waiting_and_get_dense_ids_in_their_order() {
-    let world = World::of(1).await;
+    let world = World::with(1, Some(Duration::from_millis(250))).await;
+    assert!(!world.node.mines_at_once().await.unwrap());
     let handles = world.public_handles(16, UINT64).await;
     let requests: Vec<NewRequest> = (0..300).map(|index| public(&handles[index % 16..][..1])).collect();
 

@@ -50,8 +50,13 @@ pub struct World {
 impl World {
     /// A deployment with so many KMS nodes, three coprocessors, and the thresholds of a real one.
     pub async fn of(nodes: usize) -> Self {
+        Self::with(nodes, None).await
+    }
+
+    /// The same on a chain with a block every so often, instead of one for every transaction.
+    pub async fn with(nodes: usize, block_time: Option<Duration>) -> Self {
         let workspace = Workspace::create(WorkspaceOptions::new(env!("CARGO_BIN_EXE_kms-stack"))).unwrap();
-        let options = AnvilOptions { chain_id: GATEWAY_CHAIN, ..AnvilOptions::default() };
+        let options = AnvilOptions { chain_id: GATEWAY_CHAIN, block_time, ..AnvilOptions::default() };
         let anvil = Anvil::start(&workspace, options).await.unwrap();
         let owner = key("owner");
         let coprocessors: Vec<Coprocessor> = (0..3).map(coprocessor).collect();
@@ -310,7 +315,7 @@ fn storage_url(index: usize) -> String {
     format!("https://kms-public-{index}.s3.eu-west-3.example.org")
 }
 
-fn coprocessor(index: usize) -> Coprocessor {
+pub fn coprocessor(index: usize) -> Coprocessor {
     Coprocessor {
         tx_sender: key(&format!("coprocessor sender {index}")),
         signer: key(&format!("coprocessor signer {index}")).address(),
