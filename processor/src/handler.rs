@@ -228,7 +228,7 @@ impl Handler for RequestHandler {
             return trouble.into_outcome();
         }
         // A deferred request, and one whose first attempt ended here, was probably started.
-        let repeated = attempt.number > 1 || self.intake == Intake::Deferred;
+        let repeated = attempt.repeated || self.intake == Intake::Deferred;
         let answered = tokio::select! {
             answered = self.answer(&work.request, repeated) => answered,
             () = attempt.cancel.cancelled() => {

@@ -324,10 +324,10 @@ impl<H: Handler> Engine<H> {
     }
 
     fn spawn(self: &Arc<Self>, inner: &mut Inner, start: Start) {
-        let Start { id, run, record, number, first_started, signals } = start;
+        let Start { id, run, record, number, repeated, first_started, signals } = start;
         let cancel = CancellationToken::new();
         let (signals, receiver) = watch::channel(signals);
-        let attempt = Attempt { number, first_started, cancel: cancel.clone(), signals: receiver };
+        let attempt = Attempt { number, repeated, first_started, cancel: cancel.clone(), signals: receiver };
         let engine = Arc::clone(self);
         let task = tokio::spawn(async move {
             let begun = Instant::now();

@@ -116,8 +116,6 @@ pub const OUTPUT_TOO_LARGE: &str = "KC-0220";
 pub const OUTPUT_REFUSED: &str = "KC-0221";
 /// The handler panicked.
 pub const HANDLER_PANICKED: &str = "KC-0222";
-/// The limit of attempts was reached.
-pub const ATTEMPTS_EXHAUSTED: &str = "KC-0223";
 /// The time limit was reached.
 pub const TIME_EXHAUSTED: &str = "KC-0224";
 /// Unfinished after the time allowed in this lane, or it held up half the window.
@@ -142,12 +140,6 @@ pub static CODES: &[Code] = &[
         name: "handler_panicked",
         meaning: "A bug: the code that handles the record ended by a panic.",
         action: "Report it with the dead letter; redrive after an update.",
-    },
-    Code {
-        code: ATTEMPTS_EXHAUSTED,
-        name: "attempts_exhausted",
-        meaning: "The record failed as often as the lane allows, with its dependencies healthy.",
-        action: "Read the last failure in the text; redrive when its cause is gone.",
     },
     Code {
         code: TIME_EXHAUSTED,

@@ -136,11 +136,12 @@ struct Reporter<'a> {
     last: Option<Status>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 enum Status {
     Starting,
     Restoring,
-    Outage,
+    /// The dependencies that are down, each with the failure that showed it first.
+    Outage(Vec<String>),
     Ready,
 }
 
@@ -151,7 +152,8 @@ impl Reporter<'_> {
             if inner.state.phase == Phase::Starting {
                 Status::Starting
             } else if inner.state.schedule.is_outage() {
-                Status::Outage
+                let outages = inner.state.schedule.outages();
+                Status::Outage(outages.map(|(name, cause)| format!("{name}: {cause}")).collect())
             } else if inner.state.partitions().any(|(_, partition)| !matches!(partition.reading, Reading::Consuming(_)))
             {
                 Status::Restoring
@@ -159,16 +161,16 @@ impl Reporter<'_> {
                 Status::Ready
             }
         };
-        if self.last == Some(status) {
+        if self.last.as_ref() == Some(&status) {
             return;
         }
-        self.last = Some(status);
-        match status {
+        match &status {
             Status::Starting => self.check.not_ready("waiting for the transactional id"),
             Status::Restoring => self.check.not_ready("reading positions"),
-            Status::Outage => self.check.not_ready("a dependency is down; intake is paused"),
+            Status::Outage(causes) => self.check.not_ready(format!("intake is paused; {}", causes.join("; "))),
             Status::Ready => self.check.ready(),
         }
+        self.last = Some(status);
     }
 }
 

@@ -71,6 +71,8 @@ impl OutputRecord {
 pub struct Attempt {
     /// 1 for the first attempt. Attempts that failed by an outage of a dependency are not counted.
     pub number: u32,
+    /// An earlier attempt of this record was made in this process and since this assignment, be it one that failed by an outage.
+    pub repeated: bool,
     /// When the first attempt of this record began, in this process and since this assignment.
     pub first_started: SystemTime,
     /// Cancelled when nobody waits for the outcome any more: the partition was taken away, the record was deferred or

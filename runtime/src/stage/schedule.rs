@@ -21,7 +21,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    error::{ATTEMPTS_EXHAUSTED, TIME_EXHAUSTED, TOO_SLOW},
+    error::{TIME_EXHAUSTED, TOO_SLOW},
     ledger::Offset,
     outcome::{Failure, InputRecord, Outcome, OutputRecord},
 };
@@ -94,6 +94,8 @@ pub struct Start {
     pub record: Arc<InputRecord>,
     /// Attempt number, from 1; outages not counted.
     pub number: u32,
+    /// It was started before, in this assignment.
+    pub repeated: bool,
     /// When the first attempt began.
     pub first_started: SystemTime,
     /// Signals that arrived so far.
@@ -220,6 +222,8 @@ pub struct Schedule {
     ready: VecDeque<RecordId>,
     timers: BTreeSet<(Instant, RecordId, Timer)>,
     breakers: BTreeMap<&'static str, Breaker>,
+    /// What opened each breaker that is not closed.
+    causes: BTreeMap<&'static str, Failure>,
     probe: Option<Run>,
     outage_since: Option<Instant>,
     outage_before: Duration,
@@ -239,6 +243,7 @@ impl Schedule {
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
             breakers: BTreeMap::new(),
+            causes: BTreeMap::new(),
             probe: None,
             outage_since: None,
             outage_before: Duration::ZERO,
@@ -309,12 +314,14 @@ impl Schedule {
         let outage = self.outage_clock(now.instant);
         let entry = self.entries.get_mut(&id)?;
         entry.phase = Phase::Running(run);
+        let repeated = entry.first.is_some();
         let first = *entry.first.get_or_insert(First { at: now, outage });
         let start = Start {
             id,
             run,
             record: Arc::clone(&entry.record),
             number: entry.attempts + 1,
+            repeated,
             first_started: first.at.system,
             signals: entry.signals.clone(),
         };
@@ -479,6 +486,11 @@ impl Schedule {
         self.breakers.iter().map(|(name, breaker)| (*name, breaker))
     }
 
+    /// The dependencies that are thought to be down, each with the failure that opened its breaker.
+    pub fn outages(&self) -> impl Iterator<Item = (&'static str, &Failure)> + '_ {
+        self.causes.iter().map(|(name, cause)| (*name, cause))
+    }
+
     /// Whether a dependency is thought to be down.
     #[must_use]
     pub fn is_outage(&self) -> bool {
@@ -541,8 +553,9 @@ impl Schedule {
     ) -> Decision {
         let Some(entry) = self.entries.get(&id) else { return Decision::Stale };
         if entry.attempts >= self.policy.max_attempts {
-            let text = format!("{} attempts; the last: {why}", entry.attempts);
-            return self.bury(id, Failure::new(ATTEMPTS_EXHAUSTED, text), now);
+            // The code of the last failure, by which dead letters are found and redriven once its cause is gone.
+            let text = format!("given up after {} attempts; the last: {}", entry.attempts, why.text);
+            return self.bury(id, Failure::new(why.code, text), now);
         }
         self.wait(id, after, why, now, random);
         Decision::Wait
@@ -628,10 +641,11 @@ impl Schedule {
     /// What an outcome tells about the dependencies. A record that is done needed all of them; one that failed by itself
     /// only tells something if it was the probe.
     fn observe(&mut self, outcome: &Outcome, was_probe: bool, now: Instant, random: f64) {
-        let down = match outcome {
-            Outcome::Retry { why, .. } => why.dependency,
+        let failure = match outcome {
+            Outcome::Retry { why, .. } => Some(why),
             _ => None,
         };
+        let down = failure.and_then(|why| why.dependency);
         let done = matches!(outcome, Outcome::Done(_));
         for (name, breaker) in &mut self.breakers {
             if done || (was_probe && down != Some(*name)) {
@@ -640,6 +654,13 @@ impl Schedule {
         }
         if let Some(name) = down {
             self.breakers.entry(name).or_default().outage(now, &self.policy.breaker, random);
+        }
+        for (name, breaker) in &self.breakers {
+            if breaker.is_closed() {
+                self.causes.remove(name);
+            } else if let Some(why) = failure.filter(|_| down == Some(*name)) {
+                self.causes.entry(name).or_insert_with(|| why.clone());
+            }
         }
         self.mark_outage(now);
     }
@@ -867,7 +888,7 @@ mod tests {
             let decision = bench.complete(&start, retry());
             if attempt == 3 {
                 let Decision::DeadLetter(leaving) = decision else { panic!("{decision:?}") };
-                assert_eq!((leaving.attempts, leaving.why.code), (3, ATTEMPTS_EXHAUSTED));
+                assert_eq!((leaving.attempts, leaving.why.code), (3, "KC-1"), "the code of the last failure");
             } else {
                 assert_eq!(decision, Decision::Wait);
                 bench.pass(8);
@@ -879,9 +900,10 @@ mod tests {
     fn an_outage_is_never_a_verdict() {
         let mut bench = Bench::new(policy());
         bench.admit(0, "a");
-        for _ in 0..50 {
+        for round in 0..50 {
             let start = bench.start().expect("it is ready or probes");
             assert_eq!(start.number, 1, "an outage burns no attempt");
+            assert_eq!(start.repeated, round > 0);
             assert_eq!(bench.complete(&start, outage()), Decision::Wait);
             assert_eq!(bench.pass(30), [], "neither deferred nor given up");
         }
@@ -896,6 +918,8 @@ mod tests {
         assert_eq!(bench.schedule.intake(), Intake::Open);
         bench.complete(&second, outage());
         assert_eq!(bench.schedule.intake(), Intake::Outage);
+        let down: Vec<_> = bench.schedule.outages().map(|(name, cause)| (name, cause.code)).collect();
+        assert_eq!(down, [("core", "KC-2")], "it is told what is down and why");
         assert!(bench.start().is_none(), "nothing starts while it is open");
         assert!(bench.schedule.next_deadline().is_some());
         bench.pass(5);
@@ -903,6 +927,7 @@ mod tests {
         assert!(bench.start().is_none(), "and no other");
         bench.complete(&probe, done());
         assert_eq!(bench.schedule.intake(), Intake::Open);
+        assert_eq!(bench.schedule.outages().count(), 0);
         assert!(bench.start().is_some());
     }
 
