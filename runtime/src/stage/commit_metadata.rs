@@ -14,8 +14,8 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use super::{ledger::NextOffset, runs::Runs};
 
-/// Longest text that a broker takes with its default settings: `offset.metadata.max.bytes` minus one. One more aborts the
-/// transaction, for ever if it is retried.
+/// Longest text that the stage writes: `offset.metadata.max.bytes` of a broker's default settings, minus one. What is too long
+/// aborts the transaction, for ever if it is retried; where exactly the broker draws the line is not worth the one offset.
 pub const DEFAULT_MAX_CHARACTERS: usize = 4095;
 /// The shortest limit with which the stage works at all.
 pub const MIN_CHARACTERS: usize = 64;
