@@ -76,6 +76,7 @@ fn the_exit_codes_are_those_of_the_runtime() {
         table += &row([&*exit.code().to_string(), &sentence(meaning)]);
     }
     hold(&document("errors.md"), "exit-codes", &table);
+    hold(&root().join("README.md"), "exit-codes", &table);
 }
 
 #[test]
