@@ -121,10 +121,10 @@ impl Follower {
         let watching = self.wishes.watching.load(Ordering::Acquire);
         let is_new = head.reference() != self.last;
         if is_new {
-            if watching {
-                self.tell_blocks_before(&head).await?;
+            let told = !watching || self.tell_blocks_before(&head).await?;
+            if !told || !self.tell_block(&head, watching).await? {
+                return Ok(()); // its receipts are not there yet, or it was reorganised away
             }
-            self.tell_block(&head, watching).await?;
         }
         let asked = self.wishes.nonce.swap(false, Ordering::AcqRel);
         if asked || (is_new && watching) {
@@ -141,28 +141,34 @@ impl Follower {
     }
 
     /// The blocks between the last one known and this head.
-    async fn tell_blocks_before(&mut self, head: &Block) -> Result<(), RpcError> {
+    async fn tell_blocks_before(&mut self, head: &Block) -> Result<bool, RpcError> {
         let first = (self.last.number + 1).max(head.number().saturating_sub(CATCH_UP_BLOCKS));
         if first >= head.number() {
-            return Ok(());
+            return Ok(true);
         }
         for block in self.rpc.blocks(first..=head.number() - 1).await? {
-            self.tell_block(&block, true).await?;
+            if !self.tell_block(&block, true).await? {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
-    async fn tell_block(&mut self, block: &Block, watching: bool) -> Result<(), RpcError> {
+    /// False when the node does not show all of the block's receipts: then the block is looked at again. Nodes may show a block
+    /// a moment before its receipts.
+    async fn tell_block(&mut self, block: &Block, watching: bool) -> Result<bool, RpcError> {
         let mined = if watching && !block.transactions.is_empty() {
-            // None: reorganised away in the meantime; whatever was in it is looked up by hash when it matters.
             let receipts = self.rpc.block_receipts(block.hash()).await?.unwrap_or_default();
+            if receipts.len() != block.transactions.len() {
+                return Ok(false);
+            }
             receipts.iter().filter(|receipt| receipt.0.from() == self.sender).filter_map(mined).collect()
         } else {
             Vec::new()
         };
         self.last = block.reference();
         self.tell(ChainEvent::Block { number: block.number(), base_fee: block.base_fee(), mined }).await;
-        Ok(())
+        Ok(true)
     }
 
     async fn tell(&self, event: ChainEvent) {

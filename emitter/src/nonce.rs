@@ -208,7 +208,7 @@ enum Phase {
     /// Not yet mined as far as we know.
     Open,
     /// The account's nonce passed it and no receipt was seen. `asked` is when the look-up was last requested.
-    Consumed { asked: Millis },
+    Consumed { asked: Millis, misses: u32 },
     /// Mined, not yet final. `asked` is set while a look-up is under way.
     Included { mined: Mined, asked: Option<Millis> },
 }
@@ -406,7 +406,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             Some(Place::Queue) => return actions,
             Some(Place::At(nonce)) => {
                 if let Some(slot) = self.past.get_mut(nonce) {
-                    slot.phase = Phase::Consumed { asked: now };
+                    slot.phase = Phase::Consumed { asked: now, misses: 0 };
                     actions.push(Action::LookUp { nonce: *nonce, hashes: slot.hashes() });
                 }
                 return actions;
@@ -607,6 +607,9 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             return reconfirmed.unwrap_or_else(|| self.mined(found, now));
         }
         let mut actions = Vec::new();
+        if self.may_be_too_early(nonce) {
+            return actions;
+        }
         if self.past.contains_key(&nonce) {
             let displaced = self.displaced_by(nonce, &[]);
             actions.push(Action::Displaced { nonce, items: displaced });
@@ -627,6 +630,17 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         }
         self.fill(now, &mut actions);
         actions
+    }
+
+    /// A node may show a block before it shows the receipts in it. So nothing found is believed the second time, a while later
+    /// (see [`Policy::lookup_retry_ms`]), unless nothing was ever signed.
+    fn may_be_too_early(&mut self, nonce: Nonce) -> bool {
+        const BELIEVED_MISSES: u32 = 2;
+        let slot = self.slots.get_mut(&nonce).or_else(|| self.past.get_mut(&nonce));
+        let Some(slot) = slot.filter(|slot| !slot.variants.is_empty()) else { return false };
+        let Phase::Consumed { misses, .. } = &mut slot.phase else { return false };
+        *misses += 1;
+        *misses < BELIEVED_MISSES
     }
 
     /// A mined transaction was found where it was: it is final. Found elsewhere: it waits anew.
@@ -722,7 +736,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             if slot.phase != Phase::Open {
                 continue;
             }
-            slot.phase = Phase::Consumed { asked: now };
+            slot.phase = Phase::Consumed { asked: now, misses: 0 };
             slot.due = None;
             actions.push(Action::LookUp { nonce, hashes: slot.hashes() });
         }
@@ -773,7 +787,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         let retry = self.policy.lookup_retry_ms;
         for (&nonce, slot) in self.slots.iter_mut().chain(self.past.iter_mut()) {
             let asked = match &mut slot.phase {
-                Phase::Consumed { asked } => asked,
+                Phase::Consumed { asked, .. } => asked,
                 Phase::Included { asked: Some(asked), .. } => asked,
                 _ => continue,
             };

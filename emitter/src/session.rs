@@ -30,7 +30,7 @@ use crate::follow::{Follower, Wishes};
 use crate::handler::{ResultHandler, SERVICE};
 use crate::journal::{Journal, JournalError, OpenIntents, StoredIntent};
 use crate::nonce::{Action, Nonce, Planner, Recovered, Variant};
-use crate::submitter::{Inbox, ItemKey, Parts, Submitter};
+use crate::submitter::{self, Inbox, ItemKey, Parts, Submitter};
 use crate::verify::Verifier;
 use crate::wallet::{self, Wallet};
 
@@ -312,7 +312,7 @@ fn stage_config(context: &Context, lane: Lane, limits: &LaneConfig, chain_id: u6
 /// What the journal says, in the forms that its readers need.
 struct Recovery {
     variants: Vec<Recovered<ItemKey>>,
-    answers: Vec<(ItemKey, kms_schemas::record::IntentItem, wallet::Payload, Nonce)>,
+    answers: Vec<submitter::Recovered>,
     open: OpenIntents,
 }
 
@@ -335,7 +335,7 @@ fn recovery(topics: &Topics, intents: Vec<StoredIntent>, memory: Duration) -> Re
             };
             let key = ItemKey { lane, partition: item.result.partition, offset: item.result.offset };
             items.push(key);
-            answers.push((key, item, payload.clone(), nonce));
+            answers.push(submitter::Recovered { key, item, payload: payload.clone(), nonce, hash: intent.hash });
         }
         let variant = Variant { attempt: intent.attempt, hash: intent.hash, raw: intent.raw, fees, items };
         variants.push(Recovered { nonce, variant });

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use alloy::primitives::{B256, Bytes};
 use kms_schemas::identity::Kind;
 use kms_schemas::record::{IntentItem, Verdict};
 use tokio::sync::oneshot;
@@ -11,7 +12,7 @@ use crate::nonce::{Millis, Nonce};
 use crate::verdict::History;
 use crate::wallet::Payload;
 
-use super::{End, Ended, ItemKey, Job};
+use super::{End, Ended, ItemKey, Job, Recovered};
 
 /// Where an answer is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,9 +39,11 @@ pub(super) struct Answer {
     pub(super) item: IntentItem,
     pub(super) payload: Payload,
     /// KMS Core's signature; unknown for an answer that only the journal told of.
-    pub(super) signature: Option<alloy::primitives::Bytes>,
+    pub(super) signature: Option<Bytes>,
     pub(super) history: History,
     pub(super) unsendable: u32,
+    /// Every transaction that was signed for it.
+    signed: Vec<(Nonce, B256)>,
     stage: Stage,
     reply: Option<oneshot::Sender<Ended>>,
     /// Ended before anybody asked.
@@ -59,13 +62,15 @@ pub(super) struct Answers {
 
 impl Answers {
     /// An answer that the journal told of; a later intent of it replaces what an earlier one said.
-    pub(super) fn recover(&mut self, key: ItemKey, item: IntentItem, payload: Payload, nonce: Nonce) {
+    pub(super) fn recover(&mut self, recovered: Recovered) {
+        let Recovered { key, item, payload, nonce, hash } = recovered;
         let answer = self.answers.entry(key).or_insert_with(|| Answer {
             item,
             payload: payload.clone(),
             signature: None,
             history: History::default(),
             unsendable: 0,
+            signed: Vec::new(),
             stage: Stage::Recovered,
             reply: None,
             unclaimed: None,
@@ -74,6 +79,7 @@ impl Answers {
         });
         answer.payload = payload;
         answer.history.transactions = answer.history.transactions.saturating_add(1);
+        answer.signed.push((nonce, hash));
         self.placed(&key, nonce);
     }
 
@@ -90,6 +96,7 @@ impl Answers {
                     signature: Some(call.signature),
                     history: History::default(),
                     unsendable: 0,
+                    signed: Vec::new(),
                     stage: Stage::Planned,
                     reply: Some(reply),
                     unclaimed: None,
@@ -116,6 +123,19 @@ impl Answers {
             None => answer.reply = Some(reply),
         }
         before
+    }
+
+    /// A transaction with the answer is in the journal.
+    pub(super) fn signed(&mut self, key: &ItemKey, nonce: Nonce, hash: B256) {
+        if let Some(answer) = self.answers.get_mut(key) {
+            answer.signed.push((nonce, hash));
+        }
+    }
+
+    /// The nonce under which this transaction was signed for this very answer.
+    pub(super) fn own(&self, key: &ItemKey, hash: B256) -> Option<Nonce> {
+        let signed = &self.answers.get(key)?.signed;
+        signed.iter().find(|(_, own)| *own == hash).map(|(nonce, _)| *nonce)
     }
 
     pub(super) fn get(&self, key: &ItemKey) -> Option<&Answer> {

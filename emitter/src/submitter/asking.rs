@@ -17,7 +17,7 @@ use super::{End, ItemKey, Submitter, metrics};
 use crate::follow;
 use crate::gas::Shape;
 use crate::nonce::{Millis, Mined, Nonce};
-use crate::verdict::{Cause, Decision, Finding, decide};
+use crate::verdict::{Cause, Decision, Finding, decide, inclusion};
 
 /// Questions in one batch.
 const BATCH: usize = 100;
@@ -40,6 +40,8 @@ pub(super) enum Told {
     Estimated { shape: Shape, key: ItemKey, result: Result<u64, CallError> },
     /// The answer is on chain; perhaps the transaction that brought it.
     Evidence { key: ItemKey, evidence: String, transaction_hash: Option<B256> },
+    /// The receipt of our own transaction, by which the answer is on chain.
+    Own { key: ItemKey, nonce: Nonce, hash: B256, evidence: String, mined: Option<Mined> },
     /// The account's balance.
     Balance(Option<U256>),
 }
@@ -182,8 +184,13 @@ impl Submitter {
                 }
             }
             Told::Estimated { shape, key, result } => self.estimated(shape, key, result),
-            Told::Evidence { key, evidence, transaction_hash } => {
-                self.settle(key, End::Verdict(Verdict::AlreadyAnswered { evidence, transaction_hash }));
+            Told::Evidence { key, evidence, transaction_hash } => self.evidence_found(key, evidence, transaction_hash),
+            Told::Own { key, nonce, hash, evidence, mined } => {
+                let verdict = match mined.filter(|mined| mined.succeeded) {
+                    Some(mined) => Verdict::Accepted(inclusion(self.sender, nonce, &mined)),
+                    None => Verdict::AlreadyAnswered { evidence, transaction_hash: Some(hash) },
+                };
+                self.settle(key, End::Verdict(verdict));
             }
             Told::Balance(balance) => self.balance_told(balance),
         }
@@ -387,6 +394,21 @@ impl Submitter {
         self.tasks.spawn(async move {
             let found = find_response(&rpc, &contracts, &identity, &signature, head).await.ok().flatten();
             Told::Evidence { key, evidence, transaction_hash: found }
+        });
+    }
+}
+
+impl Submitter {
+    /// The transaction that carried the answer is somebody's, or one that was signed for this very answer: then it is accepted.
+    fn evidence_found(&mut self, key: ItemKey, evidence: String, transaction_hash: Option<B256>) {
+        let own = transaction_hash.and_then(|hash| Some((self.answers.own(&key, hash)?, hash)));
+        let Some((nonce, hash)) = own else {
+            return self.settle(key, End::Verdict(Verdict::AlreadyAnswered { evidence, transaction_hash }));
+        };
+        let rpc = self.rpc.clone();
+        self.tasks.spawn(async move {
+            let receipt = rpc.receipt(hash).await.ok().flatten();
+            Told::Own { key, nonce, hash, evidence, mined: receipt.as_ref().and_then(follow::mined) }
         });
     }
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use alloy::primitives::{Address, Bytes, U256};
+use alloy::primitives::{Address, B256, Bytes, U256};
 use kms_chain::event::ContractSet;
 use kms_chain::rpc::{BlockId, Rpc};
 use kms_runtime::http::Check;
@@ -93,6 +93,21 @@ pub enum End {
     },
 }
 
+/// An answer that an intent carries.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// The result's record.
+    pub key: ItemKey,
+    /// As the intent names it.
+    pub item: IntentItem,
+    /// What the transaction does.
+    pub payload: Payload,
+    /// Its nonce.
+    pub nonce: Nonce,
+    /// Its hash.
+    pub hash: B256,
+}
+
 /// What the submitter is made of.
 pub struct Parts {
     /// The nodes.
@@ -109,8 +124,8 @@ pub struct Parts {
     pub planner: Planner<ItemKey>,
     /// The journal's open records after recovery.
     pub open: OpenIntents,
-    /// Answers of recovered intents: key, item, what the bytes do, nonce.
-    pub recovered: Vec<(ItemKey, IntentItem, Payload, Nonce)>,
+    /// Answers of recovered intents, in the order of the journal.
+    pub recovered: Vec<Recovered>,
     /// Clock that the planner was recovered with.
     pub clock: Clock,
     /// Latest block at recovery.
@@ -183,9 +198,7 @@ impl Submitter {
     pub fn new(parts: Parts, first: Vec<Action<ItemKey>>) -> Self {
         let patience = parts.config.patience();
         let mut answers = Answers::default();
-        for (key, item, payload, nonce) in parts.recovered {
-            answers.recover(key, item, payload, nonce);
-        }
+        parts.recovered.into_iter().for_each(|recovered| answers.recover(recovered));
         let mut submitter = Self {
             asking: Asking::new(parts.config.registration_probe_ms),
             sending: Sending::new(parts.config.send_batch, parts.config.send_concurrency),
@@ -385,6 +398,9 @@ impl Submitter {
         let actions = match outcome {
             Journalled::Committed { nonce, variant, offset } => {
                 self.open.add(nonce, offset);
+                for key in &variant.items {
+                    self.answers.signed(key, nonce, variant.hash);
+                }
                 self.planner.journalled(nonce, variant, now)
             }
             Journalled::Refused { nonce, reason } => {
