@@ -46,10 +46,8 @@ pub async fn workspace() -> &'static Workspace {
 /// # Panics
 /// When they cannot be made.
 pub fn new_workspace() -> Workspace {
-    let options = WorkspaceOptions {
-        keep: std::env::var_os("KMS_STACK_KEEP").is_some(),
-        ..WorkspaceOptions::new(program())
-    };
+    let options =
+        WorkspaceOptions { keep: std::env::var_os("KMS_STACK_KEEP").is_some(), ..WorkspaceOptions::new(program()) };
     Workspace::create(options).unwrap_or_else(|error| panic!("{}: {error}", error.code()))
 }
 
