@@ -435,3 +435,69 @@ impl Default for LaneConfig {
 impl Configuration for LaneConfig {
     fn validate(&self, _: &mut Problems) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use kms_runtime::config::{Sources, load};
+
+    use super::*;
+
+    const KEY: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+    const SMALLEST: [&str; 6] = [
+        "destination.chain_id=31337",
+        "destination.rpc_urls=http://127.0.0.1:8545",
+        "destination.decryption=0x00000000000000000000000000000000000dec01",
+        "destination.kms_generation=0x00000000000000000000000000000000000dec02",
+        "signer.address=0x0000000000000000000000000000000000000051",
+        "wallet.private_key=0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80",
+    ];
+
+    fn with(more: &[&str]) -> Sources {
+        let set = SMALLEST.iter().chain(more).map(|one| (*one).to_owned()).collect();
+        Sources { set, ..Sources::default() }
+    }
+
+    #[test]
+    fn chain_signer_and_wallet_are_all_that_has_to_be_given() {
+        let loaded = load::<EmitterConfig>(&with(&[])).unwrap();
+        assert!(!loaded.to_toml().contains(KEY), "a private key is printed");
+        let policy = loaded.config.submission.nonce_policy(&loaded.config.destination);
+        assert_eq!((policy.confirmations, policy.replace_after_rounds), (0, Some(3)));
+    }
+
+    #[test]
+    fn a_chain_without_a_pool_replaces_nothing() {
+        let loaded = load::<EmitterConfig>(&with(&["destination.pool=false"])).unwrap();
+        let policy = loaded.config.submission.nonce_policy(&loaded.config.destination);
+        assert_eq!(policy.replace_after_rounds, None);
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let mistakes = [
+            "destination.kms_generation=0x00000000000000000000000000000000000dec01",
+            "wallet.private_key=nonsense",
+            "submission.max_in_flight=0",
+            "submission.resend_max_ms=200",
+            "submission.surprise=1",
+        ];
+        let errors = load::<EmitterConfig>(&with(&mistakes)).unwrap_err();
+        let paths: Vec<&str> = errors.problems().iter().map(|problem| problem.path.as_str()).collect();
+        for path in [
+            "destination.kms_generation",
+            "wallet.private_key",
+            "submission.max_in_flight",
+            "submission.resend_max_ms",
+            "submission.surprise",
+        ] {
+            assert!(paths.contains(&path), "{path} is not among {paths:?}");
+        }
+        assert!(!errors.to_string().contains("nonsense"), "a secret is repeated");
+    }
+
+    #[test]
+    fn a_key_of_another_account_than_the_one_given_is_refused() {
+        let errors = load::<EmitterConfig>(&with(&["wallet.address=0x0000000000000000000000000000000000000001"]));
+        assert_eq!(errors.unwrap_err().problems()[0].path, "wallet.address");
+    }
+}

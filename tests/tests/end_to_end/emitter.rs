@@ -343,3 +343,45 @@ async fn a_standby_takes_over_when_the_active_emitter_is_killed() {
     standby.wait_ready().await.unwrap();
     standby.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_cannot_pay_holds_its_answers_until_it_can() {
+    let bench = Bench::start("emitter-funds", BLOCKS).await;
+    let mut made = bench.warm_up().await;
+    made.extend(bench.requests(5).await);
+    bench.rpc("anvil_setBalance", json!([bench.sender(), "0x0"])).await;
+    bench.publish(&bench.results(&made[1..])).await;
+    bench.await_not_ready("cannot pay").await;
+    bench.rpc("anvil_setBalance", json!([bench.sender(), "0x56bc75e2d63100000"])).await;
+    bench.await_all_accepted(&made).await;
+    bench.stack.node().emitter().wait_ready().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p6_recovery_reads_the_journal_only_from_where_something_is_open() {
+    let bench = Bench::start_with("emitter-bound", BLOCKS, |stack| {
+        stack.set(ServiceKind::Emitter, "submission.journal_memory_s=5")
+    })
+    .await;
+    let mut made = Vec::new();
+    let intents = eventually("an intent that lets go of its predecessors", LIMIT, async || {
+        let one = bench.requests(1).await;
+        bench.publish(&bench.results(&one)).await;
+        made.extend(one);
+        bench.await_submissions(made.len()).await;
+        let intents = bench.intents().await;
+        intents.last().is_some_and(|newest| newest.settled_below > 0).then_some(intents)
+    })
+    .await;
+    let emitter = bench.stack.node().emitter();
+    emitter.kill().await;
+    emitter.start().await.unwrap();
+    let log = emitter.process().log();
+    let taken_up = log.lines().rfind(|line| line.contains("taking up where the journal ends")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(taken_up).unwrap();
+    assert!(line["intents"].as_u64().unwrap() < intents.len() as u64, "{taken_up}");
+
+    made.extend(bench.requests(3).await);
+    bench.publish(&bench.results(&made[made.len() - 3..])).await;
+    bench.await_all_accepted(&made).await;
+}
