@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use kms_schemas::topics::TopicSpec;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::Client;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
@@ -63,18 +63,18 @@ const REMIND_EVERY: Duration = Duration::from_secs(30);
 /// A client for metadata and administration.
 struct Cluster<'a> {
     config: &'a KafkaConfig,
+    /// Asks for metadata. The admin client must not: it is a producer to the library, and a producer's question for a
+    /// topic that does not exist creates it on brokers with Kafka's default settings.
+    consumer: BaseConsumer<LogContext>,
     admin: AdminClient<LogContext>,
 }
 
 impl<'a> Cluster<'a> {
     fn connect(config: &'a KafkaConfig, service: &str) -> Result<Self, TopicsError> {
-        let settings = config.client(service);
-        let admin = settings.create_with_context(LogContext).map_err(TopicsError::Client)?;
-        Ok(Self { config, admin })
-    }
-
-    fn client(&self) -> &Client<LogContext> {
-        self.admin.inner()
+        let group = format!("{}.{service}.topics", config.topic_prefix);
+        let consumer = config.consumer(service, &group).create_with_context(LogContext).map_err(TopicsError::Client)?;
+        let admin = config.client(service).create_with_context(LogContext).map_err(TopicsError::Client)?;
+        Ok(Self { config, consumer, admin })
     }
 
     fn options(&self) -> AdminOptions {
@@ -84,7 +84,7 @@ impl<'a> Cluster<'a> {
 
     /// Number of partitions, 0 if the topic does not exist.
     fn partitions(&self, topic: &str) -> Result<i32, KafkaError> {
-        let metadata = self.client().fetch_metadata(Some(topic), self.config.request_timeout())?;
+        let metadata = self.consumer.fetch_metadata(Some(topic), self.config.request_timeout())?;
         let Some(found) = metadata.topics().iter().find(|one| one.name() == topic) else { return Ok(0) };
         match found.error() {
             None => Ok(i32::try_from(found.partitions().len()).unwrap_or(i32::MAX)),

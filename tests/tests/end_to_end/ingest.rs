@@ -510,6 +510,69 @@ async fn a_chain_that_contradicts_the_cursor_stops_the_source_with_a_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn p5_a_source_that_stops_does_not_hold_up_the_other_ones_of_its_process() {
+    let workspace = new_workspace();
+    let anvil = chain(&workspace, None).await;
+    let other = Anvil::start(&workspace, AnvilOptions { chain_id: 999, ..AnvilOptions::default() }).await.unwrap();
+    other.rpc("anvil_setCode", json!([DECRYPTION, EMITTER])).await.unwrap();
+    let prefix = prefix("ingest-two");
+    let second = format!(
+        r#"start_block = 0
+
+[[source]]
+id = "second"
+chain_id = 999
+rpc_urls = ["{}"]
+generation = "a"
+decryption = "{DECRYPTION}"
+kms_generation = "{KMS_GENERATION}"
+start_block = 0
+poll_interval_ms = 20
+divergence_grace_ms = 100
+"#,
+        other.url()
+    );
+    let ingest = Ingest::new(
+        &workspace,
+        Settings {
+            name: "ingest",
+            bootstrap: kafka().await.bootstrap_servers(),
+            prefix: &prefix,
+            rpc_urls: vec![anvil.url()],
+            source: &second,
+        },
+    );
+    ingest.start().await;
+    let snapshot = other.rpc("evm_snapshot", json!([])).await.unwrap();
+    emit(&other, &decryption(1)).await;
+    // Each source numbers its records for itself.
+    let of_source = async |source: &str| {
+        let topic = ingest.topics.requests(Lane::Decryption);
+        let records = read_committed(&ingest.bootstrap, topic).await;
+        let decoded = records.iter().map(|(_, value)| Codec::single_object().decode::<Request>(topic, value).unwrap());
+        decoded
+            .filter(|request| request.source == source)
+            .map(|request| (request.seq, request.id.0))
+            .collect::<Vec<_>>()
+    };
+    eventually("the second source is followed", LIMIT, async || of_source("second").await.pop()).await;
+    other.rpc("evm_revert", json!([snapshot])).await.unwrap();
+    emit(&other, &decryption(2)).await;
+    emit(&other, &decryption(3)).await;
+    let why = eventually("the second source stops", LIMIT, async || {
+        ingest.readiness().await.err().filter(|why| why.contains("stopped"))
+    })
+    .await;
+    assert!(why.contains("source.second.chain") && why.contains("KC-0320"), "{why}");
+
+    emit(&anvil, &decryption(4)).await;
+    eventually("the first source flows on", LIMIT, async || of_source("gateway").await.pop()).await;
+    assert_eq!(of_source("gateway").await, [(0, request_id(4))]);
+    assert_eq!(of_source("second").await, [(0, request_id(1))]);
+    assert_eq!(ingest.process.stop(GRACE).await.and_then(|status| status.code()), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_of_another_chain_is_not_used() {
     let workspace = new_workspace();
     let anvil = chain(&workspace, None).await;

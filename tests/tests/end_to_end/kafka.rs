@@ -7,7 +7,8 @@ use kms_runtime::kafka::{
     ensure_topics, probe, probe_topic, read_to_end, wait_for_broker,
 };
 use kms_schemas::topics::TopicSpec;
-use kms_tests::{kafka, prefix};
+use kms_stack::parts::{Kafka, KafkaOptions};
+use kms_tests::{kafka, new_workspace, prefix};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
@@ -117,6 +118,32 @@ async fn a_topic_setting_that_breaks_a_promise_is_refused_unless_the_operator_in
         ensure(&KafkaConfig { check_topics: CheckTopics::Warn, ..config }, &other).unwrap();
     })
     .await;
+}
+
+/// Kafka's own default. The topics that it would create have neither the catalogue's partitions nor its settings.
+#[tokio::test]
+async fn a_broker_that_creates_topics_by_itself_is_not_brought_to_it() {
+    let workspace = new_workspace();
+    let options =
+        KafkaOptions { heap_mib: 256, ..KafkaOptions::default() }.property("auto.create.topics.enable", "true");
+    let own = Kafka::start(&workspace, options).await.unwrap();
+    let config = KafkaConfig {
+        bootstrap_servers: own.bootstrap_servers().to_owned(),
+        topic_prefix: "eager".to_owned(),
+        ..KafkaConfig::default()
+    };
+    blocking(move || {
+        let specs = [topic(&config, "one", 3, &[])];
+        wait_for_broker(&config, "test", || true, |_| {}).unwrap();
+        for _ in 0..2 {
+            let refused = ensure(&config, &specs);
+            assert!(matches!(refused, Err(TopicsError::Missing(_))), "{refused:?}");
+        }
+        let creating = KafkaConfig { create_topics: true, ..config };
+        ensure(&creating, &specs).unwrap();
+    })
+    .await;
+    own.stop().await;
 }
 
 #[tokio::test]
