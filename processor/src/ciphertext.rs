@@ -20,6 +20,9 @@ use crate::coprocessors::Coprocessors;
 use crate::error::Trouble;
 use crate::metrics;
 
+/// The buckets' name in outages.
+pub const BUCKETS: &str = "ciphertext_buckets";
+
 /// Header with the ciphertext's format; names are case-insensitive.
 const FORMAT_HEADER: &str = "x-amz-meta-ct-format";
 
@@ -257,7 +260,7 @@ fn verdict(material: &CiphertextMaterial, failures: &[(Address, BucketError)]) -
     let text = failures.iter().map(|(who, error)| format!("{who}: {error}")).collect::<Vec<_>>().join("; ");
     let text = format!("ciphertext {} of handle {}: {text}", material.digest, material.handle);
     if failures.iter().any(|(_, error)| error.is_outage()) {
-        Trouble::outage(codes::BUCKETS_UNREACHABLE, "ciphertext_buckets", text)
+        Trouble::outage(codes::BUCKETS_UNREACHABLE, BUCKETS, text)
     } else {
         Trouble::may_heal(codes::CIPHERTEXT_MISSING, text)
     }

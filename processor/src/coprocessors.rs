@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use alloy::primitives::Address;
 use kms_chain::views::GatewayConfigViews;
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex, RwLock};
 
 use crate::codes;
 use crate::error::Trouble;
+
+/// The registry's name in outages.
+pub const REGISTRY: &str = "gateway_rpc";
 
 /// The coprocessors' buckets. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -17,6 +20,8 @@ pub struct Coprocessors {
     views: GatewayConfigViews,
     refresh: Duration,
     known: Arc<RwLock<HashMap<Address, Entry>>>,
+    /// One reader of the chain at a time.
+    reading: Arc<Mutex<()>>,
 }
 
 #[derive(Clone, Debug)]
@@ -33,7 +38,7 @@ impl Coprocessors {
     /// Reads the registry through `views`; an entry older than `refresh` is read again.
     #[must_use]
     pub fn new(views: GatewayConfigViews, refresh: Duration) -> Self {
-        Self { views, refresh, known: Arc::default() }
+        Self { views, refresh, known: Arc::default(), reading: Arc::default() }
     }
 
     /// A registry that was read already, and asks nobody.
@@ -47,6 +52,7 @@ impl Coprocessors {
             views: GatewayConfigViews::new(rpc, Address::ZERO),
             refresh: Duration::from_secs(3600),
             known: Arc::new(RwLock::new(known)),
+            reading: Arc::default(),
         }
     }
 
@@ -66,21 +72,29 @@ impl Coprocessors {
         Ok(buckets)
     }
 
+    async fn entry(&self, coprocessor: Address) -> Option<Entry> {
+        self.known.read().await.get(&coprocessor).cloned()
+    }
+
     async fn bucket(&self, coprocessor: Address) -> Result<Option<String>, Trouble> {
-        let known = self.known.read().await.get(&coprocessor).cloned();
-        if let Some(entry) = &known
-            && entry.read.elapsed() < self.refresh
-        {
+        let fresh = |entry: &Entry| entry.read.elapsed() < self.refresh;
+        let known = self.entry(coprocessor).await;
+        let _reading = match known {
+            Some(entry) if fresh(&entry) => return Ok(entry.bucket),
+            // While somebody reads it again, the others go on with what they have.
+            Some(entry) => match self.reading.try_lock() {
+                Ok(reading) => reading,
+                Err(_) => return Ok(entry.bucket),
+            },
+            None => self.reading.lock().await,
+        };
+        let known = self.entry(coprocessor).await;
+        if let Some(entry) = known.as_ref().filter(|entry| fresh(entry)) {
             return Ok(entry.bucket.clone());
         }
-        // One reader at a time; the others find the fresh entry.
+        let read = self.views.coprocessor(coprocessor).await;
         let mut map = self.known.write().await;
-        if let Some(entry) = map.get(&coprocessor)
-            && entry.read.elapsed() < self.refresh
-        {
-            return Ok(entry.bucket.clone());
-        }
-        match self.views.coprocessor(coprocessor).await {
+        match read {
             Ok(registered) => {
                 let bucket = registered
                     .map(|registered| registered.s3BucketUrl)
@@ -97,7 +111,7 @@ impl Coprocessors {
                     map.insert(coprocessor, Entry { bucket: entry.bucket.clone(), read: Instant::now() });
                     Ok(entry.bucket)
                 }
-                None => Err(Trouble::outage(codes::REGISTRY_UNREACHABLE, "gateway_rpc", error.to_string())),
+                None => Err(Trouble::outage(codes::REGISTRY_UNREACHABLE, REGISTRY, error.to_string())),
             },
         }
     }

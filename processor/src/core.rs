@@ -3,10 +3,12 @@
 //! Every operation is a *Start* call that accepts an id and a *Get* call that holds the line until the result is there or a
 //! time is over. Both are repeatable: a known id is awaited, an unknown one is started, so a restart of either side heals.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kms_proto::kms::v1 as core;
 use kms_proto::kms_service::v1::core_service_endpoint_client::CoreServiceEndpointClient;
+use kms_runtime::stage::{Answered, Reach};
 use kms_schemas::identity::RequestId;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
@@ -21,16 +23,26 @@ use crate::status::{AwaitVerdict, StartVerdict, await_verdict, start_verdict};
 /// The dependency's name in outages.
 const KMS_CORE: &str = "kms_core";
 
+/// KMS Core's room for more work, which runs out while KMS Core answers: a dependency of its own, so that an answer to a call that
+/// waits for a result says nothing about it.
+const CAPACITY: &str = "kms_core_capacity";
+
 /// How often an id that the core forgot is started again within one attempt.
 const MAX_RESTARTS: u32 = 3;
 
 /// A KMS Core of one or several shards.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct KmsCore {
-    shards: Vec<CoreServiceEndpointClient<Channel>>,
+    shards: Vec<Shard>,
     start_timeout: Duration,
     await_timeout: Duration,
     await_pause: Duration,
+}
+
+#[derive(Debug)]
+struct Shard {
+    client: CoreServiceEndpointClient<Channel>,
+    reachability: Reachability,
 }
 
 impl KmsCore {
@@ -42,16 +54,18 @@ impl KmsCore {
         let shards = config
             .endpoints
             .iter()
-            .map(|endpoint| {
+            .enumerate()
+            .map(|(number, endpoint)| {
                 let channel = Endpoint::from_shared(endpoint.expose().to_string())?
                     .connect_timeout(Duration::from_millis(config.connect_timeout_ms))
                     .http2_keep_alive_interval(Duration::from_secs(20))
                     .keep_alive_while_idle(true)
                     .tcp_nodelay(true)
                     .connect_lazy();
-                Ok(CoreServiceEndpointClient::new(channel)
+                let client = CoreServiceEndpointClient::new(channel)
                     .max_decoding_message_size(config.max_message_bytes)
-                    .max_encoding_message_size(config.max_message_bytes))
+                    .max_encoding_message_size(config.max_message_bytes);
+                Ok(Shard { client, reachability: Reachability::new(number, endpoint.to_string()) })
             })
             .collect::<Result<_, tonic::transport::Error>>()?;
         Ok(Self {
@@ -63,10 +77,16 @@ impl KmsCore {
     }
 
     /// The shard of an id: the id modulo the number of endpoints.
-    fn shard(&self, id: RequestId) -> CoreServiceEndpointClient<Channel> {
+    fn shard(&self, id: RequestId) -> &Shard {
         let count = alloy::primitives::U256::from(self.shards.len().max(1));
         let index = usize::try_from(id.as_u256() % count).unwrap_or(0);
-        self.shards[index].clone()
+        &self.shards[index]
+    }
+
+    /// An outage of one shard of several is none for the requests of the others.
+    fn outage(&self, code: &'static str, dependency: &'static str, text: String) -> Trouble {
+        let reach = if self.shards.len() == 1 { Reach::All } else { Reach::Some };
+        Trouble::Outage { code, dependency, reach, text }
     }
 }
 
@@ -88,6 +108,9 @@ pub trait Operation: Send + Sync {
 
     /// Whether `UNAVAILABLE` on *Start* means that a preprocessing still runs.
     const WAITS_FOR_PREPROCESSING: bool = false;
+
+    /// What a *Start* needs besides KMS Core, by its name in outages.
+    const NEEDS: &'static [&'static str] = &[];
 
     /// Whether *Start* must not be repeated for an id that the core knows, so that *Get* is asked first, always.
     const GET_FIRST: bool = false;
@@ -111,17 +134,22 @@ impl KmsCore {
     /// Runs `operation` until its result, however long that takes: the stage cancels an attempt that outlasts its lane.
     ///
     /// `repeated` says that an earlier attempt may have started the id: then the result is asked for first, which saves the
-    /// ciphertexts' download.
+    /// ciphertexts' download. `answered` is told of every answer, since the result may be hours away.
     ///
     /// # Errors
     /// As the statuses say; "pending" is none.
-    pub async fn run<O: Operation>(&self, operation: &O, repeated: bool) -> Result<O::Result, Trouble> {
+    pub async fn run<O: Operation>(
+        &self,
+        operation: &O,
+        repeated: bool,
+        answered: &Answered,
+    ) -> Result<O::Result, Trouble> {
         let mut restarts = 0;
         if !repeated && !O::GET_FIRST {
-            self.start(operation).await?;
+            self.start(operation, answered).await?;
         }
         loop {
-            if let Some(result) = self.get(operation).await? {
+            if let Some(result) = self.get(operation, answered).await? {
                 return Ok(result);
             }
             if restarts == MAX_RESTARTS {
@@ -131,50 +159,65 @@ impl KmsCore {
                 ));
             }
             restarts += 1;
-            self.start(operation).await?;
+            self.start(operation, answered).await?;
         }
     }
 
-    async fn start<O: Operation>(&self, operation: &O) -> Result<(), Trouble> {
+    async fn start<O: Operation>(&self, operation: &O, answered: &Answered) -> Result<(), Trouble> {
+        let shard = self.shard(operation.shard_id());
         loop {
-            let client = self.shard(operation.shard_id());
-            let Err(status) = operation.start(client, self.start_timeout).await? else {
+            let started = operation.start(shard.client.clone(), self.start_timeout).await?;
+            O::NEEDS.iter().for_each(|dependency| answered.by(dependency));
+            let Err(status) = started else {
                 metrics::core_call(O::NAME, "start", Code::Ok);
+                shard.reachability.answers(answered);
+                answered.by(CAPACITY);
                 return Ok(());
             };
             metrics::core_call(O::NAME, "start", status.code());
             let text = format!("{} of id {}: {}", O::NAME, operation.id(), describe(&status));
-            match start_verdict(&status, O::WAITS_FOR_PREPROCESSING) {
+            let verdict = start_verdict(&status, O::WAITS_FOR_PREPROCESSING);
+            shard.reachability.after_start(verdict, &text, answered);
+            match verdict {
                 StartVerdict::AlreadyKnown => return Ok(()),
                 StartVerdict::NotYet => tokio::time::sleep(self.await_pause).await,
-                verdict => return Err(start_trouble(verdict, text)),
+                verdict => return Err(self.start_trouble(verdict, text)),
             }
         }
     }
 
     /// `None`: the core does not know the id.
-    async fn get<O: Operation>(&self, operation: &O) -> Result<Option<O::Result>, Trouble> {
+    async fn get<O: Operation>(&self, operation: &O, answered: &Answered) -> Result<Option<O::Result>, Trouble> {
         let core_hex = operation.id().to_core_hex();
+        let shard = self.shard(operation.shard_id());
         loop {
             let mut request = Request::new(core_request::id(operation.id()));
             request.set_timeout(self.await_timeout);
             let asked = tokio::time::Instant::now();
-            let status = match operation.get(self.shard(operation.shard_id()), request).await {
+            let status = match operation.get(shard.client.clone(), request).await {
                 Ok(response) => {
                     metrics::core_call(O::NAME, "get", Code::Ok);
+                    shard.reachability.answers(answered);
                     return Ok(Some(response.into_inner()));
                 }
                 Err(status) => status,
             };
             metrics::core_call(O::NAME, "get", status.code());
             let text = || format!("result of {} of id {}: {}", O::NAME, operation.id(), describe(&status));
-            match await_verdict(&status, &core_hex) {
+            let verdict = await_verdict(&status, &core_hex);
+            // A time-out is pending too, and no sign of life.
+            if verdict == AwaitVerdict::Unreachable {
+                shard.reachability.is_silent(&text());
+            } else if !matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) {
+                shard.reachability.answers(answered);
+            }
+            match verdict {
                 // Some cores answer at once instead of holding the line.
                 AwaitVerdict::Pending => tokio::time::sleep_until(asked + self.await_pause).await,
                 AwaitVerdict::Unknown => return Ok(None),
                 AwaitVerdict::Failed => return Err(Trouble::permanent(codes::CORE_FAILED, text())),
                 AwaitVerdict::Aborted => return Err(Trouble::permanent(codes::CORE_ABORTED, text())),
-                AwaitVerdict::Unreachable => return Err(Trouble::outage(codes::CORE_UNREACHABLE, KMS_CORE, text())),
+                AwaitVerdict::Unreachable => return Err(self.outage(codes::CORE_UNREACHABLE, KMS_CORE, text())),
                 AwaitVerdict::Refused => return Err(Trouble::permanent(codes::CORE_REFUSED, text())),
                 AwaitVerdict::Unimplemented => return Err(Trouble::permanent(codes::CORE_LACKS_CALL, text())),
             }
@@ -185,32 +228,79 @@ impl KmsCore {
     ///
     /// # Errors
     /// As the status says; a set-up that was there before is success.
-    pub async fn prss_init(&self) -> Result<(), Trouble> {
+    pub async fn prss_init(&self, answered: &Answered) -> Result<(), Trouble> {
         let request = core_request::prss_init();
         let id = RequestId::from(alloy::primitives::U256::from(core_request::PRSS_ID));
         let mut call = Request::new(request);
         call.set_timeout(self.await_timeout);
-        let Err(status) = self.shard(id).init(call).await else {
+        let shard = self.shard(id);
+        let Err(status) = shard.client.clone().init(call).await else {
             metrics::core_call("init", "start", Code::Ok);
+            shard.reachability.answers(answered);
             return Ok(());
         };
         metrics::core_call("init", "start", status.code());
-        match start_verdict(&status, false) {
+        let text = format!("init: {}", describe(&status));
+        let verdict = start_verdict(&status, false);
+        shard.reachability.after_start(verdict, &text, answered);
+        match verdict {
             StartVerdict::AlreadyKnown => Ok(()),
-            verdict => Err(start_trouble(verdict, format!("init: {}", describe(&status)))),
+            verdict => Err(self.start_trouble(verdict, text)),
+        }
+    }
+
+    fn start_trouble(&self, verdict: StartVerdict, text: String) -> Trouble {
+        match verdict {
+            StartVerdict::AlreadyKnown | StartVerdict::NotYet | StartVerdict::MayHeal => {
+                Trouble::may_heal(codes::CORE_NOT_READY, text)
+            }
+            StartVerdict::Busy => self.outage(codes::CORE_BUSY, CAPACITY, text),
+            StartVerdict::Unreachable => self.outage(codes::CORE_UNREACHABLE, KMS_CORE, text),
+            StartVerdict::Refused => Trouble::permanent(codes::CORE_REFUSED, text),
+            StartVerdict::Unimplemented => Trouble::permanent(codes::CORE_LACKS_CALL, text),
         }
     }
 }
 
-fn start_trouble(verdict: StartVerdict, text: String) -> Trouble {
-    match verdict {
-        StartVerdict::AlreadyKnown | StartVerdict::NotYet | StartVerdict::MayHeal => {
-            Trouble::may_heal(codes::CORE_NOT_READY, text)
+/// Whether a shard answers: told once per change, in log and metric.
+#[derive(Debug)]
+struct Reachability {
+    number: usize,
+    endpoint: String,
+    is_silent: AtomicBool,
+}
+
+impl Reachability {
+    fn new(number: usize, endpoint: String) -> Self {
+        metrics::shard_reachable(number, true);
+        Self { number, endpoint, is_silent: AtomicBool::new(false) }
+    }
+
+    fn answers(&self, answered: &Answered) {
+        answered.by(KMS_CORE);
+        if self.is_silent.load(Ordering::Relaxed) && self.is_silent.swap(false, Ordering::Relaxed) {
+            metrics::shard_reachable(self.number, true);
+            tracing::info!(shard = self.number, endpoint = self.endpoint, "kms core answers again");
         }
-        StartVerdict::Busy => Trouble::outage(codes::CORE_BUSY, KMS_CORE, text),
-        StartVerdict::Unreachable => Trouble::outage(codes::CORE_UNREACHABLE, KMS_CORE, text),
-        StartVerdict::Refused => Trouble::permanent(codes::CORE_REFUSED, text),
-        StartVerdict::Unimplemented => Trouble::permanent(codes::CORE_LACKS_CALL, text),
+    }
+
+    fn is_silent(&self, why: &str) {
+        if !self.is_silent.swap(true, Ordering::Relaxed) {
+            metrics::shard_reachable(self.number, false);
+            let code = codes::CORE_UNREACHABLE;
+            tracing::warn!(shard = self.number, endpoint = self.endpoint, code, why, "kms core does not answer");
+        }
+    }
+
+    fn after_start(&self, verdict: StartVerdict, text: &str, answered: &Answered) {
+        match verdict {
+            StartVerdict::Unreachable => self.is_silent(text),
+            StartVerdict::AlreadyKnown => {
+                self.answers(answered);
+                answered.by(CAPACITY);
+            }
+            _ => self.answers(answered),
+        }
     }
 }
 

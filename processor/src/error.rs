@@ -1,6 +1,6 @@
 //! What can keep a request from its answer, classified once, where it arises.
 
-use kms_runtime::stage::{Failure, Outcome};
+use kms_runtime::stage::{Failure, Outcome, Reach};
 
 /// Why an attempt did not end in an answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -12,6 +12,8 @@ pub enum Trouble {
         code: &'static str,
         /// Which dependency, for its breaker.
         dependency: &'static str,
+        /// Whether it concerns every request of the lane.
+        reach: Reach,
         /// For a person.
         text: String,
     },
@@ -37,7 +39,7 @@ impl Trouble {
     /// A dependency is down.
     #[must_use]
     pub fn outage(code: &'static str, dependency: &'static str, text: impl Into<String>) -> Self {
-        Self::Outage { code, dependency, text: text.into() }
+        Self::Outage { code, dependency, reach: Reach::All, text: text.into() }
     }
 
     /// A healthy dependency said "not now".
@@ -64,8 +66,11 @@ impl Trouble {
     #[must_use]
     pub fn into_outcome(self) -> Outcome {
         match self {
-            Self::Outage { code, dependency, text } => {
+            Self::Outage { code, dependency, reach: Reach::All, text } => {
                 Outcome::Retry { after: None, why: Failure::outage(code, dependency, text) }
+            }
+            Self::Outage { code, dependency, reach: Reach::Some, text } => {
+                Outcome::Retry { after: None, why: Failure::partial_outage(code, dependency, text) }
             }
             Self::MayHeal { code, text } => Outcome::Retry { after: None, why: Failure::new(code, text) },
             Self::Permanent { code, text } => Outcome::DeadLetter { why: Failure::new(code, text) },

@@ -1,6 +1,6 @@
 //! One place per happening: log and metric together.
 
-use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use tonic::Code;
 
 /// Describes every metric of this crate; called once at start.
@@ -9,6 +9,10 @@ pub fn describe() {
         "kms_connector_core_calls_total",
         Unit::Count,
         "Calls to KMS Core by operation, phase and status code"
+    );
+    describe_gauge!(
+        "kms_connector_core_shard_reachable",
+        "1 while the shard of KMS Core, by its number in `kms_core.endpoints`, answers, else 0"
     );
     describe_counter!(
         "kms_connector_bucket_failures_total",
@@ -34,6 +38,11 @@ pub fn describe() {
 pub fn core_call(operation: &'static str, phase: &'static str, code: Code) {
     counter!("kms_connector_core_calls_total", "operation" => operation, "phase" => phase, "code" => code_name(code))
         .increment(1);
+}
+
+/// Whether a shard of KMS Core answers.
+pub fn shard_reachable(number: usize, reachable: bool) {
+    gauge!("kms_connector_core_shard_reachable", "shard" => number.to_string()).set(f64::from(u8::from(reachable)));
 }
 
 /// A bucket did not deliver.

@@ -9,7 +9,8 @@ use kms_schemas::record::CiphertextMaterial;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use crate::ciphertext::CiphertextStore;
+use crate::ciphertext::{BUCKETS, CiphertextStore};
+use crate::coprocessors::REGISTRY;
 use crate::core::Operation;
 use crate::core_request;
 use crate::error::Trouble;
@@ -40,6 +41,7 @@ pub struct PublicDecryption<'a> {
 impl Operation for PublicDecryption<'_> {
     type Result = core::PublicDecryptionResponse;
     const NAME: &'static str = "public_decrypt";
+    const NEEDS: &'static [&'static str] = &[BUCKETS, REGISTRY];
 
     fn id(&self) -> RequestId {
         self.id
@@ -88,6 +90,7 @@ pub struct UserDecryption<'a> {
 impl Operation for UserDecryption<'_> {
     type Result = core::UserDecryptionResponse;
     const NAME: &'static str = "user_decrypt";
+    const NEEDS: &'static [&'static str] = &[BUCKETS, REGISTRY];
 
     fn id(&self) -> RequestId {
         self.id

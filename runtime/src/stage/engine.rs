@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,7 +21,7 @@ use super::{
     config::StageConfig,
     error::{HANDLER_PANICKED, OUTPUT_TOO_LARGE, StageError},
     metrics::{Ended, StageMetrics},
-    outcome::{Attempt, Carry, Failure, Handler, InputRecord, Outcome, OutputRecord},
+    outcome::{Answered, Attempt, Carry, Failure, Handler, InputRecord, Outcome, OutputRecord},
     schedule::{Decision, Expired, Leaving, Now, RecordId, Run, Schedule, Start},
     state::{Closed, Form, Phase, State},
 };
@@ -56,6 +59,8 @@ pub(super) struct Engine<H> {
     pub(super) handler: Arc<H>,
     pub(super) metrics: StageMetrics,
     inner: Mutex<Inner>,
+    /// Whether a dependency was thought to be down when last looked at; read without the lock.
+    is_outage: AtomicBool,
     /// There may be a transaction to write, or the phase changed.
     commit_wanted: Condvar,
     /// There may be a ledger to restore, or the phase changed.
@@ -75,6 +80,7 @@ impl<H: Handler> Engine<H> {
             handler: Arc::new(handler),
             metrics,
             inner: Mutex::new(Inner { state, tasks: HashMap::new(), failure: None }),
+            is_outage: AtomicBool::new(false),
             commit_wanted: Condvar::new(),
             restore_wanted: Condvar::new(),
             progress: Condvar::new(),
@@ -327,7 +333,9 @@ impl<H: Handler> Engine<H> {
         let Start { id, run, record, number, repeated, first_started, signals } = start;
         let cancel = CancellationToken::new();
         let (signals, receiver) = watch::channel(signals);
-        let attempt = Attempt { number, repeated, first_started, cancel: cancel.clone(), signals: receiver };
+        let engine = Arc::clone(self);
+        let answered = Answered::new(move |dependency| engine.answered(dependency));
+        let attempt = Attempt { number, repeated, first_started, cancel: cancel.clone(), answered, signals: receiver };
         let engine = Arc::clone(self);
         let task = tokio::spawn(async move {
             let begun = Instant::now();
@@ -364,6 +372,7 @@ impl<H: Handler> Engine<H> {
         let rest = match decision {
             Decision::Publish(outputs) => {
                 let record = Arc::clone(record);
+        self.is_outage.store(inner.state.schedule.is_outage(), Ordering::Relaxed);
                 inner.state.publish(Closed { id, record, attempts: number, outputs, form: Form::Outcome });
                 None
             }
@@ -384,6 +393,17 @@ impl<H: Handler> Engine<H> {
     fn within_limits(&self, outcome: Outcome) -> Outcome {
         let Outcome::Done(outputs) = &outcome else { return outcome };
         let Some(large) = outputs.iter().find(|output| output.size() > self.config.max_output_bytes) else {
+    /// A running attempt tells that a dependency answers.
+    fn answered(&self, dependency: &'static str) {
+        if self.is_outage.load(Ordering::Relaxed) {
+            let mut inner = self.lock();
+            inner.state.schedule.answered(dependency, Instant::now());
+            self.is_outage.store(inner.state.schedule.is_outage(), Ordering::Relaxed);
+            drop(inner);
+            self.dispatch.notify_one();
+        }
+    }
+
             return outcome;
         };
         let text = format!(

@@ -34,7 +34,7 @@ pub mod schedule;
 
 pub use config::{MissingOffsets, StageConfig, StageIds};
 pub use error::StageError;
-pub use outcome::{Attempt, Carry, Failure, Handler, InputRecord, Outcome, OutcomeView, OutputRecord};
+pub use outcome::{Answered, Attempt, Carry, Failure, Handler, InputRecord, Outcome, OutcomeView, OutputRecord, Reach};
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

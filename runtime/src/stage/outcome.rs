@@ -78,9 +78,39 @@ pub struct Attempt {
     /// Cancelled when nobody waits for the outcome any more: the partition was taken away, the record was deferred or
     /// given up, or the service stops. The handler should return soon; whatever it returns is dropped.
     pub cancel: CancellationToken,
+    /// Tells the stage at once what answers.
+    pub answered: Answered,
     /// Later records of the same key for which [`Handler::is_signal`] said yes, in the order they were read. They are
     /// handled as records of their own after this one.
     pub signals: watch::Receiver<Vec<Arc<InputRecord>>>,
+}
+
+/// Tells the stage in the middle of an attempt that a dependency answers. What waits for the dependency then need not wait for the
+/// attempt to end, which may take hours when the attempt was the one that probed.
+#[derive(Clone)]
+pub struct Answered(Arc<dyn Fn(&'static str) + Send + Sync>);
+
+impl Answered {
+    pub(super) fn new(tell: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+
+    /// Nobody listens: for trying parts of a handler on their own.
+    #[must_use]
+    pub fn unheard() -> Self {
+        Self::new(|_| {})
+    }
+
+    /// The dependency of this name ([`Failure::dependency`]) answers. Cheap while nothing is thought to be down.
+    pub fn by(&self, dependency: &'static str) {
+        (self.0)(dependency);
+    }
+}
+
+impl fmt::Debug for Answered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Answered")
+    }
 }
 
 /// How an attempt ended. Classified once, by the handler, where the error arises.
@@ -117,19 +147,37 @@ pub struct Failure {
     /// Name of the dependency that is down, where that is the cause: an outage is never a verdict on the record. The
     /// name labels a metric and a breaker, so there must be few of them.
     pub dependency: Option<&'static str>,
+    /// Who else the dependency concerns.
+    pub reach: Reach,
+}
+
+/// Whom an outage concerns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// Every record: intake pauses, and nothing grows older.
+    #[default]
+    All,
+    /// Records like this one, such as those of one shard of several: the others go on, and this one is deferred in its time.
+    Some,
 }
 
 impl Failure {
     /// A failure of the record itself.
     #[must_use]
     pub fn new(code: &'static str, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), dependency: None }
+        Self { code, text: text.into(), dependency: None, reach: Reach::All }
     }
 
     /// A failure of something that the record needs.
     #[must_use]
     pub fn outage(code: &'static str, dependency: &'static str, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), dependency: Some(dependency) }
+        Self { code, text: text.into(), dependency: Some(dependency), reach: Reach::All }
+    }
+
+    /// A failure of something that only records like this one need. It burns no attempt and pauses nobody.
+    #[must_use]
+    pub fn partial_outage(code: &'static str, dependency: &'static str, text: impl Into<String>) -> Self {
+        Self { reach: Reach::Some, ..Self::outage(code, dependency, text) }
     }
 }
 

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use super::{
     error::{TIME_EXHAUSTED, TOO_SLOW},
     ledger::Offset,
-    outcome::{Failure, InputRecord, Outcome, OutputRecord},
+    outcome::{Failure, InputRecord, Outcome, OutputRecord, Reach},
 };
 use crate::{
     breaker::{Breaker, BreakerPolicy, Gate},
@@ -256,10 +256,12 @@ impl Schedule {
     /// Takes a record in. A signal also reaches the unfinished records of its key at once: those that wait are made ready.
     pub fn admit(&mut self, id: RecordId, record: Arc<InputRecord>, is_signal: bool) -> Signalled {
         let key = record.key.clone().map(|key| (id.epoch, key));
-        let earlier: Vec<Offset> =
-            key.as_ref().and_then(|key| self.keys.get(key)).into_iter().flatten().copied().collect();
+        let queue = key.as_ref().and_then(|key| self.keys.get(key));
+        let is_first = queue.is_none_or(VecDeque::is_empty);
+        // Only a signal looks at the others: a key may have very many.
+        let earlier: Vec<Offset> = queue.filter(|_| is_signal).into_iter().flatten().copied().collect();
         let size = record.size();
-        let phase = if earlier.is_empty() { Phase::Ready } else { Phase::Blocked };
+        let phase = if is_first { Phase::Ready } else { Phase::Blocked };
         let entry = Entry {
             record: Arc::clone(&record),
             size,
@@ -282,12 +284,10 @@ impl Schedule {
             self.ready.push_back(id);
         }
         let mut signalled = Signalled::default();
-        if is_signal {
-            for offset in earlier {
-                let target = RecordId { epoch: id.epoch, offset };
-                if self.signal(target, &record) {
-                    signalled.targets.push(target);
-                }
+        for offset in earlier {
+            let target = RecordId { epoch: id.epoch, offset };
+            if self.signal(target, &record) {
+                signalled.targets.push(target);
             }
         }
         signalled
@@ -362,6 +362,15 @@ impl Schedule {
                 Decision::Wait
             }
             Outcome::Retry { after, why } => self.retry_or_bury(id, after, why, now, random),
+        }
+    }
+
+    /// A dependency answers, as a running attempt tells.
+    pub fn answered(&mut self, dependency: &'static str, now: Instant) {
+        if let Some(breaker) = self.breakers.get_mut(dependency) {
+            breaker.success();
+            self.causes.remove(dependency);
+            self.mark_outage(now);
         }
     }
 
@@ -645,7 +654,7 @@ impl Schedule {
             Outcome::Retry { why, .. } => Some(why),
             _ => None,
         };
-        let down = failure.and_then(|why| why.dependency);
+        let down = failure.filter(|why| why.reach == Reach::All).and_then(|why| why.dependency);
         let done = matches!(outcome, Outcome::Done(_));
         for (name, breaker) in &mut self.breakers {
             if done || (was_probe && down != Some(*name)) {
@@ -703,7 +712,11 @@ impl Schedule {
     fn release_key(&mut self, id: RecordId, key: Option<Bytes>) {
         let Some(key) = key.map(|key| (id.epoch, key)) else { return };
         let Some(queue) = self.keys.get_mut(&key) else { return };
-        queue.retain(|offset| *offset != id.offset);
+        if queue.front() == Some(&id.offset) {
+            queue.pop_front();
+        } else {
+            queue.retain(|offset| *offset != id.offset);
+        }
         match queue.front().copied() {
             None => {
                 self.keys.remove(&key);
@@ -929,6 +942,39 @@ mod tests {
         assert_eq!(bench.schedule.intake(), Intake::Open);
         assert_eq!(bench.schedule.outages().count(), 0);
         assert!(bench.start().is_some());
+    }
+
+    #[test]
+    fn p5_a_probe_that_runs_on_lets_others_start_once_the_dependency_answers() {
+        let mut bench = Bench::new(policy());
+        (0..3).for_each(|offset| bench.admit(offset, ""));
+        let (first, second) = (bench.start().expect("a slot"), bench.start().expect("a slot"));
+        bench.complete(&first, outage());
+        bench.complete(&second, outage());
+        bench.pass(5);
+        let probe = bench.start().expect("one attempt probes");
+        assert!(bench.start().is_none());
+        bench.schedule.answered("another", bench.now.instant);
+        assert!(bench.start().is_none());
+        bench.schedule.answered("core", bench.now.instant);
+        assert_eq!(bench.schedule.intake(), Intake::Open);
+        assert!(bench.start().is_some(), "while the probe still runs");
+        assert_eq!(bench.complete(&probe, done()), Decision::Publish(Vec::new()));
+    }
+
+    #[test]
+    fn p5_an_outage_of_a_part_burns_no_attempt_pauses_nobody_and_ends_in_deferral() {
+        let partial = || Outcome::Retry { after: None, why: Failure::partial_outage("KC-2", "core", "one shard") };
+        let mut bench = Bench::new(Policy { time_limit: None, ..policy() });
+        bench.admit(0, "a");
+        for _ in 0..5 {
+            let start = bench.start().expect("it is ready");
+            assert_eq!(start.number, 1);
+            assert_eq!(bench.complete(&start, partial()), Decision::Wait);
+            assert_eq!(bench.schedule.intake(), Intake::Open);
+            assert_eq!(bench.pass(8), []);
+        }
+        assert!(matches!(bench.pass(30)[..], [Expired::Defer(_)]));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod ingest;
 mod kafka;
 mod parts;
 mod pipeline;
+mod processor;
 mod stack;
 mod stage;
 mod supervision;
