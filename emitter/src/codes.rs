@@ -42,8 +42,8 @@ codes! {
         "run emitters of one sender under one topic prefix; the fenced one ends or becomes standby";
     /// The journal cannot be read.
     JOURNAL_UNREADABLE = "KC-0756", "journal_unreadable",
-        "a record of `emitter.intents` does not decode, so it is not known what may reach the chain",
-        "somebody else wrote to the topic, or an older release reads a newer record; the emitter does not start before it can read all";
+        "a record of `emitter.intents` is of a schema that this release does not know, so it is not known what may reach the chain",
+        "run the release that wrote it; the emitter does not start before it can read all";
     /// The destination is another chain.
     WRONG_CHAIN = "KC-0757", "wrong_chain",
         "the RPC endpoints serve another chain than `destination.chain_id`",

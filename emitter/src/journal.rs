@@ -4,18 +4,20 @@
 //! It commits whatever waits, so batches grow by themselves and nothing waits for a timer. A paused predecessor can neither
 //! journal nor, therefore, send anything that its successor does not know.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, Bytes, keccak256};
 use kms_runtime::kafka::{
-    BatchError, KafkaConfig, LogContext, OutgoingRecord, ProducerError, ReadError, TransactionalProducer, read_to_end,
+    BatchError, KafkaConfig, LogContext, OutgoingRecord, ProducerError, ReadError, StoredRecord, TransactionalProducer,
+    read_to_end,
 };
 use kms_schemas::codec::{Codec, CodecError};
 use kms_schemas::headers::headers;
-use kms_schemas::record::{Intent, IntentItem};
+use kms_schemas::identity::Coordinates;
+use kms_schemas::record::{DeadLetter, Intent, IntentItem};
 use kms_schemas::topics::{MAX_RECORD_BYTES, Topics, intent_key};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -24,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::unix_ms;
 use crate::fees::Fees;
+use crate::handler::SERVICE;
 use crate::metrics;
 use crate::nonce::{Millis, Nonce, Variant};
 use crate::submitter::ItemKey;
@@ -80,7 +83,7 @@ pub enum JournalError {
     /// Watermarks cannot be read.
     #[error("the end of the journal cannot be found: {0}")]
     Watermarks(KafkaError),
-    /// A record is no intent.
+    /// A record is, as its framing says, of a schema that this release does not know.
     #[error("the journal's record at offset {offset} cannot be read: {source}")]
     Undecodable {
         /// Its offset.
@@ -88,6 +91,9 @@ pub enum JournalError {
         /// Why.
         source: CodecError,
     },
+    /// What was written by others cannot be kept as dead letters yet.
+    #[error("dead letters cannot be written: {0}")]
+    DeadLetters(ProducerError),
     /// The shutdown came first.
     #[error("stopped before the journal was read")]
     Cancelled,
@@ -100,6 +106,18 @@ pub struct StoredIntent {
     pub offset: i64,
     /// The intent.
     pub intent: Intent,
+}
+
+/// Foreign records kept as dead letters per start; more are only logged.
+const MOST_FOREIGN: usize = 1_000;
+
+/// What the journal holds.
+#[derive(Default)]
+struct Found {
+    /// Of this sender.
+    intents: Vec<StoredIntent>,
+    /// Written by nobody's journal.
+    foreign: Vec<(StoredRecord, CodecError)>,
 }
 
 /// The journal of one sender on one chain.
@@ -138,48 +156,135 @@ impl Journal {
     /// Reads what may still matter: every intent of this sender from `settled_below` of the newest one on. Blocking.
     ///
     /// # Errors
-    /// See [`JournalError`]. An undecodable record is an error: it could be bytes that reach the chain.
+    /// See [`JournalError`]. A record of an unknown schema is an error: a newer release may have written it, and it could be bytes that
+    /// reach the chain. What no release writes becomes a dead letter.
     pub fn read(&self) -> Result<Vec<StoredIntent>, JournalError> {
         const FIRST_STEP: i64 = 1_000;
         let (begin, end) = self.watermarks()?;
         let mut step = FIRST_STEP;
-        loop {
+        let found = loop {
             let from = (end - step).max(begin);
             let found = self.read_from(from)?;
-            match found.last() {
+            match found.intents.last() {
                 Some(newest) => {
                     let bound = newest.intent.settled_below.max(begin);
-                    let found = if bound < from { self.read_from(bound)? } else { found };
-                    return Ok(found.into_iter().filter(|stored| stored.offset >= bound).collect());
+                    let mut found = if bound < from { self.read_from(bound)? } else { found };
+                    found.intents.retain(|stored| stored.offset >= bound);
+                    break found;
                 }
-                None if from == begin => return Ok(Vec::new()),
+                None if from == begin => break found,
                 None => step = step.saturating_mul(8),
             }
-        }
+        };
+        self.bury(found.foreign)?;
+        Ok(found.intents)
     }
 
-    fn read_from(&self, from: i64) -> Result<Vec<StoredIntent>, JournalError> {
-        let patience = self.kafka.transaction_timeout() + Duration::from_secs(20);
-        let mut found = Vec::new();
+    fn read_from(&self, from: i64) -> Result<Found, JournalError> {
+        let patience = self.patience();
+        let mut found = Found::default();
         let mut broken = None;
         let sender = self.wallet.address();
         read_to_end(&self.kafka, "emitter", &self.topic, 0, Some(from), patience, |record| {
-            let value = record.value.unwrap_or_default();
-            match self.codec.decode::<Intent>(&self.topic, &value) {
+            match self.codec.decode::<Intent>(&self.topic, record.value.as_deref().unwrap_or_default()) {
                 Ok(intent) if intent.chain_id == self.chain_id && intent.sender == sender => {
-                    found.push(StoredIntent { offset: record.offset, intent });
+                    found.intents.push(StoredIntent { offset: record.offset, intent });
                 }
                 // Another sender's, of another deployment on this prefix or from before a change of wallet.
                 Ok(_) => {}
-                Err(source) => {
+                Err(
+                    source @ (CodecError::UnknownFingerprint { .. }
+                    | CodecError::UnknownSchemaId { .. }
+                    | CodecError::NoRegistry { .. }),
+                ) => {
                     broken.get_or_insert(JournalError::Undecodable { offset: record.offset, source });
                 }
+                // Kafka keeps bytes as they were written, and no release writes these.
+                Err(error) if found.foreign.len() < MOST_FOREIGN => found.foreign.push((record, error)),
+                Err(error) => tracing::warn!(offset = record.offset, %error, "foreign record in the journal"),
             }
         })?;
         match broken {
             Some(error) => Err(error),
             None => Ok(found),
         }
+    }
+
+    /// Longest wait for open transactions of others to end.
+    fn patience(&self) -> Duration {
+        self.kafka.transaction_timeout() + Duration::from_secs(20)
+    }
+
+    /// Keeps what others wrote into the journal as dead letters, unless a start before this one did.
+    fn bury(&self, mut foreign: Vec<(StoredRecord, CodecError)>) -> Result<(), JournalError> {
+        if foreign.is_empty() {
+            return Ok(());
+        }
+        let topics = Topics::new(&self.kafka.topic_prefix);
+        let known = self.buried(&topics)?;
+        foreign.retain(|(record, _)| !known.contains(&record.offset));
+        let mut letters = Vec::with_capacity(foreign.len());
+        for (record, error) in foreign {
+            tracing::warn!(offset = record.offset, %error, code = error.code(), "foreign record in the journal, kept as a dead letter");
+            letters.extend(self.dead_letter(topics.dead_letters(), record, &error));
+        }
+        while !letters.is_empty() {
+            match self.producer.write(&letters, Instant::now() + Duration::from_secs(30)) {
+                Ok(_) => break,
+                Err(BatchError::Refused { index, error }) => {
+                    tracing::error!(%error, "the broker refuses a dead letter");
+                    letters.remove(index);
+                }
+                Err(BatchError::TimedOut(error)) => return Err(JournalError::DeadLetters(error)),
+                Err(BatchError::Producer(error)) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Offsets in the journal that dead letters name. Only read where there is something foreign.
+    fn buried(&self, topics: &Topics) -> Result<HashSet<i64>, JournalError> {
+        let topic = topics.dead_letters();
+        let partitions = topics.all().into_iter().find(|spec| spec.name == topic).map_or(0, |spec| spec.partitions);
+        let mut offsets = HashSet::new();
+        for partition in 0..partitions {
+            read_to_end(&self.kafka, SERVICE, topic, partition, None, self.patience(), |record| {
+                let letter = self.codec.decode::<DeadLetter>(topic, record.value.as_deref().unwrap_or_default());
+                offsets
+                    .extend(letter.ok().map(|one| one.source).filter(|at| at.topic == self.topic).map(|at| at.offset));
+            })?;
+        }
+        Ok(offsets)
+    }
+
+    fn dead_letter(&self, topic: &str, record: StoredRecord, error: &CodecError) -> Option<OutgoingRecord> {
+        /// Above it, length and digest have to do: the letter must fit what the journal's producer takes.
+        const LARGEST_VALUE: usize = MAX_RECORD_BYTES / 2;
+        let now = SystemTime::now();
+        let value = record.value.unwrap_or_default();
+        let letter = DeadLetter {
+            service: SERVICE.to_owned(),
+            source: Coordinates { topic: self.topic.clone(), partition: 0, offset: record.offset },
+            request: None,
+            identity: None,
+            key: record.key.clone().map(Bytes::from),
+            value_bytes: value.len() as u64,
+            value_digest: keccak256(&value),
+            value: (value.len() <= LARGEST_VALUE).then(|| value.into()),
+            reason: error.code().to_owned(),
+            text: error.to_string(),
+            attempts: 1,
+            dead_ms: unix_ms(now),
+        };
+        // Every field of a dead letter fits its schema.
+        let value = self.codec.encode(topic, &letter).ok()?;
+        Some(OutgoingRecord {
+            topic: topic.to_owned(),
+            partition: None,
+            key: Some(record.key.unwrap_or_default()),
+            value: Some(value),
+            headers: headers(&self.source, now, &letter),
+        })
     }
 
     fn watermarks(&self) -> Result<(i64, i64), JournalError> {

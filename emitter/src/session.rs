@@ -346,7 +346,7 @@ fn recovery(topics: &Topics, intents: Vec<StoredIntent>, memory: Duration) -> Re
 fn read_through_outages(journal: &Journal, keep_on: impl Fn() -> bool) -> Result<Vec<StoredIntent>, JournalError> {
     loop {
         match journal.read() {
-            Err(error @ (JournalError::Read(_) | JournalError::Watermarks(_))) => {
+            Err(error @ (JournalError::Read(_) | JournalError::Watermarks(_) | JournalError::DeadLetters(_))) => {
                 if !keep_on() {
                     return Err(JournalError::Cancelled);
                 }
@@ -373,7 +373,10 @@ fn journal_stopped(error: &JournalError) -> Stopped {
         JournalError::Client(_) => {
             Stopped::new(Exit::Configuration, &kms_runtime::codes::CONFIG_VALUE, error.to_string())
         }
-        JournalError::Read(_) | JournalError::Watermarks(_) | JournalError::Cancelled => internal(error.to_string()),
+        JournalError::Read(_)
+        | JournalError::Watermarks(_)
+        | JournalError::DeadLetters(_)
+        | JournalError::Cancelled => internal(error.to_string()),
     }
 }
 

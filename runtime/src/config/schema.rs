@@ -185,6 +185,10 @@ impl<'s> View<'s> {
                 let least = self.number("minItems").unwrap_or_default() as usize;
                 Value::Array((0..least).filter_map(|_| items.stand_in()).collect())
             }
+            // Types that read themselves: what they refuse would hide every mistake behind it.
+            Shape::Text if self.inner.get("format").and_then(Json::as_str) == Some("address") => {
+                Value::Text(format!("0x{:040x}", 1))
+            }
             Shape::Text | Shape::Secret | Shape::Any => Value::Text(String::new()),
             Shape::Choice(choices) => Value::Text((*choices.first()?).to_owned()),
             Shape::Integer => Value::Integer(self.number("minimum").unwrap_or_default() as i128),

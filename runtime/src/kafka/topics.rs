@@ -57,6 +57,8 @@ impl TopicsError {
 /// Pauses between attempts to reach the cluster.
 const RETRY: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(5), factor: 2.0 };
 
+/// How long the first answer is waited for before the outage is told.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
 /// How often a lasting outage is logged.
 const REMIND_EVERY: Duration = Duration::from_secs(30);
 
@@ -84,7 +86,11 @@ impl<'a> Cluster<'a> {
 
     /// Number of partitions, 0 if the topic does not exist.
     fn partitions(&self, topic: &str) -> Result<i32, KafkaError> {
-        let metadata = self.consumer.fetch_metadata(Some(topic), self.config.request_timeout())?;
+        self.partitions_within(topic, self.config.request_timeout())
+    }
+
+    fn partitions_within(&self, topic: &str, timeout: Duration) -> Result<i32, KafkaError> {
+        let metadata = self.consumer.fetch_metadata(Some(topic), timeout)?;
         let Some(found) = metadata.topics().iter().find(|one| one.name() == topic) else { return Ok(0) };
         match found.error() {
             None => Ok(i32::try_from(found.partitions().len()).unwrap_or(i32::MAX)),
@@ -163,7 +169,10 @@ pub fn wait_for_broker(
     let cluster = Cluster::connect(config, service)?;
     // Metadata of one name that need not exist: asking for all topics of a shared cluster would be rude.
     let topic = format!("{}.ingest.cursor", config.topic_prefix);
-    retry_through_outages(&mut keep_on, &mut on_outage, || cluster.partitions(&topic)).map(|_| ())
+    // Somebody who has just started the service wants to know soon.
+    let mut timeout = FIRST_ANSWER.min(config.request_timeout());
+    let ask = || cluster.partitions_within(&topic, std::mem::replace(&mut timeout, config.request_timeout()));
+    retry_through_outages(&mut keep_on, &mut on_outage, ask).map(|_| ())
 }
 
 fn retry_through_outages<T>(
