@@ -190,13 +190,14 @@ async fn check_generation(
             Err(error @ GenerationError::Unsupported { .. }) => {
                 return Err(SourceError::Generation { source_id: source.id.clone(), error: Box::new(error) });
             }
-            Err(error) => error,
+            Err(GenerationError::View(error)) => error,
         };
         failures += 1;
+        let code = error.code();
         if failures == 1 {
-            tracing::warn!(source = source.id, %error, "the contracts' version cannot be read, trying again");
+            tracing::warn!(source = source.id, code, %error, "the contracts' version cannot be read, trying again");
         }
-        check.not_ready("the contracts' version cannot be read");
+        check.not_ready(format!("{code}: the contracts' version cannot be read"));
         tokio::select! {
             () = context.shutdown.cancelled() => return Ok(()),
             () = tokio::time::sleep(RETRY.delay(failures, rand::random())) => {}
