@@ -43,9 +43,40 @@ async fn main() {
     );
     running.stop().await.expect("the stage stops in order");
 
+    takeover(&bootstrap, &format!("takeover-{stamp}")).await;
     for rate in [rate, 100, 1000] {
         latency(&bootstrap, &format!("latency-{stamp}-{rate}"), partitions, rate).await;
     }
+}
+
+/// How long readers wait after a process died inside a transaction and was started again.
+async fn takeover(bootstrap: &str, prefix: &str) {
+    let lab = Lab::new(bootstrap, prefix, 1).await;
+    lab.feed(vec![(0, "key".to_owned(), "echo".to_owned())]).await;
+    let settings = lab.kafka.producer("test", &lab.ids("0").transactional_id, 1_000_000);
+    let topic = lab.topic("out");
+    let predecessor = move || {
+        let producer: BaseProducer = settings.create().expect("a producer");
+        producer.init_transactions(Duration::from_secs(10)).expect("transactions");
+        producer.begin_transaction().expect("begin");
+        let record = BaseRecord::to(&topic).partition(0).key("key").payload("never committed");
+        producer.send(record).map_err(|(error, _)| error).expect("queued");
+        while producer.in_flight_count() > 0 {
+            producer.poll(Duration::from_millis(1));
+        }
+        // Neither committed nor aborted, like after kill -9.
+        std::mem::forget(producer);
+    };
+    tokio::task::spawn_blocking(predecessor).await.expect("the predecessor writes");
+    let counter = Counter::start(&lab);
+    let begun = Instant::now();
+    let running = lab.start(lab.config("0"), lab.echo());
+    let freed = counter.wait(1).await;
+    println!(
+        "takeover: readers are free {:.0} ms after the start of a successor",
+        freed.duration_since(begun).as_secs_f64() * 1e3
+    );
+    running.stop().await.expect("the stage stops in order");
 }
 
 /// Writes single records at a fixed rate and measures until a committed reader sees their answers.

@@ -1,6 +1,10 @@
 //! A stage whose records say themselves what should happen to them: for tests of the engine on a real broker.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use kms_runtime::{
     http::Health,
@@ -51,6 +55,14 @@ impl Lab {
     /// # Panics
     /// When the broker does not.
     pub async fn new(bootstrap: &str, prefix: &str, partitions: i32) -> Self {
+        Self::replicated(bootstrap, prefix, partitions, 1).await
+    }
+
+    /// Creates the topics with that many replicas.
+    ///
+    /// # Panics
+    /// When the broker does not.
+    pub async fn replicated(bootstrap: &str, prefix: &str, partitions: i32, replicas: i32) -> Self {
         let lab = Self::existing(bootstrap, prefix, partitions);
         let large: [(&str, &str); 1] = [("max.message.bytes", "2100000")];
         let topics =
@@ -62,9 +74,11 @@ impl Lab {
         let topics: Vec<NewTopic<'_>> = new
             .iter()
             .map(|(name, count, config)| {
-                config.iter().fold(NewTopic::new(name, *count, TopicReplication::Fixed(1)), |topic, (key, value)| {
-                    topic.set(key, value)
-                })
+                config
+                    .iter()
+                    .fold(NewTopic::new(name, *count, TopicReplication::Fixed(replicas)), |topic, (key, value)| {
+                        topic.set(key, value)
+                    })
             })
             .collect();
         let created = lab.admin().create_topics(&topics, &AdminOptions::new().operation_timeout(Some(LIMIT))).await;
@@ -165,12 +179,21 @@ impl Lab {
         let (lab, topic) = (self.clone(), self.topic(name));
         let partitions = if name == "dead" { 1 } else { self.partitions };
         let read = move || {
-            let mut records = Vec::new();
+            let mut all = Vec::new();
             for partition in 0..partitions {
-                read_to_end(&lab.kafka, "test", &topic, partition, None, LIMIT, |record| records.push(record))
-                    .expect("readable");
+                let begun = Instant::now();
+                // A broker that has just come back does not answer at once.
+                let records = loop {
+                    let mut records = Vec::new();
+                    match read_to_end(&lab.kafka, "test", &topic, partition, None, LIMIT, |record| records.push(record))
+                    {
+                        Ok(_) => break records,
+                        Err(error) => assert!(begun.elapsed() < LIMIT, "{error}"),
+                    }
+                };
+                all.extend(records);
             }
-            records
+            all
         };
         tokio::task::spawn_blocking(read).await.expect("the topic is read")
     }

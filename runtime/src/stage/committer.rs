@@ -62,6 +62,10 @@ impl Deliveries {
         }
     }
 
+    fn has_failed(&self) -> bool {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     fn take(&self) -> Option<KafkaError> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -302,18 +306,22 @@ impl<H: Handler> Committer<'_, H> {
         }
     }
 
-    /// Polls until nothing is in flight: a commit that finds unpolled reports waits a tenth of a second.
+    /// Polls until nothing is in flight: a commit that finds unpolled reports waits a tenth of a second. Ends with the first
+    /// error, because the client sends nothing more of a transaction that has failed: what is queued then stays in flight.
     fn await_deliveries(&self, begun: Instant) -> Result<(), ProducerError> {
         self.producer.poll(Duration::ZERO);
-        while self.producer.in_flight_count() > 0 {
+        while self.producer.in_flight_count() > 0 && !self.producer.context().has_failed() {
             // The client polls for the whole of the time that it is given, whatever arrives.
             self.producer.poll(Duration::from_micros(500));
             if self.is_late(begun) {
-                return Err(ProducerError::Abortable(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)));
+                break;
             }
         }
         match self.producer.context().take() {
             Some(error) => Err(self.failure(error)),
+            None if self.producer.in_flight_count() > 0 => {
+                Err(ProducerError::Abortable(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)))
+            }
             None => Ok(()),
         }
     }

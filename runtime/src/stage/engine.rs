@@ -160,15 +160,19 @@ impl<H: Handler> Engine<H> {
         }
     }
 
+    /// The group has answered, with partitions for us or none.
     pub(super) fn assigned(&self, names: &[(Arc<str>, i32)]) {
         let now = Instant::now();
         let mut inner = self.lock();
+        inner.state.joined = true;
         for (topic, partition) in names {
             let (_, running) = inner.state.assign(Arc::clone(topic), *partition, now);
             inner.cancel(running);
         }
         drop(inner);
-        self.metrics.assignment("assigned", names.len());
+        if !names.is_empty() {
+            self.metrics.assignment("assigned", names.len());
+        }
         self.restore_wanted.notify_all();
     }
 
@@ -368,11 +372,11 @@ impl<H: Handler> Engine<H> {
             inner.tasks.remove(&id);
         }
         let decision = inner.state.schedule.complete(id, run, outcome, Instant::now(), random);
+        self.is_outage.store(inner.state.schedule.is_outage(), Ordering::Relaxed);
         let label = if decision == Decision::Stale { Ended::Stale } else { label };
         let rest = match decision {
             Decision::Publish(outputs) => {
                 let record = Arc::clone(record);
-        self.is_outage.store(inner.state.schedule.is_outage(), Ordering::Relaxed);
                 inner.state.publish(Closed { id, record, attempts: number, outputs, form: Form::Outcome });
                 None
             }
@@ -389,10 +393,6 @@ impl<H: Handler> Engine<H> {
         self.metrics.attempt(label, begun.elapsed());
     }
 
-    /// An output above the limit can never be written: that is a verdict on the record, made before any transaction begins.
-    fn within_limits(&self, outcome: Outcome) -> Outcome {
-        let Outcome::Done(outputs) = &outcome else { return outcome };
-        let Some(large) = outputs.iter().find(|output| output.size() > self.config.max_output_bytes) else {
     /// A running attempt tells that a dependency answers.
     fn answered(&self, dependency: &'static str) {
         if self.is_outage.load(Ordering::Relaxed) {
@@ -404,6 +404,10 @@ impl<H: Handler> Engine<H> {
         }
     }
 
+    /// An output above the limit can never be written: that is a verdict on the record, made before any transaction begins.
+    fn within_limits(&self, outcome: Outcome) -> Outcome {
+        let Outcome::Done(outputs) = &outcome else { return outcome };
+        let Some(large) = outputs.iter().find(|output| output.size() > self.config.max_output_bytes) else {
             return outcome;
         };
         let text = format!(

@@ -139,6 +139,7 @@ struct Reporter<'a> {
 #[derive(Clone, PartialEq, Eq)]
 enum Status {
     Starting,
+    Joining,
     Restoring,
     /// The dependencies that are down, each with the failure that showed it first.
     Outage(Vec<String>),
@@ -151,6 +152,8 @@ impl Reporter<'_> {
             let inner = engine.lock();
             if inner.state.phase == Phase::Starting {
                 Status::Starting
+            } else if !inner.state.joined {
+                Status::Joining
             } else if inner.state.schedule.is_outage() {
                 let outages = inner.state.schedule.outages();
                 Status::Outage(outages.map(|(name, cause)| format!("{name}: {cause}")).collect())
@@ -166,6 +169,7 @@ impl Reporter<'_> {
         }
         match &status {
             Status::Starting => self.check.not_ready("waiting for the transactional id"),
+            Status::Joining => self.check.not_ready("joining the consumer group"),
             Status::Restoring => self.check.not_ready("reading positions"),
             Status::Outage(causes) => self.check.not_ready(format!("intake is paused; {}", causes.join("; "))),
             Status::Ready => self.check.ready(),

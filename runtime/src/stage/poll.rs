@@ -37,7 +37,7 @@ use crate::kafka::{KafkaConfig, LogContext};
 pub(super) type StageConsumer<H> = BaseConsumer<StageContext<H>>;
 
 /// Longest wait for a record. Also the longest delay until a pause or a resume takes effect while nothing arrives.
-const POLL: Duration = Duration::from_millis(5);
+const POLL: Duration = Duration::from_millis(10);
 /// Most records between two looks at the commands.
 const BATCH: usize = 512;
 /// Longest wait until the client has taken a new position in; it needs well under a millisecond.
@@ -108,8 +108,8 @@ impl<H: Handler> StageContext<H> {
         }
         if !names.is_empty() {
             consumer.pause(&list)?;
-            self.engine.assigned(names);
         }
+        self.engine.assigned(names);
         Ok(())
     }
 
@@ -221,9 +221,6 @@ impl<H: Handler> Poll<'_, H> {
                 }
                 None => break,
             }
-        }
-        if !records.is_empty() && bytes >= self.engine.config.bytes_in_flight / 8 {
-            tracing::trace!(bytes, "a batch of large records");
         }
         records
     }

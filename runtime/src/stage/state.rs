@@ -148,6 +148,8 @@ pub(super) struct Admitted {
 pub(super) struct State {
     pub(super) phase: Phase,
     pub(super) schedule: Schedule,
+    /// The group has answered at least once.
+    pub(super) joined: bool,
     /// Changes with every assignment and loss: what was learned under another version is void.
     pub(super) version: u64,
     /// Positions have to be compared with what the partitions hold.
@@ -166,6 +168,7 @@ impl State {
         Self {
             phase: Phase::Starting,
             schedule,
+            joined: false,
             version: 0,
             recheck: false,
             partitions: BTreeMap::new(),

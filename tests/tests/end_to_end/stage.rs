@@ -9,8 +9,9 @@ use kms_runtime::stage::commit_metadata::{self, DEFAULT_MAX_CHARACTERS};
 use kms_runtime::stage::ledger::NextOffset;
 use kms_runtime::stage::runs::Runs;
 use kms_runtime::stage::{MissingOffsets, StageConfig, StageError};
+use kms_stack::parts::{Kafka, KafkaOptions};
 use kms_tests::stage::{Echo, Lab, Seen};
-use kms_tests::{eventually, kafka, prefix, program};
+use kms_tests::{eventually, kafka, new_workspace, prefix, program};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rdkafka::error::KafkaError;
@@ -289,6 +290,77 @@ async fn a_second_process_of_the_same_instance_fences_the_first() {
     assert!(matches!(error, StageError::Fenced { .. }), "{error}");
     assert_each_once(&wait_for(&lab, "out", 10).await);
     second.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn p6_the_smallest_limits_only_slow_things_down() {
+    let lab = lab("stage-limits", 3).await;
+    lab.feed(records(&lab, 900, "echo")).await;
+    let config = StageConfig {
+        slots: 3,
+        window: 20,
+        bytes_in_flight: 500,
+        max_batch_records: 7,
+        max_batch_bytes: 1000,
+        ..lab.config("0")
+    };
+    let stage = lab.start(config, lab.echo());
+    wait_for(&lab, "out", 900).await;
+    stage.stop().await.unwrap();
+    let seen = lab.seen("out").await;
+    assert_each_once(&seen);
+    assert_eq!(seen.len(), 900);
+}
+
+#[tokio::test]
+async fn p2_a_broker_that_goes_away_and_comes_back_doubles_and_loses_nothing() {
+    let workspace = new_workspace();
+    let own = Kafka::start(&workspace, KafkaOptions { heap_mib: 256, ..KafkaOptions::default() }).await.unwrap();
+    let lab = Lab::new(own.bootstrap_servers(), &prefix("stage-outage"), 3).await;
+    let broker = &own.brokers()[0];
+    flow_through_outages(&lab, async |outage| {
+        broker.stop(Duration::from_secs(20)).await;
+        tokio::time::sleep(outage).await;
+        broker.start().unwrap();
+        own.wait_ready().await.unwrap();
+    })
+    .await;
+    own.stop().await;
+}
+
+/// Of a cluster with one broker, Kafka 4.3 may leave a transaction open, or end it the wrong way, when that broker is killed:
+/// it skips the markers of partitions that have no leader for a moment. With replicas there is always a leader.
+#[tokio::test]
+async fn p2_a_killed_broker_of_three_doubles_and_loses_nothing() {
+    let workspace = new_workspace();
+    let own = Kafka::start(&workspace, KafkaOptions { heap_mib: 256, ..KafkaOptions::three_brokers() }).await.unwrap();
+    let lab = Lab::replicated(own.bootstrap_servers(), &prefix("stage-brokers"), 3, 3).await;
+    let mut brokers = own.brokers().iter();
+    flow_through_outages(&lab, async |outage| {
+        let broker = brokers.next().unwrap();
+        broker.kill().await;
+        tokio::time::sleep(outage).await;
+        broker.start().unwrap();
+        own.wait_ready().await.unwrap();
+    })
+    .await;
+    own.stop().await;
+}
+
+/// Two outages in the flow of records; the second lasts for longer than the broker keeps a transaction open.
+async fn flow_through_outages(lab: &Lab, mut outage: impl AsyncFnMut(Duration)) {
+    lab.feed(records(lab, 3000, "slow 5")).await;
+    let config = StageConfig { transaction_timeout: Duration::from_secs(3), slots: 6, ..lab.config("0") };
+    let stage = lab.start(config, lab.echo());
+    for (goal, seconds) in [(300, 0), (1000, 5)] {
+        wait_for(lab, "out", goal).await;
+        outage(Duration::from_secs(seconds)).await;
+    }
+    wait_for(lab, "out", 3000).await;
+    stage.stop().await.unwrap();
+    let seen = lab.seen("out").await;
+    assert_each_once(&seen);
+    assert_eq!(seen.len(), 3000);
 }
 
 #[tokio::test]
