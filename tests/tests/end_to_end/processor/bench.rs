@@ -18,6 +18,7 @@ use kms_tests::{eventually, get, kafka, new_workspace, prefix};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 /// How long anything is waited for.
@@ -420,6 +421,8 @@ fn read_committed(kafka: &KafkaConfig, topic: &str) -> Vec<Stored> {
     settings
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "true")
+        // The broker holds an answer without records for this long, and the end of a partition is told by such an answer.
+        .set("fetch.wait.max.ms", "10")
         .set("auto.offset.reset", "earliest");
     let consumer: BaseConsumer = settings.create().unwrap();
     let metadata = consumer.fetch_metadata(Some(topic), LIMIT).unwrap();
@@ -427,7 +430,7 @@ fn read_committed(kafka: &KafkaConfig, topic: &str) -> Vec<Stored> {
     for partition in metadata.topics()[0].partitions() {
         assignment.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();
     }
-    let mut unread: HashSet<i32> = metadata.topics()[0].partitions().iter().map(|partition| partition.id()).collect();
+    let mut unread: HashSet<i32> = metadata.topics()[0].partitions().iter().map(MetadataPartition::id).collect();
     consumer.assign(&assignment).unwrap();
     let mut records = Vec::new();
     while !unread.is_empty() {
