@@ -20,7 +20,7 @@
 //! Reorganisations: a followed block that is not the child of the ingested one stops its source with a code, and nothing
 //! of the other branch is written. Follow `safe`, `finalized` or a depth where that can happen.
 //!
-//! Start reading at [`source`].
+//! Start reading at the module `source`.
 
 mod chunk;
 mod codes;

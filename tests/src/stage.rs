@@ -64,23 +64,16 @@ impl Lab {
     /// When the broker does not.
     pub async fn replicated(bootstrap: &str, prefix: &str, partitions: i32, replicas: i32) -> Self {
         let lab = Self::existing(bootstrap, prefix, partitions);
-        let large: [(&str, &str); 1] = [("max.message.bytes", "2100000")];
-        let topics =
-            [("in", partitions, &large[..0]), ("out", partitions, &large[..0]), ("later", partitions, &large[..0])];
-        let dead = lab.topic("dead");
-        let mut new: Vec<(String, i32, &[(&str, &str)])> =
-            topics.iter().map(|(name, count, config)| (lab.topic(name), *count, *config)).collect();
-        new.push((dead, 1, &large));
-        let topics: Vec<NewTopic<'_>> = new
+        let names = [lab.topic("in"), lab.topic("out"), lab.topic("later"), lab.topic("dead")];
+        let mut topics: Vec<NewTopic<'_>> = names
             .iter()
-            .map(|(name, count, config)| {
-                config
-                    .iter()
-                    .fold(NewTopic::new(name, *count, TopicReplication::Fixed(replicas)), |topic, (key, value)| {
-                        topic.set(key, value)
-                    })
-            })
+            .zip([partitions, partitions, partitions, 1])
+            .map(|(name, count)| NewTopic::new(name, count, TopicReplication::Fixed(replicas)))
             .collect();
+        // A dead letter carries the record that another topic was too small for.
+        if let Some(dead) = topics.pop() {
+            topics.push(dead.set("max.message.bytes", "2100000"));
+        }
         let created = lab.admin().create_topics(&topics, &AdminOptions::new().operation_timeout(Some(LIMIT))).await;
         for topic in created.expect("topics can be created") {
             topic.expect("the topic is created");

@@ -81,7 +81,7 @@ async fn missing_topics_are_named_or_created_as_the_configuration_says() {
         let may_not = KafkaConfig { create_topics: false, ..config.clone() };
         let specs = [spec.clone()];
         match ensure(&may_not, &specs) {
-            Err(TopicsError::Missing(names)) => assert_eq!(names, [spec.name.clone()]),
+            Err(TopicsError::Missing(names)) => assert_eq!(names, std::slice::from_ref(&spec.name)),
             other => panic!("{other:?}"),
         }
         ensure(&config, &specs).unwrap();
