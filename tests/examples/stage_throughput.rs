@@ -1,12 +1,14 @@
 //! What the exactly-once stage itself costs: records per second through a handler that does nothing, and latency at a given rate.
 //!
-//! `cargo run --release -p kms-tests --example stage_throughput -- BOOTSTRAP [RECORDS] [PARTITIONS] [RATE]`
+//! `cargo run --release -p kms-tests --example stage_throughput -- BOOTSTRAP [RECORDS] [PARTITIONS] [RATE]`, with a log filter in
+//! `KMS_LOG` to see what the stage says meanwhile.
 
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use kms_runtime::{config::TelemetryConfig, telemetry::init_logs};
 use kms_tests::stage::Lab;
 use rdkafka::{
     ClientConfig, Message as _,
@@ -16,6 +18,8 @@ use rdkafka::{
 
 #[tokio::main]
 async fn main() {
+    let log_filter = std::env::var("KMS_LOG").unwrap_or_else(|_| "error".to_owned());
+    init_logs(&TelemetryConfig { log_filter, ..TelemetryConfig::default() });
     let mut arguments = std::env::args().skip(1);
     let bootstrap = arguments.next().expect("bootstrap servers");
     let mut number = |default: u64| arguments.next().and_then(|text| text.parse().ok()).unwrap_or(default);

@@ -10,7 +10,7 @@ use super::schema::{Shape, View};
 use super::tree::{Node, Origin, Path, Step, Value};
 use crate::codes;
 
-/// Every environment variable that starts so is a configuration key, except [`RESERVED`].
+/// Every environment variable that starts so is a configuration key, except a few of the program itself.
 pub const ENVIRONMENT_PREFIX: &str = "KMS_CONNECTOR_";
 
 /// Variables that the command line reads itself.

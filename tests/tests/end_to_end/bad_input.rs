@@ -12,8 +12,9 @@ use kms_schemas::codec::{Codec, Record};
 use kms_schemas::identity::{Coordinates, Lane};
 use kms_schemas::record::{Answer, DeadLetter, DeferredRequest, Request, RequestBody, ResultRecord};
 use kms_stack::contracts::NewRequest;
-use kms_stack::parts::{Anvil, AnvilOptions, Registry};
-use kms_stack::simulator::ControlClient;
+use kms_stack::parts::{Anvil, AnvilOptions, Kafka, KafkaOptions, Registry};
+use kms_stack::simulator::{ControlClient, Operation};
+use kms_stack::supervise::Signal;
 use kms_stack::{Service, ServiceKind, Stack};
 use kms_tests::{Proxy, eventually, kafka, new_workspace, prefix, program};
 use serde_json::json;
@@ -505,6 +506,61 @@ async fn services_that_start_before_broker_registry_chain_and_kms_core_wait_for_
     for service in services {
         assert!(!service.process().log().contains("panicked"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_a_broker_that_goes_away_in_the_middle_of_a_run_is_waited_for_by_every_service() {
+    let workspace = new_workspace();
+    let options = KafkaOptions { heap_mib: 256, ..KafkaOptions::default() };
+    let own = Kafka::start(&workspace, options).await.unwrap();
+    let bench = Bench::start_on(&own, "outage", |mut stack| {
+        for kind in ServiceKind::ALL {
+            // So that an outage soon is longer than both.
+            stack = stack.set(kind, "kafka.transaction_timeout_ms=3000").set(kind, "kafka.session_timeout_ms=3000");
+        }
+        stack.services(&ServiceKind::ALL)
+    })
+    .await;
+    let services = bench.stack.node().services();
+    let pids: Vec<_> = services.iter().map(|one| one.process().pid()).collect();
+    let mut made = vec![bench.public().await];
+    bench.answers(&made).await;
+    let broker = &own.brokers()[0];
+
+    for suspended in [true, false] {
+        // Answers come while nothing can be written.
+        bench.core.hold(Operation::PublicDecryption).await.unwrap();
+        let running = bench.publics(4).await;
+        for made in &running {
+            eventually("it is started", LIMIT, async || (bench.starts(made).await > 0).then_some(())).await;
+        }
+        match suspended {
+            true => broker.signal(Signal::SIGSTOP),
+            false => drop(broker.kill().await),
+        }
+        bench.core.release(Operation::PublicDecryption).await.unwrap();
+        made.extend(running);
+        made.extend(bench.publics(3).await);
+        all_wait(services, &[]).await;
+        match suspended {
+            true => broker.signal(Signal::SIGCONT),
+            false => drop(broker.start().unwrap()),
+        }
+        own.wait_ready().await.unwrap();
+        for result in bench.answers(&made).await {
+            assert_eq!(result.attempts, 1, "{result:?}");
+        }
+        for service in services {
+            service.wait_ready().await.unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+    eventually("every answer is settled", LIMIT, async || {
+        (bench.submissions().await.len() == made.len()).then_some(())
+    })
+    .await;
+    assert!(bench.dead_letters().await.is_empty());
+    let now: Vec<_> = services.iter().map(|one| one.process().pid()).collect();
+    assert_eq!(now, pids, "no restart was needed");
 }
 
 /// Waits until each of the services runs, is not ready, and says why with all these words.

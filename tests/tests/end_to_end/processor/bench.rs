@@ -12,6 +12,7 @@ use kms_schemas::identity::{Coordinates, Kind, Lane, RequestId};
 use kms_schemas::record::{DeadLetter, DeferredRequest, ResultRecord, Submission};
 use kms_schemas::topics::Topics;
 use kms_stack::contracts::{Made, Material, NewRequest, Pace, Requester, UserRequest, handle};
+use kms_stack::parts::Kafka;
 use kms_stack::simulator::{CallsByRpc, ControlClient, Fault};
 use kms_stack::{Service, ServiceKind, Stack, StackBuilder, StackError, Workspace};
 use kms_tests::{eventually, get, kafka, new_workspace, prefix};
@@ -69,8 +70,13 @@ pub(crate) struct Bench {
 impl Bench {
     /// A stack in which only ingest runs, with some ciphertexts to ask for.
     pub(crate) async fn start(name: &str, adjust: impl FnOnce(StackBuilder) -> StackBuilder) -> Self {
+        Self::start_on(kafka().await, name, adjust).await
+    }
+
+    /// The same on a cluster of the test's own.
+    pub(crate) async fn start_on(kafka: &Kafka, name: &str, adjust: impl FnOnce(StackBuilder) -> StackBuilder) -> Self {
         let workspace = new_workspace();
-        let bootstrap = kafka().await.bootstrap_servers().to_owned();
+        let bootstrap = kafka.bootstrap_servers().to_owned();
         let builder = Stack::builder()
             .block_time(None)
             .kafka(&bootstrap)
