@@ -59,6 +59,8 @@ pub(super) struct Engine<H> {
     pub(super) handler: Arc<H>,
     pub(super) metrics: StageMetrics,
     inner: Mutex<Inner>,
+    /// When the group last gave us up.
+    lost_at: Mutex<Option<Instant>>,
     /// Whether a dependency was thought to be down when last looked at; read without the lock.
     is_outage: AtomicBool,
     /// There may be a transaction to write, or the phase changed.
@@ -72,12 +74,13 @@ pub(super) struct Engine<H> {
 }
 
 impl<H: Handler> Engine<H> {
-    pub(super) fn new(config: StageConfig, handler: H) -> Self {
+    pub(super) fn new(config: StageConfig, handler: Arc<H>) -> Self {
         let state = State::new(Schedule::new(config.policy()), config.window, config.max_metadata);
         let metrics = StageMetrics::new(config.name, config.slots, config.bytes_in_flight, config.window);
         Self {
             config,
-            handler: Arc::new(handler),
+            handler,
+            lost_at: Mutex::new(None),
             metrics,
             inner: Mutex::new(Inner { state, tasks: HashMap::new(), failure: None }),
             is_outage: AtomicBool::new(false),
@@ -196,9 +199,18 @@ impl<H: Handler> Engine<H> {
         self.metrics.assignment("revoked", names.len());
     }
 
+    /// Whether the group gave us up within `span`.
+    pub(super) fn was_lost_within(&self, span: Duration) -> bool {
+        self.lost_at.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|lost| lost.elapsed() < span)
+    }
+
     /// Partitions are gone already: nothing of them may be committed.
     pub(super) fn lost(&self, names: &[(Arc<str>, i32)]) {
-        self.forget(self.lock(), names, Instant::now());
+        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let mut inner = self.lock();
+        // Until the group answers again there is nothing this stage could do.
+        inner.state.joined = false;
+        self.forget(inner, names, Instant::now());
         self.metrics.assignment("lost", names.len());
     }
 

@@ -70,11 +70,45 @@ pub async fn run<H: Handler>(
     if !problems.is_empty() {
         return Err(StageError::Settings(problems));
     }
+    let handler = Arc::new(handler);
+    loop {
+        let outcome = run_once(kafka, config.clone(), Arc::clone(&handler), &check, &shutdown).await;
+        match &outcome {
+            Err(ghost @ StageError::Ghost(_)) => {
+                // The new session takes the transactional id over first, so an attempt of the old one can commit nothing.
+                tracing::warn!(stage = config.name, error = %ghost, "starting anew after an outage of the group");
+                check.not_ready("starting anew after an outage of the consumer group");
+                tokio::select! {
+                    () = tokio::time::sleep(AFTER_GHOST) => {}
+                    () = shutdown.cancelled() => return Ok(()),
+                }
+                continue;
+            }
+            Ok(()) => tracing::info!(stage = config.name, "stage stopped"),
+            Err(error) => {
+                check.dead(error.to_string());
+                tracing::error!(stage = config.name, code = error.code(), %error, "stage failed");
+            }
+        }
+        return outcome;
+    }
+}
+
+/// Pause before a stage starts anew.
+const AFTER_GHOST: Duration = Duration::from_secs(1);
+
+async fn run_once<H: Handler>(
+    kafka: &KafkaConfig,
+    config: StageConfig,
+    handler: Arc<H>,
+    check: &Check,
+    shutdown: &CancellationToken,
+) -> Result<(), StageError> {
     check.not_ready("starting");
     let engine = Arc::new(Engine::new(config, handler));
     let threads = Threads::start(&engine, kafka)?;
-    let reported = Reporter { check: &check, last: None };
-    attend(&engine, reported, &shutdown).await;
+    let reported = Reporter { check, last: None };
+    attend(&engine, reported, shutdown).await;
     if !engine.has_ended() {
         check.not_ready("shutting down");
         drain(&engine).await;
@@ -82,15 +116,7 @@ pub async fn run<H: Handler>(
     engine.enter(Phase::Ended);
     engine.cancel_all();
     threads.join().await;
-    let outcome = engine.take_failure().map_or(Ok(()), Err);
-    match &outcome {
-        Ok(()) => tracing::info!(stage = engine.config.name, "stage stopped"),
-        Err(error) => {
-            check.dead(error.to_string());
-            tracing::error!(stage = engine.config.name, code = error.code(), %error, "stage failed");
-        }
-    }
-    outcome
+    engine.take_failure().map_or(Ok(()), Err)
 }
 
 /// Starts attempts until shutdown or failure.
@@ -169,7 +195,7 @@ impl Reporter<'_> {
         }
         match &status {
             Status::Starting => self.check.not_ready("waiting for the transactional id"),
-            Status::Joining => self.check.not_ready("joining the consumer group"),
+            Status::Joining => self.check.not_ready("joining the consumer group, which Kafka has not answered yet"),
             Status::Restoring => self.check.not_ready("reading positions"),
             Status::Outage(causes) => self.check.not_ready(format!("intake is paused; {}", causes.join("; "))),
             Status::Ready => self.check.ready(),

@@ -148,7 +148,7 @@ pub(super) struct Admitted {
 pub(super) struct State {
     pub(super) phase: Phase,
     pub(super) schedule: Schedule,
-    /// The group has answered at least once.
+    /// The group has answered since the start and since an assignment was lost.
     pub(super) joined: bool,
     /// Changes with every assignment and loss: what was learned under another version is void.
     pub(super) version: u64,
