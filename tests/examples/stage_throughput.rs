@@ -56,7 +56,13 @@ async fn main() {
 /// How long readers wait after a process died inside a transaction and was started again.
 async fn takeover(bootstrap: &str, prefix: &str) {
     let lab = Lab::new(bootstrap, prefix, 1).await;
-    lab.feed(vec![(0, "key".to_owned(), "echo".to_owned())]).await;
+    let counter = Counter::start(&lab);
+    let one = || vec![(0, "key".to_owned(), "echo".to_owned())];
+    lab.feed(one()).await;
+    let first = lab.start(lab.config("0"), lab.echo());
+    counter.wait(1).await;
+    first.stop().await.expect("the stage stops in order");
+    lab.feed(one()).await;
     let settings = lab.kafka.producer("test", &lab.ids("0").transactional_id, 1_000_000);
     let topic = lab.topic("out");
     let predecessor = move || {
@@ -72,10 +78,9 @@ async fn takeover(bootstrap: &str, prefix: &str) {
         std::mem::forget(producer);
     };
     tokio::task::spawn_blocking(predecessor).await.expect("the predecessor writes");
-    let counter = Counter::start(&lab);
     let begun = Instant::now();
     let running = lab.start(lab.config("0"), lab.echo());
-    let freed = counter.wait(1).await;
+    let freed = counter.wait(2).await;
     println!(
         "takeover: readers are free {:.0} ms after the start of a successor",
         freed.duration_since(begun).as_secs_f64() * 1e3

@@ -32,6 +32,9 @@ pub enum StageError {
         #[source]
         source: rdkafka::error::KafkaError,
     },
+    /// The group took our own session from before an outage for another member; the stage starts anew by itself.
+    #[error("the consumer group took an earlier session of this instance for another member: {0}")]
+    Ghost(#[source] rdkafka::error::KafkaError),
     /// A Kafka client is in a state that only a restart ends.
     #[error("kafka client failed for good: {0}")]
     Fatal(#[source] rdkafka::error::KafkaError),
@@ -81,7 +84,7 @@ impl StageError {
             Self::Settings(_) => "KC-0230",
             Self::Client(_) => "KC-0231",
             Self::Start { .. } => "KC-0232",
-            Self::Fenced { .. } => "KC-0233",
+            Self::Fenced { .. } | Self::Ghost(_) => "KC-0233",
             Self::Fatal(_) => "KC-0234",
             Self::Aborting { .. } => "KC-0235",
             Self::MissingOffset { .. } => "KC-0236",
@@ -103,7 +106,7 @@ impl StageError {
         match self {
             Self::Settings(_) | Self::Client(_) | Self::Window { .. } => Exit::Configuration,
             Self::Start { .. } | Self::MissingOffset { .. } | Self::OutOfRange(_) => Exit::Refused,
-            Self::Fenced { .. } => Exit::Fenced,
+            Self::Fenced { .. } | Self::Ghost(_) => Exit::Fenced,
             Self::Fatal(_) | Self::Aborting { .. } => Exit::KafkaFatal,
             Self::Thread(_) => Exit::Internal,
         }

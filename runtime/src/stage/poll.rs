@@ -38,6 +38,8 @@ pub(super) type StageConsumer<H> = BaseConsumer<StageContext<H>>;
 
 /// Longest wait for a record. Also the longest delay until a pause or a resume takes effect while nothing arrives.
 const POLL: Duration = Duration::from_millis(10);
+/// How long after a lost session a fence may come from that session itself.
+const GHOST: Duration = Duration::from_secs(60);
 /// Most records between two looks at the commands.
 const BATCH: usize = 512;
 /// Longest wait until the client has taken a new position in; it needs well under a millisecond.
@@ -228,6 +230,11 @@ impl<H: Handler> Poll<'_, H> {
     fn report(&mut self, error: KafkaError) {
         match &error {
             KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId) => {
+                // After an outage of the broker the group may know our own earlier session as another member.
+                if self.engine.was_lost_within(GHOST) {
+                    self.engine.fail(StageError::Ghost(error));
+                    return;
+                }
                 let transactional_id = self.engine.config.transactional_id.clone();
                 self.engine.fail(StageError::Fenced { transactional_id, source: error });
             }

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use kms_stack::job::{self, JobArgs};
 use kms_stack::{ServiceKind, Stack};
-use kms_tests::new_workspace;
+use kms_stack::supervise::Signal;
+use kms_tests::{eventually, new_workspace};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -61,4 +62,33 @@ async fn p2_processor_killed_ten_times_loses_and_doubles_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p3_emitter_killed_ten_times_loses_and_doubles_nothing() {
     survives_kills(ServiceKind::Emitter).await;
+}
+
+/// Longer than the consumers' session (6 s) and than the broker lets a transaction stay open (10 s).
+const SILENCE: Duration = Duration::from_secs(15);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_a_broker_that_is_silent_for_longer_than_a_session_stops_nobody_for_good() {
+    let workspace = new_workspace();
+    // A cluster of its own: this one is not to be shared.
+    let stack = Stack::builder().start(&workspace).await.unwrap();
+    let broker = &stack.kafka().unwrap().brokers()[0];
+    let args = JobArgs { rate: 20.0, patience: 90, ..load(200) };
+    let silence = async {
+        let emitter = stack.node().emitter();
+        eventually("the first answers are on chain", Duration::from_secs(60), async || {
+            emitter.metric("kms_connector_submissions_total").await.filter(|settled| *settled > 10.0)
+        })
+        .await;
+        broker.signal(Signal::SIGSTOP);
+        // The length of the silence is the subject of the test, not a wait for something.
+        tokio::time::sleep(SILENCE).await;
+        broker.signal(Signal::SIGCONT);
+    };
+    let (report, ()) = tokio::join!(job::run(&stack, &args, Instant::now()), silence);
+    assert_whole(&report.unwrap());
+    for service in stack.node().services() {
+        assert!(service.process().is_running(), "{} ended: {}", service.kind(), service.process().log());
+    }
+    stack.stop().await;
 }
