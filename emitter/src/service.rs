@@ -63,7 +63,10 @@ impl Service for Emitter {
 async fn terms(session: Session, mut leadership: Leadership) -> Result<(), Stopped> {
     let shutdown = session.context.shutdown.clone();
     let outcome = loop {
-        session.checks.leader.not_ready("standby: another emitter is active for this chain and sender, or Kafka does not answer");
+        session
+            .checks
+            .leader
+            .not_ready("standby: another emitter is active for this chain and sender, or Kafka does not answer");
         tokio::select! {
             () = shutdown.cancelled() => break Ok(()),
             () = leadership.acquired() => {}

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kms_stack::job::{self, JobArgs};
-use kms_stack::{ServiceKind, Stack};
 use kms_stack::supervise::Signal;
+use kms_stack::{ServiceKind, Stack};
 use kms_tests::{eventually, new_workspace};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
