@@ -172,10 +172,12 @@ impl<H: Handler> Poll<'_, H> {
 
     fn apply(&self, commands: Commands) {
         self.tell("pause", &commands.pause, |list| self.consumer.pause(list));
-        for (epoch, topic, partition, position) in commands.seek {
-            self.seek(epoch, &topic, partition, position);
+        let names: Vec<_> =
+            commands.resume.iter().map(|(_, topic, partition, _)| (topic.clone(), *partition)).collect();
+        self.tell("resume", &names, |list| self.consumer.resume(list));
+        for (epoch, topic, partition, position) in commands.resume {
+            self.go_on(epoch, &topic, partition, position);
         }
-        self.tell("resume", &commands.resume, |list| self.consumer.resume(list));
     }
 
     fn tell(
@@ -196,10 +198,14 @@ impl<H: Handler> Poll<'_, H> {
         }
     }
 
-    /// A fresh assignment may not be ready for a new position yet; then the next round tries again.
-    fn seek(&self, epoch: Epoch, topic: &str, partition: i32, position: NextOffset) {
-        match self.consumer.seek(topic, partition, KafkaOffset::Offset(position.0), SEEK) {
-            Ok(()) => self.engine.lock().state.positioned(epoch),
+    /// Moves the consumer to where reading goes on. Also after a mere pause, where it stands there already: only a move wakes
+    /// the client's thread, which otherwise sleeps for up to a second once all its partitions are paused. A move to an
+    /// absolute 0 does not wake it either, one to the beginning does. A fresh assignment may not be ready to be moved; then
+    /// the next round tries again.
+    fn go_on(&self, epoch: Epoch, topic: &str, partition: i32, position: NextOffset) {
+        let target = if position.0 == 0 { KafkaOffset::Beginning } else { KafkaOffset::Offset(position.0) };
+        match self.consumer.seek(topic, partition, target, SEEK) {
+            Ok(()) => self.engine.lock().state.resumed(epoch),
             Err(error) => tracing::debug!(topic, partition, %error, "the consumer cannot be moved yet"),
         }
     }

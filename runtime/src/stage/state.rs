@@ -128,8 +128,8 @@ pub(super) enum Prepared {
 #[derive(Debug, Default)]
 pub(super) struct Commands {
     pub(super) pause: Vec<(Arc<str>, i32)>,
-    pub(super) resume: Vec<(Arc<str>, i32)>,
-    pub(super) seek: Vec<(Epoch, Arc<str>, i32, NextOffset)>,
+    /// With the position from which reading goes on.
+    pub(super) resume: Vec<(Epoch, Arc<str>, i32, NextOffset)>,
 }
 
 /// What came of a batch of records that were read.
@@ -270,9 +270,10 @@ impl State {
         }
     }
 
-    /// The consumer stands where the ledger ends.
-    pub(super) fn positioned(&mut self, epoch: Epoch) {
+    /// The consumer reads from where the ledger ends.
+    pub(super) fn resumed(&mut self, epoch: Epoch) {
         if let Some(partition) = self.partitions.get_mut(&epoch) {
+            partition.paused = false;
             partition.reading = match std::mem::replace(&mut partition.reading, Reading::Restoring) {
                 Reading::Restored(ledger) => Reading::Consuming(ledger),
                 other => other,
@@ -296,18 +297,24 @@ impl State {
         let closed = self.phase != Phase::Running || self.schedule.intake() != Intake::Open;
         let mut commands = Commands::default();
         for (epoch, partition) in &mut self.partitions {
-            if let Reading::Restored(ledger) = &partition.reading {
-                commands.seek.push((*epoch, Arc::clone(&partition.topic), partition.partition, ledger.read()));
-            }
             if partition.full {
                 partition.full = !partition.ledger().is_none_or(Ledger::is_relaxed);
             }
-            let consuming = matches!(partition.reading, Reading::Consuming(_));
-            let pause = closed || !consuming || partition.full || !partition.held.is_empty();
-            if pause != partition.paused {
-                partition.paused = pause;
-                let list = if pause { &mut commands.pause } else { &mut commands.resume };
-                list.push((Arc::clone(&partition.topic), partition.partition));
+            let (position, moved) = match &partition.reading {
+                Reading::Restoring => (None, false),
+                Reading::Restored(ledger) => (Some(ledger.read()), true),
+                Reading::Consuming(ledger) => (Some(ledger.read()), false),
+            };
+            let position = position.filter(|_| !closed && !partition.full && partition.held.is_empty());
+            match position {
+                None if !partition.paused => {
+                    partition.paused = true;
+                    commands.pause.push((Arc::clone(&partition.topic), partition.partition));
+                }
+                Some(position) if partition.paused || moved => {
+                    commands.resume.push((*epoch, Arc::clone(&partition.topic), partition.partition, position));
+                }
+                _ => {}
             }
         }
         commands
@@ -506,7 +513,7 @@ mod tests {
     fn consuming(state: &mut State, partition: i32, next: i64) -> Epoch {
         let (epoch, _) = state.assign(topic(), partition, Instant::now());
         state.restored(epoch, Ledger::restore(state.limits(), NextOffset(next), Runs::default()), false);
-        state.positioned(epoch);
+        state.resumed(epoch);
         epoch
     }
 
@@ -599,8 +606,7 @@ mod tests {
     #[test]
     fn p6_what_does_not_fit_the_window_is_held_back_and_the_partition_paused() {
         let mut state = state(4);
-        consuming(&mut state, 0, 0);
-        assert_eq!(state.commands().resume, [(topic(), 0)]);
+        let epoch = consuming(&mut state, 0, 0);
         assert_eq!(read(&mut state, 0, 0..6).work, 4);
         assert_eq!(state.commands().pause, [(topic(), 0)]);
         let starts = start_all(&mut state);
@@ -608,7 +614,7 @@ mod tests {
         let (batch, Prepared::Commits(prepared)) = commits(&mut state) else { panic!() };
         state.committed(&batch, &prepared);
         assert_eq!(state.admit(Vec::new(), |_| false).work, 2, "what was held back comes in");
-        assert_eq!(state.commands().resume, [(topic(), 0)]);
+        assert_eq!(state.commands().resume, [(epoch, topic(), 0, NextOffset(6))]);
     }
 
     #[test]
@@ -618,10 +624,9 @@ mod tests {
         assert_eq!(read(&mut state, 0, 500..510).work, 0);
         state.restored(epoch, Ledger::restore(state.limits(), NextOffset(7), Runs::default()), false);
         assert_eq!(read(&mut state, 0, 500..510).work, 0);
-        let commands = state.commands();
-        assert_eq!(commands.seek, [(epoch, topic(), 0, NextOffset(7))]);
-        assert!(commands.resume.is_empty(), "it stays paused until it was moved");
-        state.positioned(epoch);
+        assert_eq!(state.commands().resume, [(epoch, topic(), 0, NextOffset(7))]);
+        state.resumed(epoch);
+        assert!(state.commands().resume.is_empty());
         assert_eq!(read(&mut state, 0, 7..8).work, 1);
     }
 
