@@ -202,6 +202,11 @@ fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
+/// The report for standard output. A report that cannot be written is no success.
+fn print_report(text: &str) -> Result<(), StackError> {
+    writeln!(std::io::stdout(), "{text}").map_err(StackError::io("writing the report to standard output"))
+}
+
 /// A remark for a person.
 fn remark(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
@@ -260,10 +265,10 @@ async fn main_job(args: StackArgs, job: JobArgs, begun: Instant, interrupts: &mu
 
 fn show(report: &job::Report, output: Output) -> Result<(), StackError> {
     match output {
-        Output::Text => print(&report.table()),
+        Output::Text => print_report(&report.table())?,
         Output::Json => {
             let json = serde_json::to_string(report).map_err(std::io::Error::other);
-            print(&json.map_err(StackError::io("writing the report"))?);
+            print_report(&json.map_err(StackError::io("writing the report"))?)?;
         }
     }
     Ok(())

@@ -70,6 +70,9 @@ pub enum StackError {
     /// An argument or option cannot be used.
     #[error("{0}")]
     Usage(String),
+    /// The main job could not be carried through on a stack that runs.
+    #[error("{0}")]
+    Job(String),
     /// A file, a pipe or a process could not be created or used.
     #[error("{what}: {source}")]
     Io {
@@ -93,6 +96,7 @@ impl StackError {
             Self::Contracts(_) => "KC-0807",
             Self::Usage(_) => "KC-0808",
             Self::Io { .. } => "KC-0809",
+            Self::Job(_) => "KC-0810",
         }
     }
 
@@ -114,6 +118,7 @@ impl StackError {
             | Self::NotReady { .. }
             | Self::NoFreePort { .. }
             | Self::Contracts(_)
+            | Self::Job(_)
             | Self::Io { .. } => true,
         }
     }
@@ -179,5 +184,11 @@ pub static CODES: &[Code] = &[
         name: "stack_io",
         meaning: "A file, pipe or process of the local stack could not be created or used.",
         action: "Check free space, permissions and limits of open files and processes; the message names the file.",
+    },
+    Code {
+        code: "KC-0810",
+        name: "stack_job",
+        meaning: "The main job could not be carried through: the chain, a bucket, Kafka or a service does not answer.",
+        action: "Read what the message names, and the services' logs in the run directory.",
     },
 ];

@@ -113,10 +113,14 @@ async fn supervise<S: Service>(config: S::Config) -> Result<(), Stopped> {
     let topics = Topics::new(&kafka.topic_prefix);
     check_cluster(S::NAME, kafka.clone(), topics.clone(), check.clone(), shutdown.clone()).await?;
     let codec = codec(S::schema_registry(&config), &topics, &check, &shutdown).await?;
-    check.ready();
     tracing::info!(service = S::NAME, version = env!("CARGO_PKG_VERSION"), prefix = topics.prefix(), "running");
     let context = Context { service: S::NAME, shutdown, health, kafka, topics, codec };
-    let outcome = S::run(config, context).await;
+    let outcome = tokio::select! {
+        // In this order: the service's own checks are there before this one says yes.
+        biased;
+        outcome = S::run(config, context) => outcome,
+        outcome = async { check.ready(); std::future::pending().await } => outcome,
+    };
     stop_server.cancel();
     outcome
 }

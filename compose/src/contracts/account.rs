@@ -1,5 +1,6 @@
 //! An account that sends transactions one after the other without waiting for any of them to be mined.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use alloy::consensus::{SignableTransaction, TxEip1559};
@@ -36,6 +37,8 @@ pub struct Account {
     chain_id: u64,
     signer: PrivateKeySigner,
     next_nonce: Mutex<u64>,
+    /// What was sent and is not known to be mined, to be sent again where the node lost it.
+    sent: Mutex<BTreeMap<u64, Bytes>>,
     sends: Sends,
 }
 
@@ -59,7 +62,7 @@ impl Account {
         let chain_id = node.chain_id().await?;
         let next_nonce = Mutex::new(node.next_nonce(signer.address()).await?);
         let sends = if node.mines_at_once().await? { Sends::OneByOne } else { Sends::InLine };
-        Ok(Self { node: node.clone(), chain_id, signer, next_nonce, sends })
+        Ok(Self { node: node.clone(), chain_id, signer, next_nonce, sent: Mutex::default(), sends })
     }
 
     /// The account's address.
@@ -95,6 +98,7 @@ impl Account {
             for (call, nonce) in chunk.iter().zip(*nonce..) {
                 transactions.push((self.sign(call, nonce)?,));
             }
+            self.sent.lock().await.extend((*nonce..).zip(transactions.iter().map(|(raw,)| raw.clone())));
             let sent = self.node.batch::<_, B256>("eth_sendRawTransaction", &transactions).await;
             match sent.and_then(|answers| answers.into_iter().collect::<Result<Vec<_>, _>>()) {
                 Ok(new) => hashes.extend(new),
@@ -110,6 +114,24 @@ impl Account {
             }
         }
         Ok(hashes)
+    }
+
+    /// Sends again what the node no longer has: under load anvil now and then drops transactions that it had accepted, and everything
+    /// behind the gap then waits for ever. What it still has it refuses, which is no error here.
+    ///
+    /// # Errors
+    /// The node does not answer.
+    pub async fn send_lost_again(&self) -> Result<(), ContractsError> {
+        let next = self.next_nonce.lock().await;
+        let first_missing = self.node.next_nonce(self.address()).await?;
+        let mut sent = self.sent.lock().await;
+        *sent = sent.split_off(&first_missing);
+        if first_missing >= *next {
+            return Ok(());
+        }
+        let again: Vec<(Bytes,)> = sent.values().map(|raw| (raw.clone(),)).collect();
+        self.node.batch::<_, B256>("eth_sendRawTransaction", &again).await?;
+        Ok(())
     }
 
     /// What a call that failed in a block reverts with now; empty when it no longer does, or when it ran out of gas.

@@ -95,7 +95,7 @@ fn occurrences(chain: &ChainView) -> HashMap<(B256, u64), RequestName> {
 }
 
 fn unreadable(error: impl std::fmt::Display) -> StackError {
-    StackError::Usage(format!("the topics cannot be read back: {error}"))
+    StackError::Job(format!("the topics cannot be read back: {error}"))
 }
 
 type NodeTrails = (BTreeMap<RequestName, Trail>, Vec<String>);

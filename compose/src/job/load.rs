@@ -26,6 +26,8 @@ const UPLOADS: usize = 8;
 const USER_PUBLIC_KEY: &str = include_str!("user_public_key.hex");
 /// Bits of the CRS.
 const CRS_BITS: u64 = 2048;
+/// How often the chain is asked whether it still has what was sent.
+const RESEND_INTERVAL: Duration = Duration::from_secs(2);
 /// `ParamsType` test.
 const TEST_PARAMS: u8 = 1;
 
@@ -58,7 +60,7 @@ impl<'a> Load<'a> {
         if finished {
             return Ok(());
         }
-        Err(StackError::Usage(format!(
+        Err(StackError::Job(format!(
             "the key and the CRS were not accepted from every node within {} s of the last sign of life; see the services' logs",
             patience.as_secs()
         )))
@@ -147,7 +149,7 @@ impl<'a> Load<'a> {
                     bucket
                         .put(&key, &[("ct-format", "compressed_on_cpu")], body)
                         .await
-                        .map_err(|error| StackError::Usage(format!("a ciphertext could not be uploaded: {error}")))
+                        .map_err(|error| StackError::Job(format!("a ciphertext could not be uploaded: {error}")))
                 }
             })
             .buffer_unordered(UPLOADS)
@@ -160,6 +162,15 @@ impl<'a> Load<'a> {
         let pace = if self.args.rate > 0.0 { Pace::PerSecond(self.args.rate) } else { Pace::AtOnce };
         self.requester.submit_calls(decryptions, pace).await.map_err(chain_error)?;
         Ok(())
+    }
+
+    /// Looks after what was sent, for ever: an outage of the chain, or a transaction that its node dropped, must not end the load.
+    pub(super) async fn keep_sent(&self) {
+        loop {
+            tokio::time::sleep(RESEND_INTERVAL).await;
+            // A chain that does not answer is asked again; that nothing arrives is what the observer's patience is for.
+            let _ = self.requester.sender().send_lost_again().await;
+        }
     }
 }
 

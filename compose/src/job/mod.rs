@@ -87,7 +87,12 @@ pub async fn run(stack: &Stack, args: &JobArgs, begun: Instant) -> Result<Report
     let decryptions = load.prepare().await?;
     let sending = load.send(&decryptions);
     let waiting = observer.wait_for_answers(args.requests as usize, patience, &task);
-    let (sent, chain) = tokio::join!(sending, waiting);
+    let finished = async { tokio::join!(sending, waiting) };
+    let (sent, chain) = tokio::select! {
+        finished = finished => finished,
+        // Never ends by itself.
+        () = load.keep_sent() => return Err(StackError::Job("the load was given up".to_owned())),
+    };
     sent?;
     task.now("reading the topics back");
     let audit = Audit::read(stack, &chain, patience).await?;

@@ -133,6 +133,12 @@ impl Report {
             total.lost += wanted - total.requested;
             total.requested = wanted;
         }
+        for service in stack.nodes().iter().flat_map(crate::stack::Node::services) {
+            if !service.process().is_running() {
+                let log = service.process().log_path();
+                problems.add(format!("{} is not running any more; see {}", service.process().name(), log.display()));
+            }
+        }
         for oddity in chain.oddities.iter().chain(&audit.oddities) {
             problems.add(oddity.clone());
         }

@@ -153,6 +153,11 @@ struct Deliveries {
 type Report = (usize, Result<(i32, i64), KafkaError>);
 
 impl Deliveries {
+    fn has_failed(&self) -> bool {
+        let reports = self.reports.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        reports.iter().any(|(_, report)| report.is_err())
+    }
+
     fn take(&self) -> Vec<Report> {
         std::mem::take(&mut *self.reports.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
@@ -391,7 +396,8 @@ impl TransactionalProducer {
 
     /// Polls until nothing is in flight, so that the commit does not have to wait.
     fn await_deliveries(&self, deadline: Instant) -> Result<Vec<Delivered>, AttemptError> {
-        while self.producer.in_flight_count() > 0 {
+        // A failed transaction sends nothing more, so what is queued behind the first failure stays in flight.
+        while self.producer.in_flight_count() > 0 && !self.producer.context().has_failed() {
             self.producer.poll(Duration::from_millis(10));
             if Instant::now() >= deadline && self.producer.in_flight_count() > 0 {
                 let error = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
