@@ -24,7 +24,7 @@ async fn kill_again_and_again(stack: &Stack, kind: ServiceKind, over: &AtomicBoo
     let mut kills = 0;
     while kills < KILLS && !over.load(Ordering::Relaxed) {
         // The moment is the subject of the test, not a wait for something.
-        tokio::time::sleep(Duration::from_millis(random.random_range(100..1_500))).await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(100..1_000))).await;
         service.kill().await;
         service.start().await.unwrap_or_else(|error| panic!("{kind} after kill {kills}: {error}"));
         kills += 1;
@@ -36,7 +36,8 @@ async fn kill_again_and_again(stack: &Stack, kind: ServiceKind, over: &AtomicBoo
 async fn survives_kills(kind: ServiceKind) {
     let workspace = new_workspace();
     let stack = stack(&format!("kill-{kind}")).await.start(&workspace).await.unwrap();
-    let args = JobArgs { rate: 60.0, patience: 90, ..load(2_000) };
+    // Eighty seconds of requests: ten starts fit in, also where each takes several seconds.
+    let args = JobArgs { rate: 25.0, patience: 90, ..load(2_000) };
     let over = AtomicBool::new(false);
     let run = async {
         let report = job::run(&stack, &args, Instant::now()).await;
