@@ -5,11 +5,11 @@ use std::time::SystemTime;
 
 use alloy::primitives::{Bytes, keccak256};
 use kms_chain::event::{self, ContractSet};
-use kms_runtime::stage::{Answered, Attempt, Carry, Failure, Handler, InputRecord, Outcome, OutcomeView, OutputRecord};
+use kms_runtime::stage::{Attempt, Carry, Failure, Handler, InputRecord, Outcome, OutcomeView, OutputRecord};
 use kms_schemas::codec::Codec;
 use kms_schemas::headers;
 use kms_schemas::identity::Coordinates;
-use kms_schemas::record::{Answer, DeadLetter, DeferredRequest, Request, RequestBody, ResultRecord};
+use kms_schemas::record::{Answer, DeadLetter, DeferredRequest, Request, ResultRecord};
 use kms_schemas::topics::Topics;
 
 use crate::answer::Verifier;
@@ -17,10 +17,9 @@ use crate::ciphertext::CiphertextStore;
 use crate::codes;
 use crate::config::DomainConfig;
 use crate::core::KmsCore;
-use crate::core_request;
 use crate::error::Trouble;
 use crate::metrics;
-use crate::operation::{Crsgen, KeyReshare, Keygen, PrepKeygen, PublicDecryption, UserDecryption};
+use crate::serve::serve;
 
 /// The service's name in dead letters and ids.
 pub const SERVICE: &str = "processor";
@@ -139,56 +138,6 @@ impl RequestHandler {
         Ok(())
     }
 
-    async fn answer(&self, request: &Request, repeated: bool, answered: &Answered) -> Result<Answer, Trouble> {
-        let shared = &*self.shared;
-        let id = request.id;
-        let decryption = || core_request::domain(&shared.decryption, shared.chain_id);
-        let generation = || core_request::domain(&shared.kms_generation, shared.chain_id);
-        match &request.body {
-            RequestBody::PublicDecryption { materials, extra_data } => {
-                let operation =
-                    PublicDecryption { id, materials, extra_data, domain: decryption(), store: &shared.ciphertexts };
-                let response = shared.core.run(&operation, repeated, answered).await?;
-                shared.verifier.public_decryption(id, materials, response)
-            }
-            RequestBody::UserDecryption { materials, user_address, public_key, extra_data } => {
-                let operation = UserDecryption {
-                    id,
-                    materials,
-                    user: *user_address,
-                    public_key,
-                    extra_data,
-                    domain: decryption(),
-                    store: &shared.ciphertexts,
-                };
-                let response = shared.core.run(&operation, repeated, answered).await?;
-                shared.verifier.user_decryption(materials, public_key, response)
-            }
-            RequestBody::PrepKeygen { params_type, .. } => {
-                let message = core_request::prep_keygen(id, *params_type, generation())?;
-                let result = shared.core.run(&PrepKeygen { id, message }, repeated, answered).await?;
-                shared.verifier.prep_keygen(id, result)
-            }
-            RequestBody::Keygen { prep_keygen_id } => {
-                let message = core_request::keygen(id, *prep_keygen_id, generation());
-                let operation = Keygen { id, prep_keygen_id: *prep_keygen_id, message };
-                let result = shared.core.run(&operation, repeated, answered).await?;
-                shared.verifier.keygen(id, *prep_keygen_id, result)
-            }
-            RequestBody::Crsgen { max_bit_length, params_type } => {
-                let message = core_request::crsgen(id, *max_bit_length, *params_type, generation())?;
-                let result = shared.core.run(&Crsgen { id, message }, repeated, answered).await?;
-                shared.verifier.crsgen(id, *max_bit_length, result)
-            }
-            RequestBody::PrssInit => shared.core.prss_init(answered).await.map(|()| Answer::Done),
-            RequestBody::KeyReshareSameSet { prep_keygen_id, key_id, params_type } => {
-                let message = core_request::key_reshare(id, *prep_keygen_id, *key_id, *params_type, generation())?;
-                let operation = KeyReshare { id, prep_keygen_id: *prep_keygen_id, message };
-                shared.core.run(&operation, repeated, answered).await.map(|_| Answer::Done)
-            }
-        }
-    }
-
     fn publish(&self, work: Work, attempts: u32, answer: Answer) -> Result<OutputRecord, Failure> {
         let topics = &self.shared.topics;
         let topic = topics.results(work.request.kind.lane()).to_owned();
@@ -230,7 +179,7 @@ impl Handler for RequestHandler {
         // A deferred request, and one whose first attempt ended here, was probably started.
         let repeated = attempt.repeated || self.intake == Intake::Deferred;
         let answered = tokio::select! {
-            answered = self.answer(&work.request, repeated, &attempt.answered) => answered,
+            answered = serve(&self.shared, &work.request, repeated, &attempt.answered) => answered,
             () = attempt.cancel.cancelled() => {
                 // Nobody takes this outcome any more.
                 return Outcome::Defer { why: Failure::new(codes::CANCELLED, "the attempt was cancelled") };

@@ -31,6 +31,7 @@ pub mod error;
 pub mod handler;
 pub mod metrics;
 pub mod operation;
+pub mod serve;
 pub mod service;
 pub mod status;
 
