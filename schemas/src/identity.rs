@@ -55,11 +55,23 @@ pub enum Kind {
     PrssInit,
     /// Resharing of a key within the same node set; generation (a), no answer on chain.
     KeyReshareSameSet,
+    /// Abort of a preprocessing and its key generation; its id is the preprocessing's. No answer on chain.
+    AbortKeygen,
+    /// Abort of a CRS generation; its id is the CRS's. No answer on chain.
+    AbortCrsgen,
+    /// A new KMS context (node set), to be confirmed by the nodes of the previous and of the new one.
+    NewKmsContext,
+    /// A new epoch of a context, whose key material has to be reshared; confirmed by every node of the context.
+    NewKmsEpoch,
+    /// A context is gone, and with it its epochs. No answer on chain.
+    KmsContextDestroyed,
+    /// An epoch is gone. No answer on chain.
+    KmsEpochDestroyed,
 }
 
 impl Kind {
     /// Every kind, in the order of their definition.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 13] = [
         Self::PublicDecryption,
         Self::UserDecryption,
         Self::PrepKeygen,
@@ -67,6 +79,12 @@ impl Kind {
         Self::Crsgen,
         Self::PrssInit,
         Self::KeyReshareSameSet,
+        Self::AbortKeygen,
+        Self::AbortCrsgen,
+        Self::NewKmsContext,
+        Self::NewKmsEpoch,
+        Self::KmsContextDestroyed,
+        Self::KmsEpochDestroyed,
     ];
 
     /// The name used in logs, metric labels and reports (snake case).
@@ -80,6 +98,12 @@ impl Kind {
             Self::Crsgen => "crsgen",
             Self::PrssInit => "prss_init",
             Self::KeyReshareSameSet => "key_reshare_same_set",
+            Self::AbortKeygen => "abort_keygen",
+            Self::AbortCrsgen => "abort_crsgen",
+            Self::NewKmsContext => "new_kms_context",
+            Self::NewKmsEpoch => "new_kms_epoch",
+            Self::KmsContextDestroyed => "kms_context_destroyed",
+            Self::KmsEpochDestroyed => "kms_epoch_destroyed",
         }
     }
 

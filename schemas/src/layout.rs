@@ -3,8 +3,9 @@
 
 use crate::identity::{Coordinates, Identity, Kind};
 use crate::record::{
-    Answer, BlockRef, CiphertextMaterial, Cursor, DeadLetter, DeferredRequest, Inclusion, Intent, IntentItem,
-    KeyDigest, Proof, RawLog, Request, RequestBody, ResultRecord, Sequence, Signed, Submission, Verdict,
+    Answer, BlockRef, CiphertextMaterial, Cursor, DeadLetter, DeferredRequest, EpochCrs, EpochKey, HandleEntry,
+    Inclusion, Intent, IntentItem, KeyDigest, KmsNodeParams, KmsThresholds, NewKmsContext, PcrValues, Proof, RawLog,
+    Request, RequestBody, ResultRecord, Sequence, Signed, Submission, UnifiedUserDecryption, Verdict,
 };
 use crate::wire::{
     Flaw, Input, UNKNOWN, Wire, Wired, attempt, choice, in_field, record, symbols, write_long, write_symbol,
@@ -21,6 +22,12 @@ symbols!(Kind as "Kind" {
     Crsgen = "crsgen",
     PrssInit = "prss_init",
     KeyReshareSameSet = "key_reshare_same_set",
+    AbortKeygen = "abort_keygen",
+    AbortCrsgen = "abort_crsgen",
+    NewKmsContext = "new_kms_context",
+    NewKmsEpoch = "new_kms_epoch",
+    KmsContextDestroyed = "kms_context_destroyed",
+    KmsEpochDestroyed = "kms_epoch_destroyed",
 });
 record!(Identity as "Identity" { chain_id, contract, kind, id });
 record!(Coordinates as "Coordinates" { topic, partition, offset });
@@ -33,30 +40,59 @@ record!(RawLog as "RawLog" { address, topics, data });
 choice!(RequestBody as "RequestBody", form "RequestForm" {
     PublicDecryption = "public_decryption" { "PublicDecryptionRequest": materials, extra_data },
     UserDecryption = "user_decryption" { "UserDecryptionRequest": materials, user_address, public_key, extra_data },
-    PrepKeygen = "prep_keygen" { "PrepKeygenRequest": epoch_id, params_type },
-    Keygen = "keygen" { "KeygenRequest": prep_keygen_id },
-    Crsgen = "crsgen" { "CrsgenRequest": max_bit_length, params_type },
+    PrepKeygen = "prep_keygen" { "PrepKeygenRequest": epoch_id, params_type, extra_data },
+    Keygen = "keygen" { "KeygenRequest": prep_keygen_id, extra_data },
+    Crsgen = "crsgen" { "CrsgenRequest": max_bit_length, params_type, extra_data },
     KeyReshareSameSet = "key_reshare_same_set" { "KeyReshareSameSetRequest": prep_keygen_id, key_id, params_type },
+    PublicDecryptionHandles = "public_decryption_handles" { "PublicDecryptionHandlesRequest": handles, extra_data },
+    UserDecryptionHandles = "user_decryption_handles" {
+        "UserDecryptionHandlesRequest": handles, user_address, public_key, extra_data
+    },
+    UnifiedUserDecryption = "unified_user_decryption" (request),
+    NewKmsContext = "new_kms_context" (context),
+    NewKmsEpoch = "new_kms_epoch" {
+        "NewKmsEpochRequest": context_id, previous_context_id, previous_epoch_id, material_block_number
+    },
 } or {
     PrssInit = "prss_init",
+    AbortKeygen = "abort_keygen",
+    AbortCrsgen = "abort_crsgen",
+    KmsContextDestroyed = "kms_context_destroyed",
+    KmsEpochDestroyed = "kms_epoch_destroyed",
 });
 record!(CiphertextMaterial as "CiphertextMaterial" { handle, key_id, digest, coprocessors });
+record!(UnifiedUserDecryption as "UnifiedUserDecryptionRequest" {
+    materials, entries, user_address, public_key, allowed_contracts, start_timestamp, duration_seconds, extra_data,
+    signature,
+});
+record!(HandleEntry as "HandleEntry" { handle, contract, owner });
+record!(NewKmsContext as "NewKmsContextRequest" { previous_context_id, nodes, thresholds, software_version, pcr_values });
+record!(KmsNodeParams as "KmsNodeParams" {
+    tx_sender, signer, ip_address, storage_url, party_id, mpc_identity, ca_cert, storage_prefix,
+});
+record!(KmsThresholds as "KmsThresholds" { public_decryption, user_decryption, kms_gen, mpc });
+record!(PcrValues as "PcrValues" { pcr0, pcr1, pcr2 });
 
 record!(DeferredRequest as "DeferredRequest" { source, attempts, first_attempt_ms, deferred_ms, why, request });
 
-record!(ResultRecord as "Result" { source, deferred, identity, block_hash, log_index, attempts, answer });
+record!(ResultRecord as "Result" { source, deferred, identity, block_number, block_hash, log_index, attempts, answer });
 choice!(Answer as "Answer", form "AnswerForm" {
     PublicDecryption = "public_decryption" {
         "PublicDecryptionAnswer": handles, decrypted_result, extra_data, signature
     },
     UserDecryption = "user_decryption" { "UserDecryptionAnswer": public_key, handles, share, extra_data, signature },
-    PrepKeygen = "prep_keygen" { "PrepKeygenAnswer": signature },
-    Keygen = "keygen" { "KeygenAnswer": prep_keygen_id, key_digests, signature },
-    Crsgen = "crsgen" { "CrsgenAnswer": max_bit_length, crs_digest, signature },
+    PrepKeygen = "prep_keygen" { "PrepKeygenAnswer": extra_data, signature },
+    Keygen = "keygen" { "KeygenAnswer": prep_keygen_id, key_digests, extra_data, signature },
+    Crsgen = "crsgen" { "CrsgenAnswer": max_bit_length, crs_digest, extra_data, signature },
+    EpochActivation = "epoch_activation" { "EpochActivationAnswer": context_id, keys, crs_list },
 } or {
     Done = "done",
     Retracted = "retracted",
+    KmsContextCreated = "kms_context_created",
+    Aborted = "aborted",
 });
+record!(EpochKey as "EpochKey" { prep_keygen_id, key_id, key_digests, signature });
+record!(EpochCrs as "EpochCrs" { crs_id, max_bit_length, crs_digest, signature });
 record!(Signed as "Signed" { signature, digest, signer });
 record!(KeyDigest as "KeyDigest" { key_type, digest });
 
@@ -65,6 +101,7 @@ choice!(Verdict as "Verdict", form "VerdictForm" {
     Accepted = "accepted" (inclusion),
     AlreadyAnswered = "already_answered" { "AlreadyAnswered": evidence, transaction_hash },
     Refused = "refused" { "Refused": error, data, inclusion },
+    Concluded = "concluded" { "Concluded": evidence },
 } or {
     NoAnswerOnChain = "no_answer_on_chain",
     Retracted = "retracted",

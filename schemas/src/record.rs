@@ -75,17 +75,41 @@ pub enum RequestBody {
         /// `extraData` of the event, unchanged.
         extra_data: Bytes,
     },
+    /// `PublicDecryptionRequest` of v0.15, which carries handles only.
+    PublicDecryptionHandles {
+        /// Handles in request order; a handle may stand twice.
+        handles: Vec<B256>,
+        /// `extraData` of the event, unchanged.
+        extra_data: Bytes,
+    },
+    /// `UserDecryptionRequest` of v0.15 with handles only: direct or delegated, as the transaction says.
+    UserDecryptionHandles {
+        /// Handles in request order; a handle may stand twice.
+        handles: Vec<B256>,
+        /// The user, or the delegate of a delegated request.
+        user_address: Address,
+        /// The user's ML-KEM public key, unchanged.
+        public_key: Bytes,
+        /// `extraData` of the event, unchanged.
+        extra_data: Bytes,
+    },
+    /// The unified `UserDecryptionRequest` of v0.14 and v0.15, which carries all that its checks need.
+    UnifiedUserDecryption(Box<UnifiedUserDecryption>),
     /// `PrepKeygenRequest`; its id is the request's id.
     PrepKeygen {
-        /// Always 0 in generation (a); not forwarded.
+        /// Always 0 in generation (a), where the event has it; 0 in later ones. Not forwarded.
         epoch_id: U256,
         /// `ParamsType`: 0 default, 1 test.
         params_type: u8,
+        /// `extraData` of the event; empty in generation (a), whose event has none.
+        extra_data: Bytes,
     },
     /// `KeygenRequest`; `keyId` is the request's id.
     Keygen {
         /// The preprocessing to consume.
         prep_keygen_id: RequestId,
+        /// `extraData` of the event; empty in generation (a), whose event has none.
+        extra_data: Bytes,
     },
     /// `CrsgenRequest`; `crsId` is the request's id.
     Crsgen {
@@ -93,7 +117,30 @@ pub enum RequestBody {
         max_bit_length: U256,
         /// `ParamsType`: 0 default, 1 test.
         params_type: u8,
+        /// `extraData` of the event; empty in generation (a), whose event has none.
+        extra_data: Bytes,
     },
+    /// `AbortKeygen`; `prepKeygenId` is the request's id.
+    AbortKeygen,
+    /// `AbortCrsgen`; `crsId` is the request's id.
+    AbortCrsgen,
+    /// `NewKmsContext`; `contextId` is the request's id.
+    NewKmsContext(Box<NewKmsContext>),
+    /// `NewKmsEpoch`; `epochId` is the request's id.
+    NewKmsEpoch {
+        /// Context of the epoch.
+        context_id: RequestId,
+        /// Context that is current until the activation.
+        previous_context_id: RequestId,
+        /// Epoch that is current until the activation.
+        previous_epoch_id: RequestId,
+        /// Block at which the completed keys and CRSs are read; the one before the event's.
+        material_block_number: U256,
+    },
+    /// `KmsContextDestroyed`; `kmsContextId` is the request's id.
+    KmsContextDestroyed,
+    /// `KmsEpochDestroyed`; `epochId` is the request's id.
+    KmsEpochDestroyed,
     /// `PRSSInit`; carries nothing, its id is the constant 1.
     PrssInit,
     /// `KeyReshareSameSet`; `keyReshareId` is the request's id.
@@ -107,7 +154,101 @@ pub enum RequestBody {
     },
 }
 
-/// `SnsCiphertextMaterial` of the decryption events of generation (a).
+/// Arguments of the unified `UserDecryptionRequest`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnifiedUserDecryption {
+    /// Ciphertexts in request order, where the event carries them (v0.14); empty where it does not (v0.15).
+    pub materials: Vec<CiphertextMaterial>,
+    /// Handles in request order with the contract and the owner that each is asked for; a handle may stand twice.
+    pub entries: Vec<HandleEntry>,
+    /// The user, who signed.
+    pub user_address: Address,
+    /// The user's ML-KEM public key, unchanged.
+    pub public_key: Bytes,
+    /// Contracts that the user signed for; none stands for all.
+    pub allowed_contracts: Vec<Address>,
+    /// Seconds since 1970 from which the signature is valid.
+    pub start_timestamp: U256,
+    /// Seconds for which it is valid.
+    pub duration_seconds: U256,
+    /// `extraData`, unchanged.
+    pub extra_data: Bytes,
+    /// The user's signature, or what the user's contract takes for one (ERC-1271); not checked by the chain.
+    pub signature: Bytes,
+}
+
+/// `HandleEntry` of the unified user decryption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandleEntry {
+    /// Handle (`docs/protocol.md`, "Ciphertext handles").
+    pub handle: B256,
+    /// Contract that the handle is used with.
+    pub contract: Address,
+    /// Owner: the user, or who delegated to the user.
+    pub owner: Address,
+}
+
+/// Arguments of `NewKmsContext`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewKmsContext {
+    /// The context that is current while this one is created; the bare base of context ids for the first one.
+    pub previous_context_id: RequestId,
+    /// The nodes, in the contract's order.
+    pub nodes: Vec<KmsNodeParams>,
+    /// Thresholds.
+    pub thresholds: KmsThresholds,
+    /// Software version that the nodes shall run.
+    pub software_version: String,
+    /// Measurements of the nodes' enclaves.
+    pub pcr_values: Vec<PcrValues>,
+}
+
+/// `KmsNodeParams` of `NewKmsContext`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KmsNodeParams {
+    /// Account of the node's connector.
+    pub tx_sender: Address,
+    /// Signer of the node's KMS Core.
+    pub signer: Address,
+    /// Where the other nodes reach it.
+    pub ip_address: String,
+    /// Where its public material is read.
+    pub storage_url: String,
+    /// Number of the party in the MPC, from 1.
+    pub party_id: i32,
+    /// Its name in the MPC.
+    pub mpc_identity: String,
+    /// Its certificate authority, PEM.
+    pub ca_cert: Bytes,
+    /// Prefix of its public material.
+    pub storage_prefix: String,
+}
+
+/// `KmsThresholds` of `NewKmsContext`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KmsThresholds {
+    /// Equal answers to a public decryption.
+    pub public_decryption: U256,
+    /// Shares of a user decryption.
+    pub user_decryption: U256,
+    /// Equal answers to key management.
+    pub kms_gen: U256,
+    /// Dishonest nodes that the MPC tolerates.
+    pub mpc: U256,
+}
+
+/// `PcrValues` of `NewKmsContext`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PcrValues {
+    /// PCR 0.
+    pub pcr0: Bytes,
+    /// PCR 1.
+    pub pcr1: Bytes,
+    /// PCR 2.
+    pub pcr2: Bytes,
+}
+
+/// `SnsCiphertextMaterial` of the decryption events up to v0.14.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CiphertextMaterial {
     /// Handle (`docs/protocol.md`, "Ciphertext handles").
@@ -146,6 +287,8 @@ pub struct ResultRecord {
     pub deferred: Option<Coordinates>,
     /// Identity of the request.
     pub identity: Identity,
+    /// Block number of the occurrence that was answered; 0 in records of schema version 1, which did not name it.
+    pub block_number: u64,
     /// Block hash of the occurrence that was answered.
     pub block_hash: B256,
     /// Log index of the occurrence that was answered.
@@ -185,6 +328,8 @@ pub enum Answer {
     },
     /// Arguments of `prepKeygenResponse`.
     PrepKeygen {
+        /// `extraData` of the request: what was signed; empty in generation (a), which signs none.
+        extra_data: Bytes,
         /// The EIP-712 signature.
         signature: Signed,
     },
@@ -194,6 +339,8 @@ pub enum Answer {
         prep_keygen_id: RequestId,
         /// Digests in signed order.
         key_digests: Vec<KeyDigest>,
+        /// `extraData` of the request: what was signed; empty in generation (a), which signs none.
+        extra_data: Bytes,
         /// The EIP-712 signature.
         signature: Signed,
     },
@@ -203,13 +350,55 @@ pub enum Answer {
         max_bit_length: U256,
         /// Digest of the CRS.
         crs_digest: Bytes,
+        /// `extraData` of the request: what was signed; empty in generation (a), which signs none.
+        extra_data: Bytes,
         /// The EIP-712 signature.
         signature: Signed,
     },
-    /// KMS Core did the work and the protocol has no on-chain answer (PRSS initialisation, same-set resharing).
+    /// `confirmKmsContextCreation`: KMS Core knows the context. Nothing is signed.
+    KmsContextCreated,
+    /// Arguments of `confirmEpochActivation`.
+    EpochActivation {
+        /// Context of the epoch: what was signed, in `extraData`.
+        context_id: RequestId,
+        /// Every completed key, in the contract's order.
+        keys: Vec<EpochKey>,
+        /// Every completed CRS, in the contract's order.
+        crs_list: Vec<EpochCrs>,
+    },
+    /// KMS Core did the work and the protocol has no on-chain answer (PRSS initialisation, same-set resharing, aborts,
+    /// destructions); or there was nothing to do (the very first context).
     Done,
+    /// The generation was aborted on chain before KMS Core finished it; there is nothing to answer.
+    Aborted,
     /// The request left the chain in a reorganisation before it was answered. (Written from the issue on reorganisations on.)
     Retracted,
+}
+
+/// A key that was reshared into a new epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EpochKey {
+    /// Preprocessing id: what was signed.
+    pub prep_keygen_id: RequestId,
+    /// Key id: what was signed.
+    pub key_id: RequestId,
+    /// Digests in signed order.
+    pub key_digests: Vec<KeyDigest>,
+    /// The EIP-712 signature under the `ProtocolConfig` domain.
+    pub signature: Signed,
+}
+
+/// A CRS that was carried over into a new epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EpochCrs {
+    /// CRS id: what was signed.
+    pub crs_id: RequestId,
+    /// Bit length: what was signed.
+    pub max_bit_length: U256,
+    /// Digest of the CRS.
+    pub crs_digest: Bytes,
+    /// The EIP-712 signature under the `ProtocolConfig` domain.
+    pub signature: Signed,
 }
 
 /// A signature that was checked, with what it was checked against.
@@ -263,6 +452,12 @@ pub enum Verdict {
     },
     /// The protocol has no on-chain answer for this kind.
     NoAnswerOnChain,
+    /// The phase in which the chain takes this answer ended without it, to the same effect: the context was created, or
+    /// the epoch activated.
+    Concluded {
+        /// The error and the view that showed it.
+        evidence: String,
+    },
     /// These bytes can never be accepted.
     Refused {
         /// Name of the custom error, or `empty`, `Panic`, `Error`.

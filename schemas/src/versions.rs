@@ -19,12 +19,18 @@ use crate::wire::{Defect, Flaw, Wired};
 /// Oldest first per record.
 const WRITTEN: &[(&str, u32, &str)] = &[
     ("org.kmsconnector.Request", 1, include_str!("../avro/v1/request.avsc")),
+    ("org.kmsconnector.Request", 2, include_str!("../avro/v2/request.avsc")),
     ("org.kmsconnector.DeferredRequest", 1, include_str!("../avro/v1/deferred_request.avsc")),
+    ("org.kmsconnector.DeferredRequest", 2, include_str!("../avro/v2/deferred_request.avsc")),
     ("org.kmsconnector.Result", 1, include_str!("../avro/v1/result.avsc")),
+    ("org.kmsconnector.Result", 2, include_str!("../avro/v2/result.avsc")),
     ("org.kmsconnector.Submission", 1, include_str!("../avro/v1/submission.avsc")),
+    ("org.kmsconnector.Submission", 2, include_str!("../avro/v2/submission.avsc")),
     ("org.kmsconnector.DeadLetter", 1, include_str!("../avro/v1/dead_letter.avsc")),
+    ("org.kmsconnector.DeadLetter", 2, include_str!("../avro/v2/dead_letter.avsc")),
     ("org.kmsconnector.Cursor", 1, include_str!("../avro/v1/cursor.avsc")),
     ("org.kmsconnector.Intent", 1, include_str!("../avro/v1/intent.avsc")),
+    ("org.kmsconnector.Intent", 2, include_str!("../avro/v2/intent.avsc")),
 ];
 
 /// One version of one record's schema.

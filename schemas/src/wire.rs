@@ -368,6 +368,22 @@ impl<T: Wire> Wire for Option<T> {
     }
 }
 
+/// A large variant is boxed in Rust; the bytes are those of what is in the box.
+impl<T: Wire> Wire for Box<T> {
+    fn write(&self, out: &mut Vec<u8>) -> Wired<()> {
+        (**self).write(out)
+    }
+
+    fn read(input: &mut Input<'_>) -> Wired<Self> {
+        T::read(input).map(Self::new)
+    }
+
+    #[cfg(test)]
+    fn shape() -> Shape {
+        T::shape()
+    }
+}
+
 /// Items allocated ahead at most. A count is only a claim: the rest grows with the items that are really there, each of
 /// which takes a byte or more.
 const ITEMS_AHEAD: usize = 64;
