@@ -2,6 +2,8 @@
 //!
 //! Each step replaces what it refuses by a stand-in, and drops what only a stand-in would cause.
 
+use std::collections::BTreeMap;
+
 use serde_path_to_error::Segment;
 
 use super::problem::{Problem, Problems, at};
@@ -151,10 +153,16 @@ fn noun(shape: &Shape<'_>) -> &'static str {
     }
 }
 
+/// Texts that take the place of a refused one: of the types that read themselves, one of them takes each.
+const STAND_INS: [&str; 5] =
+    ["http://127.0.0.1:1", "0x0000000000000000000000000000000000000001", "latest", "0", "auto"];
+
 /// Types that read themselves (addresses, URLs) stop serde at their first mistake, so it is asked again until nothing
-/// is left that can be replaced.
+/// is left that can be replaced. A stand-in that its type refuses gives way to the next one, or it would hide every mistake
+/// behind it.
 fn deserialize<T: Configuration>(tree: &mut Node, schema: View<'_>, problems: &mut Vec<Problem>) -> Option<T> {
     const MISTAKES_SHOWN: usize = 1000;
+    let mut tried: BTreeMap<String, usize> = BTreeMap::new();
     for _ in 0..MISTAKES_SHOWN {
         let error = match serde_path_to_error::deserialize(tree.to_json()) {
             Ok(config) => return Some(config),
@@ -167,6 +175,12 @@ fn deserialize<T: Configuration>(tree: &mut Node, schema: View<'_>, problems: &m
         let origin = tree.origin_near(&path);
         if origin != Origin::StandIn {
             problems.push(at(&codes::CONFIG_VALUE, &path, &origin, text));
+        } else if let Some(next) = next_stand_in(place, tried.entry(path.to_string()).or_default())
+            && !problems.is_empty()
+        {
+            let Some(node) = tree.get_mut(&path) else { return None };
+            node.value = Value::Text(next.to_owned());
+            continue;
         } else if problems.is_empty() {
             // A stand-in without any mistake before it is a fault of a default; it must not pass in silence.
             problems.push(at(&codes::CONFIG_VALUE, &path, &origin, text));
@@ -179,6 +193,14 @@ fn deserialize<T: Configuration>(tree: &mut Node, schema: View<'_>, problems: &m
         }
     }
     None
+}
+
+fn next_stand_in(place: Option<View<'_>>, tried: &mut usize) -> Option<&'static str> {
+    if !matches!(place?.shape(), Shape::Text | Shape::Any) {
+        return None;
+    }
+    *tried += 1;
+    STAND_INS.get(*tried - 1).copied()
 }
 
 /// Puts a stand-in at `path`, or takes the value away where the type can do without it.

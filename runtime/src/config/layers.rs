@@ -149,6 +149,7 @@ fn from_flags(flags: &[String], problems: &mut Vec<Problem>) -> Vec<Assignment> 
 
 fn assign(tree: &mut Node, schema: View<'_>, assignment: Assignment, problems: &mut Vec<Problem>) {
     let Assignment { path, text, origin } = assignment;
+    let path = with_whole_keys(path, schema);
     let value = typed(&text, schema.descend(&path), &origin);
     let Some((last, parents)) = path.0.split_last() else {
         problems.push(at(&codes::CONFIG_SYNTAX, &path, &origin, "names no key"));
@@ -171,6 +172,27 @@ fn assign(tree: &mut Node, schema: View<'_>, assignment: Assignment, problems: &
         (Value::Array(items), Step::Index(index)) if *index == items.len() => items.push(leaf),
         _ => problems.push(misplaced(&path, parents.len(), &origin)),
     }
+}
+
+/// In a table with any keys the rest of the path is one key, dots and all: `kafka.properties.socket.timeout.ms`.
+fn with_whole_keys(path: Path, schema: View<'_>) -> Path {
+    let mut view = schema;
+    for (depth, step) in path.0.iter().enumerate() {
+        view = match (view.shape(), step) {
+            (Shape::Map(values), _) if !matches!(values.shape(), Shape::Table(..) | Shape::Map(_)) => {
+                let (known, rest) = path.0.split_at(depth);
+                return Path(known.to_vec()).key(&Path(rest.to_vec()).dotted());
+            }
+            (Shape::Map(values), Step::Key(_)) => values,
+            (Shape::Table(fields, _), Step::Key(key)) => match fields.get(key.as_str()) {
+                Some(field) => *field,
+                None => return path,
+            },
+            (Shape::Array(items), Step::Index(_)) => items,
+            _ => return path,
+        };
+    }
+    path
 }
 
 /// The container at `step`, made if it is not there; `None` if it cannot be.

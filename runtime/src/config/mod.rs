@@ -46,6 +46,8 @@ pub use secret::Secret;
 pub use sections::{LogFormat, SchemaRegistryConfig, TelemetryConfig};
 pub use tree::Origin;
 
+use crate::codes;
+
 /// A whole configuration, or one section of it.
 ///
 /// Ranges and lengths that a schema can say belong into the schema (`#[schemars(range(min = 1))]`): they are then
@@ -85,6 +87,10 @@ pub fn load<T: Configuration>(sources: &Sources) -> Result<Loaded<T>, ConfigErro
     let root = schema::Root::of::<T>();
     let mut problems = Vec::new();
     let mut tree = layers::merge(sources, root.view(), &mut problems);
+    if problems.iter().any(|problem| problem.code == &codes::CONFIG_FILE) {
+        // What an unread file would have held is not missing.
+        return Err(ConfigErrors::new(problems));
+    }
     layers::read_secret_files(&mut tree, root.view(), sources.file.as_deref(), &mut problems);
     match check::into_typed::<T>(&mut tree, root.view(), &mut problems) {
         Some(config) if problems.is_empty() => {

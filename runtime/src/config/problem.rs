@@ -38,7 +38,13 @@ pub struct ConfigErrors {
 
 impl ConfigErrors {
     pub(super) fn new(problems: Vec<Problem>) -> Self {
-        Self { problems }
+        let mut told: Vec<Problem> = Vec::with_capacity(problems.len());
+        for problem in problems {
+            if !told.contains(&problem) {
+                told.push(problem);
+            }
+        }
+        Self { problems: told }
     }
 
     /// A mistake that only showed after loading.

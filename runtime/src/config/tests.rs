@@ -216,6 +216,38 @@ fn a_file_that_is_not_toml_names_the_line_and_an_absent_one_the_path() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_is_the_only_mistake_that_is_told() {
+    let sources = Sources { file: Some(PathBuf::from("no-such-file.toml")), ..Sources::default() };
+    let errors = load::<Example>(&sources).expect_err("refused");
+    assert_eq!(errors.problems().len(), 1, "{errors}");
+}
+
+#[test]
+fn several_values_of_one_table_that_read_themselves_are_refused_together() {
+    /// No stand-in is known for it but by trying.
+    #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+    struct Places {
+        /// One.
+        a: crate::config::Endpoint,
+        /// Two.
+        b: crate::config::Endpoint,
+        /// Three.
+        #[schemars(with = "String")]
+        c: Even,
+        /// Four.
+        #[schemars(with = "String")]
+        d: Even,
+    }
+    impl Configuration for Places {
+        fn validate(&self, _: &mut Problems) {}
+    }
+    let given = given("a = \"no url\"\nb = \"none either\"\nc = \"odd\"\nd = \"3\"\n", &[], &[]);
+    let errors = load::<Places>(&given.sources).expect_err("refused");
+    let paths: Vec<&str> = errors.problems().iter().map(|problem| problem.path.as_str()).collect();
+    assert_eq!(paths, ["a", "b", "c", "d"], "{errors}");
+}
+
+#[test]
 fn lists_can_be_given_as_words_or_toml_and_tables_by_index() {
     let loaded = loaded(
         "",

@@ -186,6 +186,11 @@ impl Configuration for KafkaConfig {
         if self.topic_prefix.len() > 200 {
             problems.at("topic_prefix", "longer than 200 characters, so that topic names would be above Kafka's 249");
         }
+        for server in self.bootstrap_servers.split(',').map(str::trim) {
+            if !is_server(server) {
+                problems.at("bootstrap_servers", format!("`{server}` is not `host:port`; give `host:port,host:port,…`"));
+            }
+        }
         self.validate_security(problems);
         let reserved = self.properties.keys().filter(|key| RESERVED.contains(&key.as_str()));
         for key in reserved {
@@ -202,6 +207,17 @@ impl Configuration for KafkaConfig {
             }
         }
     }
+}
+
+/// `host`, `host:port` or `[address]:port`, also behind a `PROTOCOL://`, which the client library takes too.
+fn is_server(text: &str) -> bool {
+    let place = text.split_once("://").map_or(text, |(_, place)| place);
+    let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => (address, port.strip_prefix(':')),
+        None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
+    };
+    let is_host = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:%".contains(&byte));
+    is_host && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 impl KafkaConfig {
@@ -369,6 +385,31 @@ mod tests {
     fn an_unknown_client_property_is_refused_before_any_client_is_made() {
         let problems = refused(&["properties={ \"no.such.property\" = \"1\" }"]);
         assert!(problems[0].contains("no.such.property"), "{problems:?}");
+    }
+
+    #[test]
+    fn servers_that_no_client_could_connect_to_are_refused() {
+        for good in ["127.0.0.1:9092", "a:1,b:2", "[::1]:9092", "SSL://kafka-1.example:9093", "kafka"] {
+            load::<KafkaConfig>(&Sources { set: vec![format!("bootstrap_servers={good}")], ..Sources::default() })
+                .unwrap_or_else(|errors| panic!("{good}: {errors}"));
+        }
+        for bad in ["a b:1", "host:port", "a:1,,b:2", ":9092", "a:0", "a:70000", "http:///x"] {
+            let problems = refused(&[&format!("bootstrap_servers={bad}")]);
+            assert!(problems[0].starts_with("bootstrap_servers"), "{bad}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_property_can_be_set_by_flag_and_by_environment() {
+        let sources = Sources {
+            environment: vec![("KMS_CONNECTOR_PROPERTIES__SOCKET__TIMEOUT__MS".to_owned(), "7000".to_owned())],
+            set: vec!["properties.socket.keepalive.enable=true".to_owned()],
+            ..Sources::default()
+        };
+        let loaded = load::<KafkaConfig>(&sources).unwrap_or_else(|errors| panic!("{errors}"));
+        let client = loaded.config.client("ingest");
+        assert_eq!(client.get("socket.timeout.ms"), Some("7000"));
+        assert_eq!(client.get("socket.keepalive.enable"), Some("true"));
     }
 
     #[test]
