@@ -380,7 +380,7 @@ mod tests {
     use apache_avro::writer::datum::GenericDatumWriter;
 
     const CURSOR: &str = include_str!("../avro/v1/cursor.avsc");
-    const SUBMISSION: &str = include_str!("../avro/v1/submission.avsc");
+    const SUBMISSION: &str = include_str!("../avro/v2/submission.avsc");
 
     fn codec_of(written: &[(&'static str, u32, &'static str)]) -> Codec {
         let catalogue = Catalogue::parse(written).expect("the versions parse");
@@ -502,7 +502,7 @@ mod tests {
     /// A verdict that is younger than this reader: one form and one field more.
     #[test]
     fn p7_a_form_that_a_reader_does_not_know_is_told_and_can_be_added_without_breaking_anybody() {
-        let forms = edited(SUBMISSION, "\"retracted\"]", "\"retracted\", \"superseded\"]");
+        let forms = edited(SUBMISSION, "\"retracted\"\n", "\"retracted\",\n                \"superseded\"\n");
         let younger = edited(
             forms,
             "\"doc\": \"Set for accepted: the transaction.\",",
@@ -541,7 +541,7 @@ mod tests {
         let Some(Value::Record(verdict)) = verdict else { panic!("a record") };
         for (name, field) in verdict {
             match name.as_str() {
-                "form" => *field = Value::Enum(6, "superseded".to_owned()),
+                "form" => *field = Value::Enum(7, "superseded".to_owned()),
                 "superseded" => *field = Value::Union(1, Box::new(Value::Long(10))),
                 _ => {}
             }

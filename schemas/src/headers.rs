@@ -169,6 +169,7 @@ mod tests {
             source: Coordinates { topic: "t".to_owned(), partition: 4, offset },
             deferred: None,
             identity: identity(kind),
+            block_number: 0,
             block_hash: B256::ZERO,
             log_index: 0,
             attempts: 1,

@@ -242,12 +242,18 @@ mod tests {
             .collect();
         let pinned = [
             ("org.kmsconnector.Request", 1, "35085551f4e76070", "6da12219223b1c39"),
+            ("org.kmsconnector.Request", 2, "6748c41c9f19a625", "869caf3200900a60"),
             ("org.kmsconnector.DeferredRequest", 1, "84dc15ac27c36e7e", "6956ff2a134ea8e7"),
+            ("org.kmsconnector.DeferredRequest", 2, "f1eb55b3da1f5321", "afc0272be8bf2428"),
             ("org.kmsconnector.Result", 1, "4b68c16de51ad437", "227e873f19c4abf1"),
+            ("org.kmsconnector.Result", 2, "59552d3ff65d86c5", "d2e22af58b88c4eb"),
             ("org.kmsconnector.Submission", 1, "4f59bedb27aac99c", "45709a86593efa9d"),
+            ("org.kmsconnector.Submission", 2, "6970841ffb93819b", "c08d2db62cf8f3ef"),
             ("org.kmsconnector.DeadLetter", 1, "22a4d6e613649bc3", "82de562711d5025b"),
+            ("org.kmsconnector.DeadLetter", 2, "97e30a2d555e2f94", "c6301daa9fdf4a7b"),
             ("org.kmsconnector.Cursor", 1, "2c3a2ba059dc953c", "1e1d74c37730cfd1"),
             ("org.kmsconnector.Intent", 1, "ec8de203f3d76e11", "d61523338100fc9f"),
+            ("org.kmsconnector.Intent", 2, "539d9ed91adee38a", "4f1e44f054689b3e"),
         ]
         .map(|(record, version, fingerprint, text)| (record, version, fingerprint.to_owned(), text.to_owned()));
         assert_eq!(written, pinned);

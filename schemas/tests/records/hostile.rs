@@ -92,12 +92,12 @@ fn a_record_of_another_type_is_told_by_name() {
 fn an_error_names_field_and_byte() {
     let (_, request) = samples::requests().swap_remove(0);
     let mut bytes = Codec::single_object().encode(TOPIC, &request).expect("encodes");
-    // Behind the last field of the body come five that are not set.
-    bytes.truncate(bytes.len() - 6);
+    // Behind the last field of the body come ten that are not set.
+    bytes.truncate(bytes.len() - 11);
     let error = error_of::<Request>(&bytes).to_string();
     assert!(
         error.starts_with(
-            "kms-connector.requests.decryption: broken org.kmsconnector.Request (schema version 1): \
+            "kms-connector.requests.decryption: broken org.kmsconnector.Request (schema version 2): \
              field body.public_decryption.extra_data, byte "
         ),
         "{error}"
@@ -176,8 +176,8 @@ fn an_array_that_claims_more_items_than_there_are_bytes_is_refused() {
 
 fn submission_body(form: u8, rest: &[u8]) -> Vec<u8> {
     let marker = samples::submission(Verdict::NoAnswerOnChain);
-    // Form no_answer_on_chain, three nulls, two attempts.
-    let mut body = body_before(&marker, &[8, 0, 0, 0, 4]);
+    // Form no_answer_on_chain, four nulls, two attempts.
+    let mut body = body_before(&marker, &[10, 0, 0, 0, 0, 4]);
     body.push(form);
     body.extend_from_slice(rest);
     body
@@ -187,24 +187,24 @@ fn submission_body(form: u8, rest: &[u8]) -> Vec<u8> {
 fn a_form_with_the_field_of_another_is_refused() {
     let already = [2, 2, b'x', 0];
     // Form refused, and the field already_answered is set.
-    let body = submission_body(6, &[&[0][..], &already, &[0, 4, 2]].concat());
+    let body = submission_body(6, &[&[0][..], &already, &[0, 0, 4, 2]].concat());
     assert_eq!(flaw_of::<Submission>(&body), ("verdict".to_owned(), Flaw::Form("refused")));
     // Form already_answered, with that field and refused.
-    let body = submission_body(4, &[&[0][..], &already, &[2, 2, b'y', 0, 0], &[4, 2]].concat());
+    let body = submission_body(4, &[&[0][..], &already, &[2, 2, b'y', 0, 0], &[0, 4, 2]].concat());
     assert_eq!(flaw_of::<Submission>(&body), ("verdict".to_owned(), Flaw::Form("already_answered")));
     // Form accepted, and nothing is set.
-    let body = submission_body(2, &[0, 0, 0, 4, 2]);
+    let body = submission_body(2, &[0, 0, 0, 0, 4, 2]);
     assert_eq!(flaw_of::<Submission>(&body), ("verdict".to_owned(), Flaw::Form("accepted")));
     // Form retracted, which has no field, and one is set.
-    let body = submission_body(10, &[&[0][..], &already, &[0, 4, 2]].concat());
+    let body = submission_body(12, &[&[0][..], &already, &[0, 0, 4, 2]].concat());
     assert_eq!(flaw_of::<Submission>(&body), ("verdict".to_owned(), Flaw::Form("retracted")));
 }
 
 #[test]
 fn a_form_or_kind_of_no_schema_is_refused() {
-    assert_eq!(flaw_of::<Submission>(&submission_body(0, &[0, 0, 0, 4, 2])), ("verdict".to_owned(), Flaw::Unknown));
+    assert_eq!(flaw_of::<Submission>(&submission_body(0, &[0, 0, 0, 0, 4, 2])), ("verdict".to_owned(), Flaw::Unknown));
     assert_eq!(
-        flaw_of::<Submission>(&submission_body(14, &[0, 0, 0, 4, 2])),
+        flaw_of::<Submission>(&submission_body(14, &[0, 0, 0, 0, 4, 2])),
         ("verdict.form".to_owned(), Flaw::Symbol(7))
     );
 }

@@ -74,16 +74,98 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
                 extra_data: Bytes::new(),
             },
         ),
-        (Kind::PrepKeygen, RequestBody::PrepKeygen { epoch_id: U256::from(9), params_type: 1 }),
-        (Kind::Keygen, RequestBody::Keygen { prep_keygen_id: id(0x33) }),
-        (Kind::Crsgen, RequestBody::Crsgen { max_bit_length: U256::MAX, params_type: 255 }),
+        (
+            Kind::PrepKeygen,
+            RequestBody::PrepKeygen { epoch_id: U256::from(9), params_type: 1, extra_data: bytes(0x36, 33) },
+        ),
+        (Kind::Keygen, keygen_body()),
+        (
+            Kind::Crsgen,
+            RequestBody::Crsgen { max_bit_length: U256::MAX, params_type: 255, extra_data: bytes(0x37, 65) },
+        ),
         (Kind::PrssInit, RequestBody::PrssInit),
         (
             Kind::KeyReshareSameSet,
             RequestBody::KeyReshareSameSet { prep_keygen_id: id(0x34), key_id: id(0x35), params_type: 2 },
         ),
+        (Kind::AbortKeygen, RequestBody::AbortKeygen),
+        (Kind::AbortCrsgen, RequestBody::AbortCrsgen),
+        (Kind::NewKmsContext, RequestBody::NewKmsContext(Box::new(new_kms_context()))),
+        (
+            Kind::NewKmsEpoch,
+            RequestBody::NewKmsEpoch {
+                context_id: id(0x3a),
+                previous_context_id: id(0x3b),
+                previous_epoch_id: id(0x3c),
+                material_block_number: U256::from(23_000_001),
+            },
+        ),
+        (Kind::KmsContextDestroyed, RequestBody::KmsContextDestroyed),
+        (Kind::KmsEpochDestroyed, RequestBody::KmsEpochDestroyed),
     ];
-    bodies.into_iter().map(|(kind, body)| (kind.as_str(), request(kind, body))).collect()
+    let mut requests: Vec<_> = bodies.into_iter().map(|(kind, body)| (kind.as_str(), request(kind, body))).collect();
+    let handles = vec![word(0x20), word(0x28)];
+    let public = RequestBody::PublicDecryptionHandles { handles: handles.clone(), extra_data: bytes(0x38, 65) };
+    let user = RequestBody::UserDecryptionHandles {
+        handles,
+        user_address: address(0x31),
+        public_key: bytes(0x32, 80),
+        extra_data: bytes(0x39, 65),
+    };
+    let with_materials = unified_user_decryption();
+    let with_handles = UnifiedUserDecryption { materials: vec![], ..unified_user_decryption() };
+    let unified = |body| RequestBody::UnifiedUserDecryption(Box::new(body));
+    requests.extend([
+        ("public_decryption_handles", request(Kind::PublicDecryption, public)),
+        ("user_decryption_handles", request(Kind::UserDecryption, user)),
+        ("unified_user_decryption", request(Kind::UserDecryption, unified(with_materials))),
+        ("unified_user_decryption_handles", request(Kind::UserDecryption, unified(with_handles))),
+    ]);
+    requests
+}
+
+fn keygen_body() -> RequestBody {
+    RequestBody::Keygen { prep_keygen_id: id(0x33), extra_data: bytes(0x3d, 33) }
+}
+
+fn unified_user_decryption() -> UnifiedUserDecryption {
+    let entry = |n| HandleEntry { handle: word(n), contract: address(n + 1), owner: address(n + 2) };
+    UnifiedUserDecryption {
+        materials: vec![material(0x20), material(0x28)],
+        entries: vec![entry(0x20), entry(0x28)],
+        user_address: address(0x90),
+        public_key: bytes(0x91, 80),
+        allowed_contracts: vec![address(0x92), address(0x93)],
+        start_timestamp: U256::from(1_764_027_000),
+        duration_seconds: U256::from(864_000),
+        extra_data: bytes(0x94, 65),
+        signature: bytes(0x95, 65),
+    }
+}
+
+fn new_kms_context() -> NewKmsContext {
+    let node = |n: u8, party_id| KmsNodeParams {
+        tx_sender: address(n),
+        signer: address(n + 1),
+        ip_address: format!("10.0.0.{n}"),
+        storage_url: format!("https://storage-{n}.example"),
+        party_id,
+        mpc_identity: format!("node-{n}"),
+        ca_cert: bytes(n + 2, 50),
+        storage_prefix: format!("PUB-{n}"),
+    };
+    NewKmsContext {
+        previous_context_id: id(0xa0),
+        nodes: vec![node(0xa1, 1), node(0xa4, i32::MAX)],
+        thresholds: KmsThresholds {
+            public_decryption: U256::from(7),
+            user_decryption: U256::from(9),
+            kms_gen: U256::from(8),
+            mpc: U256::from(4),
+        },
+        software_version: "v0.14.0".to_owned(),
+        pcr_values: vec![PcrValues { pcr0: bytes(0xa7, 48), pcr1: bytes(0xa8, 48), pcr2: bytes(0xa9, 48) }],
+    }
 }
 
 pub(crate) fn deferred_requests() -> Vec<(&'static str, DeferredRequest)> {
@@ -93,7 +175,7 @@ pub(crate) fn deferred_requests() -> Vec<(&'static str, DeferredRequest)> {
         first_attempt_ms: 1_764_027_361_001,
         deferred_ms: 1_764_027_421_002,
         why: "KMS Core is still at it – später".to_owned(),
-        request: request(Kind::Keygen, RequestBody::Keygen { prep_keygen_id: id(0x33) }),
+        request: request(Kind::Keygen, keygen_body()),
     };
     vec![("keygen", deferred)]
 }
@@ -107,6 +189,7 @@ pub(crate) fn result(kind: Kind, answer: Answer) -> ResultRecord {
         source: coordinates("kms-connector.requests.decryption", 11, i64::MAX),
         deferred: None,
         identity: identity(kind),
+        block_number: 19,
         block_hash: word(0x43),
         log_index: 18,
         attempts: 3,
@@ -134,11 +217,33 @@ pub(crate) fn results() -> Vec<(&'static str, ResultRecord)> {
             KeyDigest { key_type: 0, digest: bytes(0x4a, 32) },
             KeyDigest { key_type: 1, digest: bytes(0x4b, 32) },
         ],
+        extra_data: bytes(0x4d, 33),
         signature: signed(),
     };
-    let crsgen =
-        Answer::Crsgen { max_bit_length: U256::from(1) << 255, crs_digest: bytes(0x4c, 32), signature: signed() };
-    let mut deferred = result(Kind::PrepKeygen, Answer::PrepKeygen { signature: signed() });
+    let crsgen = Answer::Crsgen {
+        max_bit_length: U256::from(1) << 255,
+        crs_digest: bytes(0x4c, 32),
+        extra_data: bytes(0x4e, 65),
+        signature: signed(),
+    };
+    let activation = Answer::EpochActivation {
+        context_id: id(0x4f),
+        keys: vec![EpochKey {
+            prep_keygen_id: id(0xb0),
+            key_id: id(0xb1),
+            key_digests: vec![KeyDigest { key_type: 3, digest: bytes(0xb2, 32) }],
+            signature: signed(),
+        }],
+        crs_list: vec![EpochCrs {
+            crs_id: id(0xb3),
+            max_bit_length: U256::from(2_048),
+            crs_digest: bytes(0xb4, 32),
+            signature: signed(),
+        }],
+    };
+    let nothing = Answer::EpochActivation { context_id: id(0x4f), keys: vec![], crs_list: vec![] };
+    let mut deferred =
+        result(Kind::PrepKeygen, Answer::PrepKeygen { extra_data: bytes(0xb5, 33), signature: signed() });
     deferred.deferred = Some(coordinates("kms-connector.requests.key-management.deferred", 1, 5));
     vec![
         ("public_decryption", result(Kind::PublicDecryption, public)),
@@ -146,6 +251,10 @@ pub(crate) fn results() -> Vec<(&'static str, ResultRecord)> {
         ("prep_keygen", deferred),
         ("keygen", result(Kind::Keygen, keygen)),
         ("crsgen", result(Kind::Crsgen, crsgen)),
+        ("kms_context_created", result(Kind::NewKmsContext, Answer::KmsContextCreated)),
+        ("epoch_activation", result(Kind::NewKmsEpoch, activation)),
+        ("epoch_activation_of_nothing", result(Kind::NewKmsEpoch, nothing)),
+        ("aborted", result(Kind::Keygen, Answer::Aborted)),
         ("done", result(Kind::PrssInit, Answer::Done)),
         ("retracted", result(Kind::PublicDecryption, Answer::Retracted)),
     ]
@@ -183,6 +292,7 @@ pub(crate) fn submissions() -> Vec<(&'static str, Submission)> {
         ("accepted", submission(Verdict::Accepted(inclusion()))),
         ("already_answered", submission(already(Some(word(0x53))))),
         ("already_answered_somewhere", submission(already(None))),
+        ("concluded", submission(Verdict::Concluded { evidence: "KmsContextNotPending".to_owned() })),
         ("no_answer_on_chain", submission(Verdict::NoAnswerOnChain)),
         ("refused", submission(refused(Some(inclusion())))),
         ("refused_before_sending", submission(refused(None))),

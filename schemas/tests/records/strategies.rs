@@ -75,15 +75,94 @@ fn body() -> impl Strategy<Value = RequestBody> {
         (materials(), address(), bytes(), bytes()).prop_map(|(materials, user_address, public_key, extra_data)| {
             RequestBody::UserDecryption { materials, user_address, public_key, extra_data }
         }),
-        (uint256(), any::<u8>()).prop_map(|(epoch_id, params_type)| RequestBody::PrepKeygen { epoch_id, params_type }),
-        id().prop_map(|prep_keygen_id| RequestBody::Keygen { prep_keygen_id }),
-        (uint256(), any::<u8>())
-            .prop_map(|(max_bit_length, params_type)| RequestBody::Crsgen { max_bit_length, params_type }),
-        Just(RequestBody::PrssInit),
+        (vec(word(), 0..5), bytes())
+            .prop_map(|(handles, extra_data)| RequestBody::PublicDecryptionHandles { handles, extra_data }),
+        (vec(word(), 0..5), address(), bytes(), bytes()).prop_map(|(handles, user_address, public_key, extra_data)| {
+            RequestBody::UserDecryptionHandles { handles, user_address, public_key, extra_data }
+        }),
+        unified_user_decryption().prop_map(|body| RequestBody::UnifiedUserDecryption(Box::new(body))),
+        (uint256(), any::<u8>(), bytes()).prop_map(|(epoch_id, params_type, extra_data)| RequestBody::PrepKeygen {
+            epoch_id,
+            params_type,
+            extra_data,
+        }),
+        (id(), bytes()).prop_map(|(prep_keygen_id, extra_data)| RequestBody::Keygen { prep_keygen_id, extra_data }),
+        (uint256(), any::<u8>(), bytes()).prop_map(|(max_bit_length, params_type, extra_data)| RequestBody::Crsgen {
+            max_bit_length,
+            params_type,
+            extra_data,
+        }),
+        new_kms_context().prop_map(|body| RequestBody::NewKmsContext(Box::new(body))),
+        (id(), id(), id(), uint256()).prop_map(
+            |(context_id, previous_context_id, previous_epoch_id, material_block_number)| RequestBody::NewKmsEpoch {
+                context_id,
+                previous_context_id,
+                previous_epoch_id,
+                material_block_number,
+            }
+        ),
+        select(vec![
+            RequestBody::AbortKeygen,
+            RequestBody::AbortCrsgen,
+            RequestBody::KmsContextDestroyed,
+            RequestBody::KmsEpochDestroyed,
+            RequestBody::PrssInit,
+        ]),
         (id(), id(), any::<u8>()).prop_map(|(prep_keygen_id, key_id, params_type)| {
             RequestBody::KeyReshareSameSet { prep_keygen_id, key_id, params_type }
         }),
     ]
+}
+
+fn unified_user_decryption() -> impl Strategy<Value = UnifiedUserDecryption> {
+    let entry =
+        (word(), address(), address()).prop_map(|(handle, contract, owner)| HandleEntry { handle, contract, owner });
+    let what = (materials(), vec(entry, 0..4), address(), bytes(), vec(address(), 0..4));
+    (what, uint256(), uint256(), bytes(), bytes()).prop_map(
+        |(what, start_timestamp, duration_seconds, extra_data, signature)| {
+            let (materials, entries, user_address, public_key, allowed_contracts) = what;
+            UnifiedUserDecryption {
+                materials,
+                entries,
+                user_address,
+                public_key,
+                allowed_contracts,
+                start_timestamp,
+                duration_seconds,
+                extra_data,
+                signature,
+            }
+        },
+    )
+}
+
+fn new_kms_context() -> impl Strategy<Value = NewKmsContext> {
+    let node = (address(), address(), text(), text(), any::<i32>(), text(), bytes(), text()).prop_map(
+        |(tx_sender, signer, ip_address, storage_url, party_id, mpc_identity, ca_cert, storage_prefix)| KmsNodeParams {
+            tx_sender,
+            signer,
+            ip_address,
+            storage_url,
+            party_id,
+            mpc_identity,
+            ca_cert,
+            storage_prefix,
+        },
+    );
+    let thresholds =
+        (uint256(), uint256(), uint256(), uint256()).prop_map(|(public_decryption, user_decryption, kms_gen, mpc)| {
+            KmsThresholds { public_decryption, user_decryption, kms_gen, mpc }
+        });
+    let pcrs = (bytes(), bytes(), bytes()).prop_map(|(pcr0, pcr1, pcr2)| PcrValues { pcr0, pcr1, pcr2 });
+    (id(), vec(node, 0..3), thresholds, text(), vec(pcrs, 0..3)).prop_map(
+        |(previous_context_id, nodes, thresholds, software_version, pcr_values)| NewKmsContext {
+            previous_context_id,
+            nodes,
+            thresholds,
+            software_version,
+            pcr_values,
+        },
+    )
 }
 
 pub(crate) fn request() -> impl Strategy<Value = Request> {
@@ -128,8 +207,17 @@ fn signed() -> impl Strategy<Value = Signed> {
     (bytes(), word(), address()).prop_map(|(signature, digest, signer)| Signed { signature, digest, signer })
 }
 
+fn key_digests() -> impl Strategy<Value = Vec<KeyDigest>> {
+    vec((any::<u8>(), bytes()).prop_map(|(key_type, digest)| KeyDigest { key_type, digest }), 0..4)
+}
+
 fn answer() -> impl Strategy<Value = Answer> {
-    let key_digest = (any::<u8>(), bytes()).prop_map(|(key_type, digest)| KeyDigest { key_type, digest });
+    let key = (id(), id(), key_digests(), signed()).prop_map(|(prep_keygen_id, key_id, key_digests, signature)| {
+        EpochKey { prep_keygen_id, key_id, key_digests, signature }
+    });
+    let crs = (id(), uint256(), bytes(), signed()).prop_map(|(crs_id, max_bit_length, crs_digest, signature)| {
+        EpochCrs { crs_id, max_bit_length, crs_digest, signature }
+    });
     prop_oneof![
         (vec(word(), 0..5), bytes(), bytes(), signed()).prop_map(
             |(handles, decrypted_result, extra_data, signature)| {
@@ -145,28 +233,30 @@ fn answer() -> impl Strategy<Value = Answer> {
                 signature,
             }
         ),
-        signed().prop_map(|signature| Answer::PrepKeygen { signature }),
-        (id(), vec(key_digest, 0..4), signed()).prop_map(|(prep_keygen_id, key_digests, signature)| Answer::Keygen {
-            prep_keygen_id,
-            key_digests,
-            signature,
+        (bytes(), signed()).prop_map(|(extra_data, signature)| Answer::PrepKeygen { extra_data, signature }),
+        (id(), key_digests(), bytes(), signed()).prop_map(|(prep_keygen_id, key_digests, extra_data, signature)| {
+            Answer::Keygen { prep_keygen_id, key_digests, extra_data, signature }
         }),
-        (uint256(), bytes(), signed()).prop_map(|(max_bit_length, crs_digest, signature)| Answer::Crsgen {
-            max_bit_length,
-            crs_digest,
-            signature,
+        (uint256(), bytes(), bytes(), signed()).prop_map(|(max_bit_length, crs_digest, extra_data, signature)| {
+            Answer::Crsgen { max_bit_length, crs_digest, extra_data, signature }
         }),
-        Just(Answer::Done),
-        Just(Answer::Retracted),
+        (id(), vec(key, 0..3), vec(crs, 0..3)).prop_map(|(context_id, keys, crs_list)| Answer::EpochActivation {
+            context_id,
+            keys,
+            crs_list
+        }),
+        select(vec![Answer::KmsContextCreated, Answer::Done, Answer::Aborted, Answer::Retracted]),
     ]
 }
 
 pub(crate) fn result() -> impl Strategy<Value = ResultRecord> {
-    (coordinates(), option::of(coordinates()), identity(), word(), long(), any::<u32>(), answer()).prop_map(
-        |(source, deferred, identity, block_hash, log_index, attempts, answer)| ResultRecord {
+    let place = (long(), word(), long());
+    (coordinates(), option::of(coordinates()), identity(), place, any::<u32>(), answer()).prop_map(
+        |(source, deferred, identity, (block_number, block_hash, log_index), attempts, answer)| ResultRecord {
             source,
             deferred,
             identity,
+            block_number,
             block_hash,
             log_index,
             attempts,
@@ -204,6 +294,7 @@ fn verdict() -> impl Strategy<Value = Verdict> {
         inclusion().prop_map(Verdict::Accepted),
         (text(), option::of(word()))
             .prop_map(|(evidence, transaction_hash)| Verdict::AlreadyAnswered { evidence, transaction_hash }),
+        text().prop_map(|evidence| Verdict::Concluded { evidence }),
         Just(Verdict::NoAnswerOnChain),
         (text(), bytes(), option::of(inclusion())).prop_map(|(error, data, inclusion)| Verdict::Refused {
             error,
