@@ -279,7 +279,10 @@ impl<'a> Reading<'a> {
         }
         for submission in &self.submissions {
             let held = match submission.verdict {
-                Verdict::Accepted(_) | Verdict::AlreadyAnswered { .. } | Verdict::NoAnswerOnChain => true,
+                Verdict::Accepted(_)
+                | Verdict::AlreadyAnswered { .. }
+                | Verdict::NoAnswerOnChain
+                | Verdict::Concluded { .. } => true,
                 Verdict::Refused { .. } | Verdict::Retracted => false,
             };
             count(Some(&submission.request), &label(&submission.identity, "a submission"), &mut |trail| {

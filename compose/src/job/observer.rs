@@ -47,7 +47,7 @@ impl ChainView {
     fn take_request(&mut self, log: &ChainLog, arrived: Instant, decoded: Decoded) {
         let name = (decoded.kind, decoded.id);
         if decoded.kind == Kind::Keygen
-            && let RequestBody::Keygen { prep_keygen_id } = &decoded.body
+            && let RequestBody::Keygen { prep_keygen_id, .. } = &decoded.body
         {
             // The event that asks for the key is the preprocessing's consensus event.
             self.consensus.insert((Kind::PrepKeygen, *prep_keygen_id));
@@ -106,7 +106,7 @@ fn answered_digest(domains: &Domains, id: RequestId, body: &RequestBody, event: 
         (RequestBody::PrepKeygen { .. }, ResponseEvent::PrepKeygenResponse { .. }) => {
             Some(domains.kms_generation.prep_keygen(id))
         }
-        (RequestBody::Keygen { prep_keygen_id }, ResponseEvent::KeygenResponse { key_digests, .. }) => {
+        (RequestBody::Keygen { prep_keygen_id, .. }, ResponseEvent::KeygenResponse { key_digests, .. }) => {
             Some(domains.kms_generation.keygen(*prep_keygen_id, id, key_digests))
         }
         (RequestBody::Crsgen { max_bit_length, .. }, ResponseEvent::CrsgenResponse { crs_digest, .. }) => {
