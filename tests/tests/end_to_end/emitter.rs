@@ -38,8 +38,8 @@ async fn p3_every_kind_of_answer_is_accepted_and_settled_once() {
 
     // The preprocessing's consensus asked for the key.
     let keygen = bench.keygen_request().await;
-    let Answer::Keygen { key_digests, signature, .. } = bench.answer(Kind::Keygen) else { unreachable!() };
-    let answer = Answer::Keygen { prep_keygen_id: prep.id, key_digests, signature };
+    let Answer::Keygen { key_digests, extra_data, signature, .. } = bench.answer(Kind::Keygen) else { unreachable!() };
+    let answer = Answer::Keygen { prep_keygen_id: prep.id, key_digests, extra_data, signature };
     let signer = bench.stack.node().keys().signer.clone();
     bench.publish(&[bench.signed_result(Kind::Keygen, keygen, answer, &signer)]).await;
     // No answer on chain.

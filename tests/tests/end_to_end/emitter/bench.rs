@@ -146,14 +146,20 @@ impl Bench {
                 extra_data: Bytes::new(),
                 signature,
             },
-            Kind::PrepKeygen => Answer::PrepKeygen { signature },
+            Kind::PrepKeygen => Answer::PrepKeygen { extra_data: Bytes::new(), signature },
             Kind::Keygen => Answer::Keygen {
                 prep_keygen_id: RequestId::default(),
                 key_digests: vec![KeyDigest { key_type: 0, digest: word }],
+                extra_data: Bytes::new(),
                 signature,
             },
-            Kind::Crsgen => Answer::Crsgen { max_bit_length: U256::from(2_048), crs_digest: word, signature },
-            Kind::PrssInit | Kind::KeyReshareSameSet => Answer::Done,
+            Kind::Crsgen => Answer::Crsgen {
+                max_bit_length: U256::from(2_048),
+                crs_digest: word,
+                extra_data: Bytes::new(),
+                signature,
+            },
+            _ => Answer::Done,
         }
     }
 
@@ -169,14 +175,14 @@ impl Bench {
         match &mut answer {
             Answer::PublicDecryption { signature, .. }
             | Answer::UserDecryption { signature, .. }
-            | Answer::PrepKeygen { signature }
+            | Answer::PrepKeygen { signature, .. }
             | Answer::Keygen { signature, .. }
             | Answer::Crsgen { signature, .. } => {
                 let digest = digest.unwrap();
                 *signature =
                     Signed { signature: eip712::sign(signer, digest).unwrap(), digest, signer: signer.address() };
             }
-            Answer::Done | Answer::Retracted => {}
+            _ => {}
         }
         let contract = match kind {
             Kind::PublicDecryption | Kind::UserDecryption => self.contracts().decryption,
@@ -190,6 +196,7 @@ impl Bench {
             },
             deferred: None,
             identity: Identity { chain_id, contract, kind, id },
+            block_number: 0,
             block_hash: B256::ZERO,
             log_index: 0,
             attempts: 1,

@@ -414,6 +414,12 @@ pub(crate) fn start_rpc(kind: Kind) -> &'static str {
         Kind::Crsgen => "CrsGen",
         Kind::PrssInit => "Init",
         Kind::KeyReshareSameSet => "InitiateResharing",
+        Kind::AbortKeygen => "AbortKeyGen",
+        Kind::AbortCrsgen => "AbortCrsGen",
+        Kind::NewKmsContext => "NewMpcContext",
+        Kind::NewKmsEpoch => "NewMpcEpoch",
+        Kind::KmsContextDestroyed => "DestroyMpcContext",
+        Kind::KmsEpochDestroyed => "DestroyMpcEpoch",
     }
 }
 
