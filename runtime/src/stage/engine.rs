@@ -374,7 +374,7 @@ impl<H: Handler> Engine<H> {
         let label = match &outcome {
             Outcome::Done(_) => Ended::Done,
             Outcome::Retry { why, .. } if why.dependency.is_some() => Ended::Outage,
-            Outcome::Retry { .. } => Ended::Retry,
+            Outcome::Retry { .. } | Outcome::Wait { .. } => Ended::Retry,
             Outcome::Defer { .. } => Ended::Defer,
             Outcome::DeadLetter { .. } => Ended::DeadLetter,
         };

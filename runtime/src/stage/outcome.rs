@@ -7,6 +7,8 @@ use kms_schemas::identity::Coordinates;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::kafka::StoredRecord;
+
 /// One record of an input topic, read committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputRecord {
@@ -125,6 +127,13 @@ pub enum Outcome {
         /// What went wrong. With a [`Failure::dependency`] it is an outage and burns no attempt.
         why: Failure,
     },
+    /// What the record waits for answers, and has not come yet. Burns no attempt: the handler bounds such waiting itself.
+    Wait {
+        /// Not before this delay.
+        after: Duration,
+        /// What is waited for.
+        why: Failure,
+    },
     /// Move the record to the deferred topic now. A stage without a deferred topic retries instead.
     Defer {
         /// Why it cannot be finished here.
@@ -221,6 +230,18 @@ pub trait Handler: Send + Sync + 'static {
     fn is_signal(&self, record: &InputRecord) -> bool {
         let _ = record;
         false
+    }
+
+    /// How many offsets below the position of a newly assigned partition [`Handler::recall`] is shown; 0 for none. Records
+    /// above the position that are finished are shown too.
+    fn memory(&self) -> u64 {
+        0
+    }
+
+    /// A record of a newly assigned partition that an earlier owner, or this process before a restart, has read. Shown before
+    /// any record of the partition is handled, in the order of offsets; some may be handled (again) afterwards.
+    fn recall(&self, topic: &str, partition: i32, record: &StoredRecord) {
+        let _ = (topic, partition, record);
     }
 
     /// The record for the deferred topic, or none when this stage has no such topic. `attempts` counts over this

@@ -344,7 +344,7 @@ impl Schedule {
         self.counts.running -= 1;
         entry.phase = Phase::Ready;
         let outage = matches!(&outcome, Outcome::Retry { why, .. } if why.dependency.is_some());
-        entry.attempts += u32::from(!outage);
+        entry.attempts += u32::from(!outage && !matches!(outcome, Outcome::Wait { .. }));
         match outcome {
             Outcome::Done(outputs) => {
                 self.close(id, outputs.iter().map(OutputRecord::size).sum(), now);
@@ -359,6 +359,10 @@ impl Schedule {
             Outcome::Defer { why } => self.retry_or_bury(id, None, why, now, random),
             Outcome::Retry { after, why } if outage => {
                 self.wait(id, after, why, now, random);
+                Decision::Wait
+            }
+            Outcome::Wait { after, why } => {
+                self.wait(id, Some(after), why, now, random);
                 Decision::Wait
             }
             Outcome::Retry { after, why } => self.retry_or_bury(id, after, why, now, random),
@@ -906,6 +910,21 @@ mod tests {
                 assert_eq!(decision, Decision::Wait);
                 bench.pass(8);
             }
+        }
+    }
+
+    #[test]
+    fn waiting_for_what_has_not_come_burns_no_attempt_and_is_no_outage() {
+        let mut bench = Bench::new(policy());
+        bench.admit(0, "a");
+        for _ in 0..10 {
+            let start = bench.start().expect("it is ready");
+            assert_eq!(start.number, 1);
+            let after = Duration::from_secs(1);
+            let outcome = Outcome::Wait { after, why: Failure::new("KC-1", "not yet") };
+            assert_eq!(bench.complete(&start, outcome), Decision::Wait);
+            assert!(bench.start().is_none() && !bench.schedule.is_outage());
+            bench.pass(2);
         }
     }
 
