@@ -5,6 +5,7 @@
 //! stable offset would read an old cursor as the newest one, and double what came after it. So the reader waits until
 //! such transactions have ended, which the broker enforces within their time-out.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -78,6 +79,63 @@ pub fn read_to_end(
     reader.wait_for_open_transactions(end)?;
     reader.read(from, end, each)?;
     Ok(end)
+}
+
+/// A part of a partition: its number, the first offset, and the offset behind the last one.
+pub type PartitionRange = (i32, i64, i64);
+
+/// Reads the committed records of several ranges of a topic with one client, and hands each with its partition to `each`, in
+/// the order of offsets within a partition. Gives up when nothing moves for `patience`.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn read_ranges(
+    config: &KafkaConfig,
+    service: &str,
+    topic: &str,
+    ranges: &[PartitionRange],
+    patience: Duration,
+    mut each: impl FnMut(i32, StoredRecord),
+) -> Result<(), ReadError> {
+    let mut open: BTreeMap<i32, i64> =
+        ranges.iter().filter(|(_, from, to)| from < to).map(|(partition, _, to)| (*partition, *to)).collect();
+    let Some(first) = open.keys().next().copied() else { return Ok(()) };
+    let reader = Reader { config, service, topic, partition: first, patience };
+    let consumer = reader.consumer("read_committed")?;
+    let mut assignment = TopicPartitionList::new();
+    for (partition, from, to) in ranges {
+        if from < to {
+            let added = assignment.add_partition_offset(topic, *partition, Offset::Offset(*from));
+            added.map_err(|error| reader.fail(error))?;
+        }
+    }
+    consumer.assign(&assignment).map_err(|error| reader.fail(error))?;
+    let mut deadline = Instant::now() + patience;
+    while let Some((partition, end)) = open.first_key_value().map(|(partition, end)| (*partition, *end)) {
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                deadline = Instant::now() + patience;
+                let (partition, next) = (message.partition(), message.offset() + 1);
+                let Some(end) = open.get(&partition).copied() else { continue };
+                if next <= end {
+                    each(partition, stored(&message));
+                }
+                if next >= end {
+                    open.remove(&partition);
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                open.remove(&partition);
+            }
+            Some(Err(error)) if is_final(&error) => return Err(reader.fail(error)),
+            Some(Err(error)) => tracing::debug!(topic, %error, "reading goes on after an error"),
+            None => {}
+        }
+        if Instant::now() >= deadline {
+            return Err(ReadError::NotReached { topic: topic.to_owned(), partition, reached: 0, end });
+        }
+    }
+    Ok(())
 }
 
 /// Beginning and high watermark of the partitions 0 to `partitions` of a topic.

@@ -140,7 +140,7 @@ fn patience(config: &StageConfig) -> Duration {
     config.transaction_timeout * 2 + Duration::from_secs(15)
 }
 
-fn read_failed(error: ReadError) -> Failed {
+pub(super) fn read_failed(error: ReadError) -> Failed {
     match error {
         ReadError::Kafka { error, .. } => Failed::Outage(error),
         ReadError::NotReached { .. } => {

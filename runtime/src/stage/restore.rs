@@ -9,6 +9,7 @@
 //! handle all of history again.
 
 use std::{
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
@@ -29,10 +30,12 @@ use super::{
     schedule::Epoch,
     state::Reading,
 };
-use crate::kafka::KafkaConfig;
+use crate::kafka::{KafkaConfig, PartitionRange, read_ranges};
 
 /// Longest wait for one answer of the cluster.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest silence while the records before a position are read.
+const RECALL_PATIENCE: Duration = Duration::from_secs(15);
 /// Pause after a failure. The cause is an outage, which the client's own back-off spreads.
 const PAUSE: Duration = Duration::from_millis(200);
 /// A transaction's marker takes one offset behind its last record. If retention has deleted no more than that, nothing
@@ -79,6 +82,17 @@ impl From<StageError> for Failed {
     }
 }
 
+/// Where an assigned partition stands.
+struct Found {
+    epoch: Epoch,
+    topic: Arc<str>,
+    partition: i32,
+    next: NextOffset,
+    finished: Runs,
+    /// The position is not committed yet.
+    uncommitted: bool,
+}
+
 struct Restorer<'a, H: Handler> {
     engine: &'a Arc<Engine<H>>,
     kafka: &'a KafkaConfig,
@@ -97,7 +111,7 @@ impl<H: Handler> Restorer<'_, H> {
             list.add_partition(topic, *partition);
         }
         let committed = self.consumer.committed_offsets(list, PATIENCE)?;
-        let mut missing = Vec::new();
+        let (mut missing, mut found) = (Vec::new(), Vec::new());
         for (epoch, topic, partition) in wanted {
             let Some(element) = committed.find_partition(&topic, partition) else { continue };
             element.error()?;
@@ -115,8 +129,9 @@ impl<H: Handler> Restorer<'_, H> {
                 self.engine.metrics.replay(&topic, partition, &error);
                 Runs::default()
             });
-            self.hand_over(epoch, &topic, partition, committed, finished, false)?;
+            found.push(Found { epoch, topic, partition, next: committed, finished, uncommitted: false });
         }
+        self.hand_over(found)?;
         if missing.is_empty() { Ok(()) } else { self.restore_missing(missing) }
     }
 
@@ -124,36 +139,56 @@ impl<H: Handler> Restorer<'_, H> {
         let names: Vec<(Arc<str>, i32)> =
             missing.iter().map(|(_, topic, partition)| (topic.clone(), *partition)).collect();
         let config = &self.engine.config;
-        let found = match config.missing_offsets {
+        let rebuilt = match config.missing_offsets {
             MissingOffsets::StartOver => rebuild::from_nothing(self.kafka, config, &names)?,
             _ => rebuild::from_outcomes(self.kafka, self.engine, &names)?,
         };
-        for ((epoch, topic, partition), rebuilt) in missing.into_iter().zip(found) {
-            let Rebuilt { next, finished, outcomes } = rebuilt;
+        let mut found = Vec::with_capacity(missing.len());
+        for ((epoch, topic, partition), Rebuilt { next, finished, outcomes }) in missing.into_iter().zip(rebuilt) {
             if outcomes > 0 {
                 self.engine.metrics.rebuilt(&topic, partition, next.0, outcomes);
             }
-            self.hand_over(epoch, &topic, partition, next, finished, true)?;
+            found.push(Found { epoch, topic, partition, next, finished, uncommitted: true });
         }
+        self.hand_over(found)?;
         self.engine.wake_committer();
         Ok(())
     }
 
-    fn hand_over(
-        &self,
-        epoch: Epoch,
-        topic: &str,
-        partition: i32,
-        next: NextOffset,
-        finished: Runs,
-        uncommitted: bool,
-    ) -> Result<(), Failed> {
+    fn hand_over(&self, found: Vec<Found>) -> Result<(), Failed> {
+        self.recall(&found)?;
         let mut inner = self.engine.lock();
-        let ledger = Ledger::restore(inner.state.limits(), next, finished);
-        if !ledger.always_fits() {
-            return Err(StageError::Window { topic: topic.to_owned(), partition }.into());
+        for Found { epoch, topic, partition, next, finished, uncommitted } in found {
+            let ledger = Ledger::restore(inner.state.limits(), next, finished);
+            if !ledger.always_fits() {
+                return Err(StageError::Window { topic: topic.to_string(), partition }.into());
+            }
+            inner.state.restored(epoch, ledger, uncommitted);
         }
-        inner.state.restored(epoch, ledger, uncommitted);
+        Ok(())
+    }
+
+    /// Shows the handler what was read of these partitions before.
+    fn recall(&self, found: &[Found]) -> Result<(), Failed> {
+        let handler = &self.engine.handler;
+        let memory = i64::try_from(handler.memory()).unwrap_or(i64::MAX);
+        if memory == 0 {
+            return Ok(());
+        }
+        let mut ranges: BTreeMap<&str, Vec<PartitionRange>> = BTreeMap::new();
+        for Found { topic, partition, next, finished, .. } in found {
+            let end = finished.end().unwrap_or(next.0).max(next.0);
+            let (low, high) = self.consumer.fetch_watermarks(topic, *partition, PATIENCE)?;
+            let range = (*partition, next.0.saturating_sub(memory).max(low), end.min(high));
+            ranges.entry(topic).or_default().push(range);
+        }
+        for (topic, ranges) in ranges {
+            let name = self.engine.config.name;
+            let read = read_ranges(self.kafka, name, topic, &ranges, RECALL_PATIENCE, |partition, record| {
+                handler.recall(topic, partition, &record);
+            });
+            read.map_err(rebuild::read_failed)?;
+        }
         Ok(())
     }
 
