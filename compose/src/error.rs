@@ -73,6 +73,14 @@ pub enum StackError {
     /// The main job could not be carried through on a stack that runs.
     #[error("{0}")]
     Job(String),
+    /// Fetched parts cannot be kept where the environment says.
+    #[error("the cache {} cannot be used: {source}; set KMS_STACK_CACHE to a directory that this user can write to", root.display())]
+    CacheUnusable {
+        /// The directory.
+        root: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
     /// A file, a pipe or a process could not be created or used.
     #[error("{what}: {source}")]
     Io {
@@ -97,6 +105,7 @@ impl StackError {
             Self::Usage(_) => "KC-0808",
             Self::Io { .. } => "KC-0809",
             Self::Job(_) => "KC-0810",
+            Self::CacheUnusable { .. } => "KC-0811",
         }
     }
 
@@ -105,7 +114,9 @@ impl StackError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(2),
-            Self::Prerequisites(_) | Self::Fetch { .. } | Self::Checksum { .. } => ExitCode::from(3),
+            Self::Prerequisites(_) | Self::Fetch { .. } | Self::Checksum { .. } | Self::CacheUnusable { .. } => {
+                ExitCode::from(3)
+            }
             _ => ExitCode::from(1),
         }
     }
@@ -113,7 +124,11 @@ impl StackError {
     /// Whether the run directory tells more about it: whether anything was started.
     pub(crate) fn left_traces(&self) -> bool {
         match self {
-            Self::Prerequisites(_) | Self::Fetch { .. } | Self::Checksum { .. } | Self::Usage(_) => false,
+            Self::Prerequisites(_)
+            | Self::Fetch { .. }
+            | Self::Checksum { .. }
+            | Self::CacheUnusable { .. }
+            | Self::Usage(_) => false,
             Self::Died { .. }
             | Self::NotReady { .. }
             | Self::NoFreePort { .. }
@@ -190,5 +205,11 @@ pub static CODES: &[Code] = &[
         name: "stack_job",
         meaning: "The main job could not be carried through: the chain, a bucket, Kafka or a service does not answer.",
         action: "Read what the message names, and the services' logs in the run directory.",
+    },
+    Code {
+        code: "KC-0811",
+        name: "stack_cache_unusable",
+        meaning: "The directory for fetched parts cannot be written.",
+        action: "Set KMS_STACK_CACHE to a directory that this user can write to, or mend the permissions of the one named.",
     },
 ];

@@ -181,7 +181,7 @@ impl Drop for Inner {
 }
 
 fn empty_dir(dir: &Path) -> Result<PathBuf, StackError> {
-    let io = || StackError::io(dir.display().to_string());
+    let io = || |error| StackError::Usage(format!("--run-dir {}: {error}", dir.display()));
     std::fs::create_dir_all(dir).map_err(io())?;
     if std::fs::read_dir(dir).map_err(io())?.next().is_some() {
         return Err(StackError::Usage(format!("--run-dir {}: the directory is not empty", dir.display())));

@@ -84,10 +84,25 @@ impl Mix {
     }
 }
 
+/// Most requests per second that can be asked for; as fast as possible is another setting.
+const MAX_RATE: f64 = 10_000.0;
+/// Most requests of one run: each is remembered until the report.
+const MAX_REQUESTS: u32 = 1_000_000;
+
 pub(super) fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(rate) if rate.is_finite() && rate >= 0.0 => Ok(rate),
-        _ => Err("expected a number of requests per second, or 0 for as fast as possible".to_owned()),
+        Ok(rate) if (0.0..=MAX_RATE).contains(&rate) => Ok(rate),
+        _ => Err(format!("expected requests per second up to {MAX_RATE}, or 0 for as fast as possible")),
+    }
+}
+
+pub(super) fn parse_requests(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(requests) if (KEY_REQUESTS + 1..=MAX_REQUESTS).contains(&requests) => Ok(requests),
+        _ => Err(format!(
+            "expected {} to {MAX_REQUESTS}: every run asks for a preprocessing, a key and a CRS first, which decryptions need",
+            KEY_REQUESTS + 1
+        )),
     }
 }
 

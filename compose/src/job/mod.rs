@@ -34,7 +34,7 @@ use observer::Observer;
 #[derive(Args, Clone, Debug)]
 pub struct JobArgs {
     /// Requests to make, among them one preprocessing, one key generation and one CRS generation.
-    #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(4..))]
+    #[arg(long, default_value_t = 200, value_name = "N", value_parser = mix::parse_requests)]
     pub requests: u32,
     /// Decryption requests per second; 0 makes them as fast as the chain takes them.
     #[arg(long, default_value_t = 50.0, value_name = "R", value_parser = mix::parse_rate)]
@@ -49,7 +49,7 @@ pub struct JobArgs {
     #[arg(long, default_value_t = 16 * 1024, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=8 * 1024 * 1024))]
     pub ciphertext_bytes: u32,
     /// Seconds that may pass without any progress before what is missing counts as lost.
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub patience: u64,
     /// End after the report, instead of staying up until Ctrl-C.
     #[arg(long)]

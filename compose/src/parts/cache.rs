@@ -70,7 +70,7 @@ impl Cache {
     /// `waiting` is called once when there is somebody to wait for. Blocks: not for a runtime's thread.
     pub(crate) fn lock(&self, name: &str, waiting: impl FnOnce()) -> Result<File, StackError> {
         let path = self.root.join(format!("{name}.lock"));
-        let io = || StackError::io(path.display().to_string());
+        let io = || |source| StackError::CacheUnusable { root: self.root.clone(), source };
         std::fs::create_dir_all(self.root.join("logs")).map_err(io())?;
         let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io())?;
         match file.try_lock() {
