@@ -107,6 +107,26 @@ impl Kind {
         }
     }
 
+    /// Whether the chain takes an answer to requests of this kind. For the others the work in KMS Core is all.
+    #[must_use]
+    pub const fn has_answer(self) -> bool {
+        match self {
+            Self::PublicDecryption
+            | Self::UserDecryption
+            | Self::PrepKeygen
+            | Self::Keygen
+            | Self::Crsgen
+            | Self::NewKmsContext
+            | Self::NewKmsEpoch => true,
+            Self::PrssInit
+            | Self::KeyReshareSameSet
+            | Self::AbortKeygen
+            | Self::AbortCrsgen
+            | Self::KmsContextDestroyed
+            | Self::KmsEpochDestroyed => false,
+        }
+    }
+
     /// The lane that serves this kind.
     #[must_use]
     pub const fn lane(self) -> Lane {
