@@ -45,7 +45,7 @@ impl SourceMetrics {
     }
 
     pub(crate) fn range_refused(&self, blocks: u64, message: &str) {
-        tracing::debug!(source = self.source, blocks, message, "range of blocks refused as too large");
+        tracing::debug!(source = self.source, blocks, refusal = message, "range of blocks refused as too large");
         counter!("kms_connector_ingest_ranges_refused_total", "source" => self.source.clone()).increment(1);
     }
 

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::{Format, Full, Json, JsonFields};
+use tracing_subscriber::fmt::time::SystemTime;
+use tracing_subscriber::fmt::{FormatFields, SubscriberBuilder};
 
 use crate::config::{LogFormat, TelemetryConfig};
 
@@ -34,8 +37,19 @@ pub fn init_logs(config: &TelemetryConfig) {
     let _ = if as_text {
         base.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init()
     } else {
-        base.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+        as_json(base).try_init()
     };
+}
+
+/// One JSON object per line, the event's fields beside its text. Fields must not be called `message`, `level`, `target`
+/// or `timestamp`, which would be there twice.
+pub(crate) fn as_json<N, F, W>(
+    base: SubscriberBuilder<N, Format<Full, SystemTime>, F, W>,
+) -> SubscriberBuilder<JsonFields, Format<Json, SystemTime>, F, W>
+where
+    N: for<'writer> FormatFields<'writer> + 'static,
+{
+    base.json().flatten_event(true).with_current_span(false).with_span_list(false)
 }
 
 /// Installs the Prometheus recorder of this process once, and hands out its reader.

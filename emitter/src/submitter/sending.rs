@@ -149,7 +149,8 @@ impl Submitter {
                     *refusals = 0;
                     nonce::Answer::Unsendable(format!("error {code}: {message}"))
                 } else {
-                    tracing::warn!(nonce = nonce.0, code, message, "the node refuses a transaction, trying again");
+                    let refusal = message;
+                    tracing::warn!(nonce = nonce.0, code, refusal, "the node refuses a transaction, trying again");
                     nonce::Answer::NonceTooHigh
                 }
             }

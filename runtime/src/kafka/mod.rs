@@ -12,6 +12,7 @@ mod config;
 mod context;
 mod probe;
 mod producer;
+mod quiet;
 mod reader;
 mod topics;
 
