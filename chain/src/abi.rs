@@ -90,6 +90,11 @@ impl FieldError {
         self
     }
 
+    fn under(mut self, parent: &str) -> Self {
+        self.field = if self.field.is_empty() { parent.to_owned() } else { format!("{parent}.{}", self.field) };
+        self
+    }
+
     pub(crate) fn of(self, event: &'static str) -> DecodeError {
         DecodeError { event, field: self.field, at: self.at, problem: self.problem }
     }
@@ -150,6 +155,24 @@ impl Tuple<'_> {
         address_of(self.word(field)?, at, field)
     }
 
+    pub(crate) fn boolean(&mut self, field: &str) -> Result<bool, FieldError> {
+        self.enumeration(field, 1, "bool").map(|value| value == 1)
+    }
+
+    /// An `int32`, whose sign fills the word.
+    pub(crate) fn int32(&mut self, field: &str) -> Result<i32, FieldError> {
+        let at = self.next;
+        let word = self.word(field)?;
+        let low = [word[28], word[29], word[30], word[31]];
+        let value = i32::from_be_bytes(low);
+        let fill = if value < 0 { 0xff } else { 0 };
+        if word[..28].iter().all(|byte| *byte == fill) {
+            Ok(value)
+        } else {
+            Err(FieldError::new(field, at, Problem::Range { found: U256::from_be_bytes(word.0), limit: "int32" }))
+        }
+    }
+
     pub(crate) fn bytes(&mut self, field: &str) -> Result<Bytes, FieldError> {
         let start = self.enter(field)?;
         let (bytes, end) = bytes_at(self.data, start, field)?;
@@ -157,17 +180,65 @@ impl Tuple<'_> {
         Ok(bytes)
     }
 
-    pub(crate) fn addresses(&mut self, field: &str) -> Result<Vec<Address>, FieldError> {
+    pub(crate) fn string(&mut self, field: &str) -> Result<String, FieldError> {
         let start = self.enter(field)?;
-        let (length, elements) = length_at(self.data, start, field, WORD)?;
+        let (text, end) = string_at(self.data, start, field)?;
+        self.tail = end;
+        Ok(text)
+    }
+
+    pub(crate) fn addresses(&mut self, field: &str) -> Result<Vec<Address>, FieldError> {
+        self.static_array(field, 1, |element| element.address(""))
+    }
+
+    /// An array of `bytes32`.
+    pub(crate) fn words(&mut self, field: &str) -> Result<Vec<B256>, FieldError> {
+        self.static_array(field, 1, |element| element.word(""))
+    }
+
+    /// An array of elements of `words` words each, which lie side by side.
+    pub(crate) fn static_array<T>(
+        &mut self,
+        field: &str,
+        words: usize,
+        read: impl Fn(&mut Tuple<'_>) -> Result<T, FieldError>,
+    ) -> Result<Vec<T>, FieldError> {
+        let start = self.enter(field)?;
+        let (length, elements) = length_at(self.data, start, field, words * WORD)?;
         let mut values = Vec::with_capacity(length);
         for index in 0..length {
-            let at = elements + index * WORD;
-            let word = word_at(self.data, at, "").map_err(|e| e.inside(field, index))?;
-            values.push(address_of(word, at, "").map_err(|e| e.inside(field, index))?);
+            let at = elements + index * words * WORD;
+            let end = at + words * WORD;
+            let mut element = Tuple { data: self.data, base: at, next: at, tail: end };
+            values.push(read(&mut element).map_err(|e| e.inside(field, index))?);
+            debug_assert_eq!((element.next, element.tail), (end, end), "every word of the element is read");
         }
-        self.tail = elements + length * WORD;
+        self.tail = elements + length * words * WORD;
         Ok(values)
+    }
+
+    /// One dynamic struct with `head_words` head words.
+    pub(crate) fn structure<T>(
+        &mut self,
+        field: &str,
+        head_words: usize,
+        read: impl FnOnce(&mut Tuple<'_>) -> Result<T, FieldError>,
+    ) -> Result<T, FieldError> {
+        let start = self.enter(field)?;
+        let mut tuple = Tuple { data: self.data, base: start, next: start, tail: start + head_words * WORD };
+        let value = read(&mut tuple).map_err(|e| e.under(field))?;
+        debug_assert_eq!(tuple.next, start + head_words * WORD, "every head word is read");
+        self.tail = tuple.tail;
+        Ok(value)
+    }
+
+    /// A static struct, whose words stand in the head itself.
+    pub(crate) fn inline<T>(
+        &mut self,
+        field: &str,
+        read: impl FnOnce(&mut Self) -> Result<T, FieldError>,
+    ) -> Result<T, FieldError> {
+        read(self).map_err(|e| e.under(field))
     }
 
     /// An array of `bytes`.
@@ -177,11 +248,7 @@ impl Tuple<'_> {
 
     /// An array of `string`.
     pub(crate) fn strings(&mut self, field: &str) -> Result<Vec<String>, FieldError> {
-        self.dynamic_array(field, 2 * WORD, |data, start| {
-            let (bytes, end) = bytes_at(data, start, "")?;
-            let text = std::str::from_utf8(&bytes).map_err(|_| FieldError::new("", start + WORD, Problem::Utf8))?;
-            Ok((text.to_owned(), end))
-        })
+        self.dynamic_array(field, 2 * WORD, |data, start| string_at(data, start, ""))
     }
 
     /// An array of dynamic structs with `head_words` head words each.
@@ -264,6 +331,17 @@ fn length_at(data: &Bytes, start: usize, field: &str, least: usize) -> Result<(u
     }
     // It fits: `needed` is at most the length of the data.
     Ok((length.to::<usize>(), elements))
+}
+
+fn string_at(data: &Bytes, start: usize, field: &str) -> Result<(String, usize), FieldError> {
+    let (bytes, end) = bytes_at(data, start, field)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| FieldError::new(field, start + WORD, Problem::Utf8))?;
+    Ok((text.to_owned(), end))
+}
+
+/// An indexed `address`: a topic that is filled up with zeros.
+pub(crate) fn address_topic(topic: B256, field: &str) -> Result<Address, FieldError> {
+    address_of(topic, 0, field)
 }
 
 fn bytes_at(data: &Bytes, start: usize, field: &str) -> Result<(Bytes, usize), FieldError> {

@@ -31,15 +31,15 @@ codes! {
     /// A log of a followed contract is not what the contract writes.
     LOG_UNDECODABLE = "KC-0305", "log_undecodable",
         "a log with the address and topic of a request event does not decode",
-        "compare the contract's release with the configured generation; the raw log is in the dead letter";
+        "compare the contract's release with the configured one; the raw log is in the dead letter";
     /// One block's logs are more than a node returns.
     LOG_RANGE_TOO_LARGE = "KC-0306", "log_range_too_large",
         "a node refuses to return the logs even of a single block",
         "use a node with a higher limit on `eth_getLogs`";
     /// The contracts are of a release that is not served.
-    GENERATION_UNSUPPORTED = "KC-0307", "generation_unsupported",
-        "the contract reports a version that this release does not serve",
-        "check the contract address, or update the connector";
+    RELEASE_UNSUPPORTED = "KC-0307", "release_unsupported",
+        "a contract reports a version that this connector does not serve, or not in that place",
+        "check the contract's address and its part in the configuration, or update the connector; the message lists what is served";
     /// A contract signs under another domain.
     DOMAIN_MISMATCH = "KC-0308", "domain_mismatch",
         "the contract's EIP-712 domain differs from the configured one",
@@ -48,6 +48,10 @@ codes! {
     VIEW_UNDECODABLE = "KC-0309", "view_undecodable",
         "a contract's answer to a view does not decode; an empty one means that there is no contract at the address",
         "check the contract addresses and the chain";
+    /// The contracts are of another release than the configuration, or than each other.
+    RELEASE_MISMATCH = "KC-0310", "release_mismatch",
+        "the contracts of a chain are not of the configured release, or of different ones",
+        "check the contract addresses, and `release` (best left to `auto`); during an upgrade, start again when it is finished";
     /// A signature has a form that the contracts refuse.
     SIGNATURE_MALFORMED = "KC-0601", "signature_malformed",
         "a signature is not 65 bytes with recovery byte 27 or 28 and low s",

@@ -1,15 +1,31 @@
-//! Bindings of the contracts of generation (a): only what the connector, its tests and its tools call.
+//! Bindings of the contracts: only what the connector, its tests and its tools call. Those of generation (a) are here; [`b`]
+//! has what later releases add or change.
 //!
 //! They are written by hand instead of generated from `abi/*.json`, which takes a multiple of the compile time; a test
 //! holds every function, event and return type here against those files. Enums of the contracts are plain `uint8` here,
 //! which has the same encoding and does not fail on a value that a later release adds.
 //!
-//! No name is overloaded in generation (a). Where a later generation overloads one (`UserDecryptionRequest`,
+//! No name is overloaded in generation (a). Where a later release overloads one (`UserDecryptionRequest`,
 //! `userDecryptionRequest`), a code generator would number the overloads by their order in the ABI file, so that a
-//! re-ordered file silently changes their meaning: give each overload a module with a name of its own, and select by
-//! topic or selector, never by name.
+//! re-ordered file silently changes their meaning: each overload stands in an interface with a name of its own, and is
+//! selected by topic or selector, never by name.
 
-pub use bindings::*;
+pub use bindings::{
+    CiphertextCommits, ContractsInfo, Coprocessor, CtHandleContractPair, Decryption, DelegationAccounts, GatewayConfig,
+    HostAcl, HostChain, KMSGeneration, KeyDigest, KmsNode, MultichainACL, Proxy, RequestValidity,
+    SnsCiphertextMaterial,
+};
+
+/// Contracts from v0.12 on, as far as they are not those of generation (a): `Decryption`'s responses, legacy requests and
+/// events, `CiphertextCommits` and `Proxy` are the same in every release.
+pub mod b {
+    pub use super::bindings::{
+        DecryptionHandles, DecryptionUnified, DecryptionUnifiedMaterials, EpochCrsResult, EpochKeyResult, Erc1271,
+        GatewayConfigB as GatewayConfig, HandleEntry, HostAclB as HostAcl, KMSGenerationB as KMSGeneration,
+        KMSVerifier, KeyInfo, KmsNodeParams, KmsThresholds, PcrValues, ProtocolConfig, ProtocolConfigV13,
+        RequestValiditySeconds, UserDecryptionRequestPayload,
+    };
+}
 
 #[allow(missing_docs, clippy::too_many_arguments, unreachable_pub)]
 mod bindings {
@@ -164,6 +180,213 @@ mod bindings {
         interface Proxy {
             function getVersion() external pure returns (string);
             function eip712Domain() external view returns (bytes1 fields, string name, string version, uint256 chainId, address verifyingContract, bytes32 salt, uint256[] extensions);
+        }
+
+        // --- From v0.12 on ---------------------------------------------------------------------------------------
+
+        struct HandleEntry {
+            bytes32 handle;
+            address contractAddress;
+            address ownerAddress;
+        }
+
+        struct RequestValiditySeconds {
+            uint256 startTimestamp;
+            uint256 durationSeconds;
+        }
+
+        struct UserDecryptionRequestPayload {
+            address userAddress;
+            bytes publicKey;
+            address[] allowedContracts;
+            RequestValiditySeconds requestValidity;
+            bytes extraData;
+            bytes signature;
+        }
+
+        struct KeyInfo {
+            uint256 prepKeygenId;
+            uint256 keyId;
+            uint8 paramsType;
+            KeyDigest[] keyDigests;
+        }
+
+        struct KmsNodeParams {
+            address txSenderAddress;
+            address signerAddress;
+            string ipAddress;
+            string storageUrl;
+            int32 partyId;
+            string mpcIdentity;
+            bytes caCert;
+            string storagePrefix;
+        }
+
+        struct KmsThresholds {
+            uint256 publicDecryption;
+            uint256 userDecryption;
+            uint256 kmsGen;
+            uint256 mpc;
+        }
+
+        struct PcrValues {
+            bytes pcr0;
+            bytes pcr1;
+            bytes pcr2;
+        }
+
+        struct EpochKeyResult {
+            uint256 prepKeygenId;
+            uint256 keyId;
+            KeyDigest[] keyDigests;
+            bytes signature;
+        }
+
+        struct EpochCrsResult {
+            uint256 crsId;
+            uint256 maxBitLength;
+            bytes crsDigest;
+            bytes signature;
+        }
+
+        /// The handle-only overloads of the decryption events, from v0.15 on.
+        interface DecryptionHandles {
+            event PublicDecryptionRequest(uint256 indexed decryptionId, bytes32[] ctHandles, bytes extraData);
+            event UserDecryptionRequest(uint256 indexed decryptionId, bytes32[] ctHandles, address userAddress, bytes publicKey, bytes extraData);
+        }
+
+        /// The unified user decryption as v0.15 tells it, and its request function, which v0.14 has too.
+        interface DecryptionUnified {
+            event UserDecryptionRequest(uint256 indexed decryptionId, HandleEntry[] handles, UserDecryptionRequestPayload payload);
+            function userDecryptionRequest(HandleEntry[] handles, address userAddress, bytes publicKey, address[] allowedContracts, RequestValiditySeconds requestValidity, bytes signature, bytes extraData) external;
+        }
+
+        /// The unified user decryption as v0.14 tells it.
+        interface DecryptionUnifiedMaterials {
+            event UserDecryptionRequest(uint256 indexed decryptionId, SnsCiphertextMaterial[] snsCtMaterials, HandleEntry[] handles, UserDecryptionRequestPayload payload);
+        }
+
+        /// On the Ethereum host chain. The events that report responses are those of generation (a).
+        interface KMSGenerationB {
+            event PrepKeygenRequest(uint256 prepKeygenId, uint8 paramsType, bytes extraData);
+            event KeygenRequest(uint256 prepKeygenId, uint256 keyId, bytes extraData);
+            event CrsgenRequest(uint256 crsId, uint256 maxBitLength, uint8 paramsType, bytes extraData);
+            event AbortKeygen(uint256 prepKeygenId);
+            event AbortCrsgen(uint256 crsId);
+            event PrepKeygenResponse(uint256 prepKeygenId, bytes signature, address kmsTxSender);
+            event KeygenResponse(uint256 keyId, KeyDigest[] keyDigests, bytes signature, address kmsTxSender);
+            event ActivateKey(uint256 keyId, string[] kmsNodeStorageUrls, KeyDigest[] keyDigests);
+            event CrsgenResponse(uint256 crsId, bytes crsDigest, bytes signature, address kmsTxSender);
+            event ActivateCrs(uint256 crsId, string[] kmsNodeStorageUrls, bytes crsDigest);
+
+            function keygen(uint8 paramsType) external;
+            function crsgenRequest(uint256 maxBitLength, uint8 paramsType) external;
+            function abortKeygen(uint256 prepKeygenId) external;
+            function abortCrsgen(uint256 crsId) external;
+            function prepKeygenResponse(uint256 prepKeygenId, bytes signature) external;
+            function keygenResponse(uint256 keyId, KeyDigest[] keyDigests, bytes signature) external;
+            function crsgenResponse(uint256 crsId, bytes crsDigest, bytes signature) external;
+            function isRequestDone(uint256 requestId) external view returns (bool);
+            function getConsensusTxSenders(uint256 requestId) external view returns (address[]);
+            function getCompletedKeyIds() external view returns (uint256[]);
+            function getCompletedCrsIds() external view returns (uint256[]);
+            function getKeyInfo(uint256 keyId) external view returns (KeyInfo);
+            function getKeyMaterials(uint256 keyId) external view returns (string[], KeyDigest[]);
+            function getCrsMaterials(uint256 crsId) external view returns (string[], bytes);
+            function getKeyParamsType(uint256 keyId) external view returns (uint8);
+            function getCrsParamsType(uint256 crsId) external view returns (uint8);
+            function getActiveKeyId() external view returns (uint256);
+            function getActiveCrsId() external view returns (uint256);
+            function getKeyCounter() external view returns (uint256);
+            function getCrsCounter() external view returns (uint256);
+        }
+
+        /// On the Ethereum host chain.
+        interface ProtocolConfig {
+            event NewKmsContext(uint256 indexed contextId, uint256 indexed previousContextId, KmsNodeParams[] kmsNodeParams, KmsThresholds thresholds, string softwareVersion, PcrValues[] pcrValues);
+            event NewKmsEpoch(uint256 indexed kmsContextId, uint256 indexed epochId, uint256 previousContextId, uint256 previousEpochId, uint256 materialBlockNumber);
+            event KmsContextDestroyed(uint256 indexed kmsContextId);
+            event KmsEpochDestroyed(uint256 indexed epochId);
+            event KmsContextCreationConfirmation(uint256 indexed kmsContextId, address indexed txSender, bool isPreviousTxSender, bool isNewTxSender);
+            event EpochActivationConfirmation(uint256 indexed epochId, address indexed signer, bytes32 dataHash);
+            event ActivateEpoch(uint256 indexed kmsContextId, uint256 indexed epochId, EpochKeyResult[] keys, EpochCrsResult[] crsList, string[] kmsNodeStorageUrls);
+
+            function defineNewKmsContextAndEpoch(KmsNodeParams[] kmsNodeParams, KmsThresholds thresholds, string softwareVersion, PcrValues[] pcrValues) external;
+            function defineNewEpochForCurrentKmsContext() external;
+            function destroyKmsContext(uint256 kmsContextId) external;
+            function destroyKmsEpoch(uint256 epochId) external;
+            function confirmKmsContextCreation(uint256 kmsContextId) external;
+            function confirmEpochActivation(uint256 epochId, EpochKeyResult[] keys, EpochCrsResult[] crsList) external;
+            function getCurrentKmsContextAndEpoch() external view returns (uint256 contextId, uint256 epochId);
+            function getCurrentKmsContextId() external view returns (uint256);
+            function getCurrentKmsContextIdCounter() external view returns (uint256);
+            function isValidKmsContext(uint256 kmsContextId) external view returns (bool);
+            function isLiveKmsContext(uint256 kmsContextId) external view returns (bool);
+            function isValidEpochForContext(uint256 kmsContextId, uint256 epochId) external view returns (bool);
+            function getKmsContextAnchor(uint256 contextId) external view returns (uint256 emissionBlockNumber, bytes32 contextInfoHash);
+            function getKmsNodesForContext(uint256 kmsContextId) external view returns (KmsNode[]);
+            function getKmsNodeForContext(uint256 kmsContextId, address txSender) external view returns (KmsNode);
+            function isKmsTxSenderForContext(uint256 kmsContextId, address txSender) external view returns (bool);
+            function isKmsSignerForContext(uint256 kmsContextId, address signer) external view returns (bool);
+            function getKmsSignersForContext(uint256 kmsContextId) external view returns (address[]);
+            function getPublicDecryptionThresholdForContext(uint256 kmsContextId) external view returns (uint256);
+            function getUserDecryptionThresholdForContext(uint256 kmsContextId) external view returns (uint256);
+            function getKmsGenThresholdForContext(uint256 kmsContextId) external view returns (uint256);
+            function getMpcThresholdForContext(uint256 kmsContextId) external view returns (uint256);
+            function getContextCreationPreviousTxSenderThreshold(uint256 kmsContextId) external view returns (uint256);
+        }
+
+        /// `ProtocolConfig` of v0.13, as far as it differs: a context is active at once, and needs no answer.
+        interface ProtocolConfigV13 {
+            event NewKmsContext(uint256 indexed kmsContextId, KmsNode[] kmsNodes, KmsThresholds thresholds);
+            function defineNewKmsContext(KmsNode[] kmsNodes, KmsThresholds thresholds) external;
+        }
+
+        /// On the Ethereum host chain: where v0.12 and v0.13 keep the current context.
+        interface KMSVerifier {
+            function getCurrentKmsContextId() external view returns (uint256);
+            function getSignersForKmsContext(uint256 kmsContextId) external view returns (address[]);
+        }
+
+        /// On the Gateway, v0.15.
+        interface GatewayConfigB {
+            function getKmsNode(address kmsTxSenderAddress) external view returns (KmsNode);
+            function getKmsTxSenders() external view returns (address[]);
+            function getKmsSigners() external view returns (address[]);
+            function isKmsTxSender(address txSenderAddress) external view returns (bool);
+            function isKmsSigner(address signerAddress) external view returns (bool);
+            function getCoprocessor(address coprocessorTxSenderAddress) external view returns (Coprocessor);
+            function getCoprocessorTxSenders() external view returns (address[]);
+            function getCoprocessorSigners() external view returns (address[]);
+            function getCoprocessorMajorityThreshold() external view returns (uint256);
+            function getKmsGenThreshold() external view returns (uint256);
+            function getMpcThreshold() external view returns (uint256);
+            function getCurrentKmsContextId() external view returns (uint256);
+            function isValidKmsContext(uint256 contextId) external view returns (bool);
+            function isKmsTxSenderForContext(uint256 contextId, address txSenderAddress) external view returns (bool);
+            function isKmsSignerForContext(uint256 contextId, address signerAddress) external view returns (bool);
+            function getKmsNodeForContext(uint256 contextId, address kmsTxSenderAddress) external view returns (KmsNode);
+            function getKmsTxSendersForContext(uint256 contextId) external view returns (address[]);
+            function getKmsSignersForContext(uint256 contextId) external view returns (address[]);
+            function getPublicDecryptionThresholdForContext(uint256 contextId) external view returns (uint256);
+            function getUserDecryptionThresholdForContext(uint256 contextId) external view returns (uint256);
+            function getHostChains() external view returns (HostChain[]);
+            function isHostChainRegistered(uint256 chainId) external view returns (bool);
+            function isHostChainDisabled(uint256 chainId) external view returns (bool);
+            function updateKmsContext(uint256 newContextId, KmsNode[] newKmsNodes, uint256 newMpcThreshold, uint256 newPublicDecryptionThreshold, uint256 newUserDecryptionThreshold, uint256 newKmsGenThreshold) external;
+            function destroyKmsContext(uint256 kmsContextId) external;
+            function owner() external view returns (address);
+        }
+
+        /// The access control list on a host chain, as far as it is not that of (a).
+        interface HostAclB {
+            function decryptionSignatureInvalidatedBefore(address account) external view returns (uint256);
+            function invalidateDecryptionSignaturesBefore(uint256 timestamp) external;
+        }
+
+        /// A contract that signs for itself (ERC-1271).
+        interface Erc1271 {
+            function isValidSignature(bytes32 hash, bytes signature) external view returns (bytes4);
         }
     }
 }

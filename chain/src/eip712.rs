@@ -9,11 +9,13 @@ use std::fmt;
 use alloy::primitives::{Address, B256, Bytes, Signature, U256, keccak256};
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
-use alloy::sol_types::{Eip712Domain, SolStruct};
+use alloy::sol_types::{Eip712Domain, SolStruct, SolValue};
 use kms_schemas::identity::RequestId;
-use kms_schemas::record::{Answer, KeyDigest};
+use kms_schemas::record::{Answer, EpochCrs, EpochKey, KeyDigest, Signed, UnifiedUserDecryption};
 
 use crate::event::ContractSet;
+use crate::extra_data::ExtraData;
+use crate::release::Release;
 
 /// The typed messages of generation (a), and those of decryptions and user requests, which all generations share.
 #[allow(missing_docs, unreachable_pub)]
@@ -120,7 +122,9 @@ pub mod message_b {
 pub const DECRYPTION_DOMAIN_NAME: &str = "Decryption";
 /// The name that the `KMSGeneration` contract has in its domain by default.
 pub const KMS_GENERATION_DOMAIN_NAME: &str = "KMSGeneration";
-/// The version that both contracts have in their domain by default.
+/// The name of `ProtocolConfig`'s domain, which has no view to check it against.
+pub const PROTOCOL_CONFIG_DOMAIN_NAME: &str = "ProtocolConfig";
+/// The version that the contracts have in their domain by default.
 pub const DOMAIN_VERSION: &str = "1";
 
 /// An EIP-712 domain with all of the four fields that the protocol uses, and its separator.
@@ -158,6 +162,12 @@ impl Domain {
     #[must_use]
     pub fn kms_generation(chain_id: u64, contract: Address) -> Self {
         Self::new(KMS_GENERATION_DOMAIN_NAME, DOMAIN_VERSION, chain_id, contract)
+    }
+
+    /// The domain of a `ProtocolConfig` contract.
+    #[must_use]
+    pub fn protocol_config(chain_id: u64, contract: Address) -> Self {
+        Self::new(PROTOCOL_CONFIG_DOMAIN_NAME, DOMAIN_VERSION, chain_id, contract)
     }
 
     /// The same contract under another chain id. Users sign their requests with the id of the **host chain** and the
@@ -258,6 +268,110 @@ impl Domain {
             crsDigest: crs_digest.clone(),
         })
     }
+
+    /// What a KMS node signs for a preprocessing from v0.13 on. `extra_data` as in the request event.
+    #[must_use]
+    pub fn prep_keygen_with(&self, id: RequestId, extra_data: &Bytes) -> B256 {
+        self.digest(&message_b::PrepKeygenVerification { prepKeygenId: id.as_u256(), extraData: extra_data.clone() })
+    }
+
+    /// What a KMS node signs for a key from v0.13 on. `key_digests` in signed order (ascending key type), `extra_data` as in
+    /// the request event.
+    #[must_use]
+    pub fn keygen_with(
+        &self,
+        prep_keygen_id: RequestId,
+        key_id: RequestId,
+        key_digests: &[KeyDigest],
+        extra_data: &Bytes,
+    ) -> B256 {
+        let digests = key_digests
+            .iter()
+            .map(|digest| message_b::KeyDigest { keyType: digest.key_type, digest: digest.digest.clone() })
+            .collect();
+        self.digest(&message_b::KeygenVerification {
+            prepKeygenId: prep_keygen_id.as_u256(),
+            keyId: key_id.as_u256(),
+            keyDigests: digests,
+            extraData: extra_data.clone(),
+        })
+    }
+
+    /// What a KMS node signs for a CRS from v0.13 on. `max_bit_length` is the full `uint256` of the request, `extra_data` as
+    /// in the request event.
+    #[must_use]
+    pub fn crsgen_with(&self, id: RequestId, max_bit_length: U256, crs_digest: &Bytes, extra_data: &Bytes) -> B256 {
+        self.digest(&message_b::CrsgenVerification {
+            crsId: id.as_u256(),
+            maxBitLength: max_bit_length,
+            crsDigest: crs_digest.clone(),
+            extraData: extra_data.clone(),
+        })
+    }
+
+    /// What a KMS node signs for a key that it carries over into an epoch, in `ProtocolConfig`'s domain. Context and epoch
+    /// are the **new** ones, not those under which the key was made.
+    #[must_use]
+    pub fn epoch_key(
+        &self,
+        (context_id, epoch_id): (RequestId, RequestId),
+        prep_keygen_id: RequestId,
+        key_id: RequestId,
+        key_digests: &[KeyDigest],
+    ) -> B256 {
+        let extra_data = ExtraData::ContextAndEpoch(context_id, epoch_id).to_bytes();
+        self.keygen_with(prep_keygen_id, key_id, key_digests, &extra_data)
+    }
+
+    /// What a KMS node signs for a CRS that it carries over into an epoch, in `ProtocolConfig`'s domain.
+    #[must_use]
+    pub fn epoch_crs(
+        &self,
+        (context_id, epoch_id): (RequestId, RequestId),
+        crs_id: RequestId,
+        max_bit_length: U256,
+        crs_digest: &Bytes,
+    ) -> B256 {
+        let extra_data = ExtraData::ContextAndEpoch(context_id, epoch_id).to_bytes();
+        self.crsgen_with(crs_id, max_bit_length, crs_digest, &extra_data)
+    }
+
+    /// What the user signs for a unified user decryption, if this is the `Decryption` domain of the Gateway: chain id of the
+    /// **host chain** of the handles, which are not signed themselves.
+    #[must_use]
+    pub fn unified_user_request(&self, host_chain_id: u64, request: &UnifiedUserDecryption) -> B256 {
+        self.with_chain_id(host_chain_id).digest(&message_b::UserDecryptRequestVerification {
+            userAddress: request.user_address,
+            publicKey: request.public_key.clone(),
+            allowedContracts: request.allowed_contracts.clone(),
+            startTimestamp: request.start_timestamp,
+            durationSeconds: request.duration_seconds,
+            extraData: request.extra_data.clone(),
+        })
+    }
+}
+
+/// The hash over all keys and CRSs of an epoch that every node must confirm alike (`docs/protocol.md`, "Contexts and
+/// epochs"): `dataHash` of `EpochActivationConfirmation`. The order counts, signatures do not.
+#[must_use]
+pub fn epoch_data_hash(keys: &[EpochKey], crs_list: &[EpochCrs]) -> B256 {
+    let key_hash = |key: &EpochKey| {
+        let digests: Vec<u8> = key
+            .key_digests
+            .iter()
+            .flat_map(|digest| {
+                let digest = message::KeyDigest { keyType: digest.key_type, digest: digest.digest.clone() };
+                digest.eip712_hash_struct().0
+            })
+            .collect();
+        keccak256((key.prep_keygen_id.as_u256(), key.key_id.as_u256(), keccak256(digests)).abi_encode_params())
+    };
+    let crs_hash = |crs: &EpochCrs| {
+        keccak256((crs.crs_id.as_u256(), crs.max_bit_length, crs.crs_digest.clone()).abi_encode_params())
+    };
+    let keys: Vec<B256> = keys.iter().map(key_hash).collect();
+    let crs_list: Vec<B256> = crs_list.iter().map(crs_hash).collect();
+    keccak256((keys, crs_list).abi_encode_params())
 }
 
 impl fmt::Debug for Domain {
@@ -272,44 +386,103 @@ impl fmt::Display for Domain {
     }
 }
 
-/// The domains of one deployment.
+/// The domains in which a node's answers are signed. Which are there depends on the chain, or on the chains, that they
+/// describe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domains {
-    /// Domain of `Decryption`.
-    pub decryption: Domain,
+    /// Domain of `Decryption`, on the Gateway.
+    pub decryption: Option<Domain>,
     /// Domain of `KMSGeneration`.
-    pub kms_generation: Domain,
+    pub kms_generation: Option<Domain>,
+    /// Domain of `ProtocolConfig`, on the Ethereum host chain.
+    pub protocol_config: Option<Domain>,
+    /// Release of the contracts, which selects the shape of the signed messages.
+    pub release: Release,
 }
 
+/// The domain that an answer is signed in is not known here: the answer goes to another chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no {0} contract is configured, whose domain the answer is signed in")]
+pub struct NoDomain(pub &'static str);
+
 impl Domains {
-    /// The default domains of a deployment.
+    /// The default domains of the contracts of one chain.
     #[must_use]
     pub fn new(chain_id: u64, contracts: &ContractSet) -> Self {
         Self {
-            decryption: Domain::decryption(chain_id, contracts.decryption),
-            kms_generation: Domain::kms_generation(chain_id, contracts.kms_generation),
+            decryption: contracts.decryption.map(|contract| Domain::decryption(chain_id, contract)),
+            kms_generation: contracts.kms_generation.map(|contract| Domain::kms_generation(chain_id, contract)),
+            protocol_config: contracts.protocol_config.map(|contract| Domain::protocol_config(chain_id, contract)),
+            release: contracts.release,
         }
     }
 
+    /// These domains, and where one is missing, that of another chain.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            decryption: self.decryption.or(other.decryption),
+            kms_generation: self.kms_generation.or(other.kms_generation),
+            protocol_config: self.protocol_config.or(other.protocol_config),
+            release: self.release,
+        }
+    }
+
+    /// Every signature that a node's answer to the request `id` carries, with the digest that it is made over, recomputed
+    /// from the answer. Empty for an answer that carries none.
+    ///
+    /// # Errors
+    /// The answer is signed in a domain that is not here. It must not be taken for unsigned.
+    pub fn signed<'a>(&self, id: RequestId, answer: &'a Answer) -> Result<Vec<(B256, &'a Signed)>, NoDomain> {
+        let decryption = || self.decryption.as_ref().ok_or(NoDomain("Decryption"));
+        let generation = || self.kms_generation.as_ref().ok_or(NoDomain("KMSGeneration"));
+        let with_extra_data = self.release.signs_extra_data();
+        Ok(match answer {
+            Answer::PublicDecryption { handles, decrypted_result, extra_data, signature } => {
+                vec![(decryption()?.public_decryption(handles, decrypted_result, extra_data), signature)]
+            }
+            Answer::UserDecryption { public_key, handles, share, extra_data, signature } => {
+                vec![(decryption()?.user_decryption(public_key, handles, share, extra_data), signature)]
+            }
+            Answer::PrepKeygen { extra_data, signature } if with_extra_data => {
+                vec![(generation()?.prep_keygen_with(id, extra_data), signature)]
+            }
+            Answer::PrepKeygen { signature, .. } => vec![(generation()?.prep_keygen(id), signature)],
+            Answer::Keygen { prep_keygen_id, key_digests, extra_data, signature } if with_extra_data => {
+                vec![(generation()?.keygen_with(*prep_keygen_id, id, key_digests, extra_data), signature)]
+            }
+            Answer::Keygen { prep_keygen_id, key_digests, signature, .. } => {
+                vec![(generation()?.keygen(*prep_keygen_id, id, key_digests), signature)]
+            }
+            Answer::Crsgen { max_bit_length, crs_digest, extra_data, signature } if with_extra_data => {
+                vec![(generation()?.crsgen_with(id, *max_bit_length, crs_digest, extra_data), signature)]
+            }
+            Answer::Crsgen { max_bit_length, crs_digest, signature, .. } => {
+                vec![(generation()?.crsgen(id, *max_bit_length, crs_digest), signature)]
+            }
+            Answer::EpochActivation { context_id, keys, crs_list } => {
+                let domain = self.protocol_config.as_ref().ok_or(NoDomain("ProtocolConfig"))?;
+                let place = (*context_id, id);
+                let key = |key: &'a EpochKey| {
+                    (domain.epoch_key(place, key.prep_keygen_id, key.key_id, &key.key_digests), &key.signature)
+                };
+                let crs = |crs: &'a EpochCrs| {
+                    (domain.epoch_crs(place, crs.crs_id, crs.max_bit_length, &crs.crs_digest), &crs.signature)
+                };
+                keys.iter().map(key).chain(crs_list.iter().map(crs)).collect()
+            }
+            Answer::KmsContextCreated | Answer::Done | Answer::Aborted | Answer::Retracted => Vec::new(),
+        })
+    }
+
     /// The digest that a node's answer to the request `id` is signed over, recomputed from the answer; none for answers
-    /// that carry no signature.
+    /// that carry no signature, for an epoch's, which carries many (see [`Domains::signed`]), and for those whose domain is
+    /// not here.
     #[must_use]
     pub fn answer_digest(&self, id: RequestId, answer: &Answer) -> Option<B256> {
-        match answer {
-            Answer::PublicDecryption { handles, decrypted_result, extra_data, .. } => {
-                Some(self.decryption.public_decryption(handles, decrypted_result, extra_data))
-            }
-            Answer::UserDecryption { public_key, handles, share, extra_data, .. } => {
-                Some(self.decryption.user_decryption(public_key, handles, share, extra_data))
-            }
-            Answer::PrepKeygen { .. } => Some(self.kms_generation.prep_keygen(id)),
-            Answer::Keygen { prep_keygen_id, key_digests, .. } => {
-                Some(self.kms_generation.keygen(*prep_keygen_id, id, key_digests))
-            }
-            Answer::Crsgen { max_bit_length, crs_digest, .. } => {
-                Some(self.kms_generation.crsgen(id, *max_bit_length, crs_digest))
-            }
-            Answer::Done | Answer::Retracted => None,
+        match self.signed(id, answer).ok()?[..] {
+            [(digest, _)] if !matches!(answer, Answer::EpochActivation { .. }) => Some(digest),
+            _ => None,
         }
     }
 }
@@ -462,16 +635,75 @@ mod tests {
         assert_eq!(error, SignatureError::WrongSigner { expected: stranger, recovered: signer });
     }
 
+    fn id(value: u64) -> RequestId {
+        RequestId::from(U256::from(value))
+    }
+
+    fn unchecked() -> Signed {
+        Signed { signature: Bytes::new(), digest: B256::ZERO, signer: Address::ZERO }
+    }
+
     #[test]
     fn the_digest_of_an_answer_is_recomputed_from_the_answer_alone() {
-        let contracts = ContractSet { decryption: Address::repeat_byte(1), kms_generation: Address::repeat_byte(2) };
+        let contracts = ContractSet::gateway_a(Address::repeat_byte(1), Address::repeat_byte(2));
         let domains = Domains::new(7, &contracts);
-        let signed = kms_schemas::record::Signed { signature: Bytes::new(), digest: B256::ZERO, signer: Address::ZERO };
-        let id = RequestId::from(U256::from(3));
-        let answer = Answer::PrepKeygen { signature: signed };
-        assert_eq!(domains.answer_digest(id, &answer), Some(domains.kms_generation.prep_keygen(id)));
-        assert_eq!(domains.answer_digest(id, &Answer::Done), None);
-        assert_eq!(domains.decryption.with_chain_id(8).with_chain_id(7), domains.decryption);
-        assert_ne!(domains.decryption.with_chain_id(8).separator(), domains.decryption.separator());
+        let (decryption, generation) = (domains.decryption.clone().unwrap(), domains.kms_generation.clone().unwrap());
+        let answer = Answer::PrepKeygen { extra_data: Bytes::from_static(b"x"), signature: unchecked() };
+        assert_eq!(domains.answer_digest(id(3), &answer), Some(generation.prep_keygen(id(3))));
+        assert_eq!(domains.answer_digest(id(3), &Answer::Done), None);
+        assert_eq!(decryption.with_chain_id(8).with_chain_id(7), decryption);
+        assert_ne!(decryption.with_chain_id(8).separator(), decryption.separator());
+    }
+
+    #[test]
+    fn from_v0_13_on_key_management_is_signed_over_extra_data_too() {
+        let host = ContractSet::host(Release::V0_13, Address::repeat_byte(1), Address::repeat_byte(2));
+        let extra_data = Bytes::from_static(b"x");
+        let answer = Answer::PrepKeygen { extra_data: extra_data.clone(), signature: unchecked() };
+        let domains = Domains::new(7, &host);
+        let expected = domains.kms_generation.as_ref().unwrap().prep_keygen_with(id(3), &extra_data);
+        assert_eq!(domains.answer_digest(id(3), &answer), Some(expected));
+        let older = Domains { release: Release::V0_12, ..domains };
+        assert_ne!(older.answer_digest(id(3), &answer), Some(expected));
+    }
+
+    #[test]
+    fn an_answer_whose_domain_is_elsewhere_is_not_taken_for_unsigned() {
+        let gateway = Domains::new(7, &ContractSet::gateway(Release::V0_15, Address::repeat_byte(1)));
+        let host = ContractSet::host(Release::V0_15, Address::repeat_byte(2), Address::repeat_byte(3));
+        let answer = Answer::PrepKeygen { extra_data: Bytes::new(), signature: unchecked() };
+        assert_eq!(gateway.signed(id(3), &answer), Err(NoDomain("KMSGeneration")));
+        let epoch = Answer::EpochActivation { context_id: id(1), keys: Vec::new(), crs_list: Vec::new() };
+        assert_eq!(gateway.signed(id(3), &epoch), Err(NoDomain("ProtocolConfig")));
+        let both = gateway.or(Domains::new(8, &host));
+        assert_eq!(both.signed(id(3), &answer).map(|signatures| signatures.len()), Ok(1));
+        assert_eq!(both.signed(id(3), &Answer::KmsContextCreated), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn every_signature_of_an_epoch_is_recomputed_under_the_new_context_and_epoch() {
+        let host = ContractSet::host(Release::V0_15, Address::repeat_byte(2), Address::repeat_byte(3));
+        let domains = Domains::new(7, &host);
+        let key = EpochKey { prep_keygen_id: id(3), key_id: id(4), key_digests: Vec::new(), signature: unchecked() };
+        let digest = Bytes::from_static(b"d");
+        let crs = EpochCrs {
+            crs_id: id(5),
+            max_bit_length: U256::from(6),
+            crs_digest: digest.clone(),
+            signature: unchecked(),
+        };
+        let answer = Answer::EpochActivation { context_id: id(1), keys: vec![key], crs_list: vec![crs] };
+        let extra_data = ExtraData::ContextAndEpoch(id(1), id(2)).to_bytes();
+        let domain = domains.protocol_config.as_ref().unwrap();
+        let digests: Vec<B256> =
+            domains.signed(id(2), &answer).unwrap().into_iter().map(|(digest, _)| digest).collect();
+        assert_eq!(
+            digests,
+            [
+                domain.keygen_with(id(3), id(4), &[], &extra_data),
+                domain.crsgen_with(id(5), U256::from(6), &digest, &extra_data),
+            ]
+        );
+        assert_eq!(domains.answer_digest(id(2), &answer), None);
     }
 }

@@ -1,26 +1,38 @@
 //! Events of the followed contracts: the requests to serve, and the events that report answers.
 //!
-//! A log is selected by its contract's address **and** its first topic, never by the event's name: later generations
-//! overload the names (`docs/protocol.md`, "Events"). Decoding is strict: whatever the contract could not have written
+//! A log is selected by its contract's address **and** its first topic, never by the event's name: later releases
+//! overload the names (`docs/protocol.md`, "Events"). Where a release tells the same request in two events, one family of
+//! events is followed and the other is none of ours. Decoding is strict: whatever the contract could not have written
 //! is a [`DecodeError`] that says what is wrong where.
 
-use alloy::primitives::{Address, B256, Bytes, U256};
+use alloy::primitives::{Address, B256, Bytes, U256, b256, keccak256};
 use alloy::sol_types::SolEvent;
 use kms_schemas::identity::{Kind, RequestId};
-use kms_schemas::record::{CiphertextMaterial, KeyDigest, RawLog, RequestBody};
+use kms_schemas::record::{
+    CiphertextMaterial, HandleEntry, KeyDigest, KmsNodeParams, KmsThresholds, NewKmsContext, PcrValues, RawLog,
+    RequestBody, UnifiedUserDecryption,
+};
 
 pub use crate::abi::{DecodeError, Problem};
 
 use crate::abi::{self, FieldError, Tuple};
-use crate::contracts::{Decryption, KMSGeneration};
+use crate::contracts::{Decryption, KMSGeneration, b};
+use crate::release::{Family, Release};
 
-/// The contracts of one deployment whose events are followed.
+/// The followed contracts of **one** chain, and their release.
+///
+/// A Gateway of generation (a) has decryption and key generation. From v0.13 on the Gateway has decryption only, and a
+/// second set describes the Ethereum host chain, with key generation and the protocol's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContractSet {
+    /// Release of the contracts, which selects the events.
+    pub release: Release,
     /// The `Decryption` contract.
-    pub decryption: Address,
+    pub decryption: Option<Address>,
     /// The `KMSGeneration` contract.
-    pub kms_generation: Address,
+    pub kms_generation: Option<Address>,
+    /// The `ProtocolConfig` contract: contexts and epochs.
+    pub protocol_config: Option<Address>,
 }
 
 /// Largest value of the contracts' `ParamsType` (0 default, 1 test).
@@ -29,42 +41,177 @@ const LAST_PARAMS_TYPE: u8 = 1;
 /// The constant id of a PRSS initialisation, whose event carries none.
 pub const PRSS_INIT_ID: RequestId = RequestId(B256::with_last_byte(1));
 
+/// The bare base of context ids, which names no context: the predecessor of a context that replaces none.
+pub const NO_CONTEXT: RequestId = RequestId(b256!("0700000000000000000000000000000000000000000000000000000000000000"));
+
+/// One event that asks for something.
+struct RequestEvent {
+    topic: B256,
+    kind: Kind,
+    decode: fn(&RawLog) -> Result<Decoded, DecodeError>,
+}
+
+const fn request_event<E: SolEvent>(kind: Kind, decode: fn(&RawLog) -> Result<Decoded, DecodeError>) -> RequestEvent {
+    RequestEvent { topic: E::SIGNATURE_HASH, kind, decode }
+}
+
+const MATERIALS: &[RequestEvent] = &[
+    request_event::<Decryption::PublicDecryptionRequest>(Kind::PublicDecryption, public_decryption_request),
+    request_event::<Decryption::UserDecryptionRequest>(Kind::UserDecryption, user_decryption_request),
+];
+
+const MATERIALS_AND_UNIFIED: &[RequestEvent] = &[
+    request_event::<Decryption::PublicDecryptionRequest>(Kind::PublicDecryption, public_decryption_request),
+    request_event::<Decryption::UserDecryptionRequest>(Kind::UserDecryption, user_decryption_request),
+    request_event::<b::DecryptionUnifiedMaterials::UserDecryptionRequest>(
+        Kind::UserDecryption,
+        unified_materials_request,
+    ),
+];
+
+const HANDLES: &[RequestEvent] = &[
+    request_event::<b::DecryptionHandles::PublicDecryptionRequest>(Kind::PublicDecryption, public_handles_request),
+    request_event::<b::DecryptionHandles::UserDecryptionRequest>(Kind::UserDecryption, user_handles_request),
+    request_event::<b::DecryptionUnified::UserDecryptionRequest>(Kind::UserDecryption, unified_request),
+];
+
+const KEY_MANAGEMENT_ON_GATEWAY: &[RequestEvent] = &[
+    request_event::<KMSGeneration::PrepKeygenRequest>(Kind::PrepKeygen, prep_keygen_request),
+    request_event::<KMSGeneration::KeygenRequest>(Kind::Keygen, keygen_request),
+    request_event::<KMSGeneration::CrsgenRequest>(Kind::Crsgen, crsgen_request),
+    request_event::<KMSGeneration::PRSSInit>(Kind::PrssInit, prss_init),
+    request_event::<KMSGeneration::KeyReshareSameSet>(Kind::KeyReshareSameSet, key_reshare_same_set),
+];
+
+const KEY_MANAGEMENT_ON_HOST: &[RequestEvent] = &[
+    request_event::<b::KMSGeneration::PrepKeygenRequest>(Kind::PrepKeygen, host_prep_keygen_request),
+    request_event::<b::KMSGeneration::KeygenRequest>(Kind::Keygen, host_keygen_request),
+    request_event::<b::KMSGeneration::CrsgenRequest>(Kind::Crsgen, host_crsgen_request),
+    request_event::<b::KMSGeneration::AbortKeygen>(Kind::AbortKeygen, abort_keygen),
+    request_event::<b::KMSGeneration::AbortCrsgen>(Kind::AbortCrsgen, abort_crsgen),
+];
+
+const CONTEXTS: &[RequestEvent] = &[
+    request_event::<b::ProtocolConfigV13::NewKmsContext>(Kind::NewKmsContext, plain_kms_context),
+    request_event::<b::ProtocolConfig::KmsContextDestroyed>(Kind::KmsContextDestroyed, kms_context_destroyed),
+];
+
+const CONTEXTS_AND_EPOCHS: &[RequestEvent] = &[
+    request_event::<b::ProtocolConfig::NewKmsContext>(Kind::NewKmsContext, new_kms_context),
+    request_event::<b::ProtocolConfig::NewKmsEpoch>(Kind::NewKmsEpoch, new_kms_epoch),
+    request_event::<b::ProtocolConfig::KmsContextDestroyed>(Kind::KmsContextDestroyed, kms_context_destroyed),
+    request_event::<b::ProtocolConfig::KmsEpochDestroyed>(Kind::KmsEpochDestroyed, kms_epoch_destroyed),
+];
+
+impl Release {
+    /// The request events of this release's `Decryption` contract: exactly one family.
+    fn decryption_requests(self) -> &'static [RequestEvent] {
+        match self.decryption_family() {
+            Family::Handles => HANDLES,
+            Family::Materials if self.unified() => MATERIALS_AND_UNIFIED,
+            Family::Materials => MATERIALS,
+        }
+    }
+
+    fn kms_generation_requests(self) -> &'static [RequestEvent] {
+        if self.key_management_on_host() { KEY_MANAGEMENT_ON_HOST } else { KEY_MANAGEMENT_ON_GATEWAY }
+    }
+
+    fn protocol_config_requests(self) -> &'static [RequestEvent] {
+        if self.epochs() {
+            CONTEXTS_AND_EPOCHS
+        } else if self.key_management_on_host() {
+            CONTEXTS
+        } else {
+            &[]
+        }
+    }
+}
+
 impl ContractSet {
-    /// Both addresses, for a log filter.
+    /// A Gateway of generation (a).
     #[must_use]
-    pub fn addresses(&self) -> [Address; 2] {
-        [self.decryption, self.kms_generation]
+    pub const fn gateway_a(decryption: Address, kms_generation: Address) -> Self {
+        Self {
+            release: Release::V0_11,
+            decryption: Some(decryption),
+            kms_generation: Some(kms_generation),
+            protocol_config: None,
+        }
+    }
+
+    /// A Gateway without key generation, as it is from v0.13 on.
+    #[must_use]
+    pub const fn gateway(release: Release, decryption: Address) -> Self {
+        Self { release, decryption: Some(decryption), kms_generation: None, protocol_config: None }
+    }
+
+    /// An Ethereum host chain, as it is from v0.13 on.
+    #[must_use]
+    pub const fn host(release: Release, kms_generation: Address, protocol_config: Address) -> Self {
+        Self { release, decryption: None, kms_generation: Some(kms_generation), protocol_config: Some(protocol_config) }
+    }
+
+    /// The same contracts, of another release.
+    #[must_use]
+    pub const fn with_release(self, release: Release) -> Self {
+        Self { release, ..self }
+    }
+
+    /// The configured contracts with their request events.
+    fn requests(&self) -> impl Iterator<Item = (Address, &'static [RequestEvent])> {
+        let release = self.release;
+        [
+            self.decryption.map(|contract| (contract, release.decryption_requests())),
+            self.kms_generation.map(|contract| (contract, release.kms_generation_requests())),
+            self.protocol_config.map(|contract| (contract, release.protocol_config_requests())),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// The configured contracts with their events that report responses.
+    fn responses(&self) -> impl Iterator<Item = (Address, &'static [ReportEvent])> {
+        let confirmations = if self.release.epochs() { CONFIRMATION_REPORTS } else { &[] };
+        [
+            self.decryption.map(|contract| (contract, DECRYPTION_REPORTS)),
+            self.kms_generation.map(|contract| (contract, KEY_MANAGEMENT_REPORTS)),
+            self.protocol_config.map(|contract| (contract, confirmations)),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// The configured addresses, for a log filter.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<Address> {
+        [self.decryption, self.kms_generation, self.protocol_config].into_iter().flatten().collect()
     }
 
     /// First topics of the request events, for a log filter. The filter is wider than the pairs of address and topic
     /// that [`decode_request`] selects, and nothing relies on it.
     #[must_use]
-    pub fn request_topics() -> [B256; 7] {
-        [
-            Decryption::PublicDecryptionRequest::SIGNATURE_HASH,
-            Decryption::UserDecryptionRequest::SIGNATURE_HASH,
-            KMSGeneration::PrepKeygenRequest::SIGNATURE_HASH,
-            KMSGeneration::KeygenRequest::SIGNATURE_HASH,
-            KMSGeneration::CrsgenRequest::SIGNATURE_HASH,
-            KMSGeneration::PRSSInit::SIGNATURE_HASH,
-            KMSGeneration::KeyReshareSameSet::SIGNATURE_HASH,
-        ]
+    pub fn request_topics(&self) -> Vec<B256> {
+        self.requests().flat_map(|(_, events)| events).map(|event| event.topic).collect()
     }
 
     /// First topics of the events that report answers.
     #[must_use]
-    pub fn response_topics() -> [B256; 9] {
-        [
-            Decryption::PublicDecryptionResponseCall::SIGNATURE_HASH,
-            Decryption::PublicDecryptionResponse::SIGNATURE_HASH,
-            Decryption::UserDecryptionResponse::SIGNATURE_HASH,
-            Decryption::UserDecryptionResponseThresholdReached::SIGNATURE_HASH,
-            KMSGeneration::PrepKeygenResponse::SIGNATURE_HASH,
-            KMSGeneration::KeygenResponse::SIGNATURE_HASH,
-            KMSGeneration::ActivateKey::SIGNATURE_HASH,
-            KMSGeneration::CrsgenResponse::SIGNATURE_HASH,
-            KMSGeneration::ActivateCrs::SIGNATURE_HASH,
-        ]
+    pub fn response_topics(&self) -> Vec<B256> {
+        self.responses().flat_map(|(_, events)| events).map(|event| event.topic).collect()
+    }
+
+    /// The contract that asks for work of this kind; none if no contract of this chain does.
+    #[must_use]
+    pub fn contract_of(&self, kind: Kind) -> Option<Address> {
+        let asks = |events: &[RequestEvent]| events.iter().any(|event| event.kind == kind);
+        self.requests().find(|(_, events)| asks(events)).map(|(contract, _)| contract)
+    }
+
+    /// Whether this contract is the one of this chain that asks for work of this kind.
+    #[must_use]
+    pub fn serves(&self, kind: Kind, contract: Address) -> bool {
+        self.contract_of(kind) == Some(contract)
     }
 }
 
@@ -79,33 +226,84 @@ pub struct Decoded {
     pub body: RequestBody,
 }
 
-/// Decodes a request event of generation (a).
+/// Decodes a request event of the set's release.
 ///
-/// `Ok(None)` means that the log is no request: another contract's, or another event of a followed contract.
+/// `Ok(None)` means that the log is no request: another contract's, or another event of a followed contract, such as the
+/// twin of a request in the other family of events.
 ///
 /// # Errors
 /// The log has the address and first topic of a request event, but is not what the contract writes.
 pub fn decode_request(contracts: &ContractSet, log: &RawLog) -> Result<Option<Decoded>, DecodeError> {
     let Some(topic) = log.topics.first() else { return Ok(None) };
-    let decoded = if log.address == contracts.decryption {
-        match *topic {
-            Decryption::PublicDecryptionRequest::SIGNATURE_HASH => public_decryption_request(log)?,
-            Decryption::UserDecryptionRequest::SIGNATURE_HASH => user_decryption_request(log)?,
-            _ => return Ok(None),
-        }
-    } else if log.address == contracts.kms_generation {
-        match *topic {
-            KMSGeneration::PrepKeygenRequest::SIGNATURE_HASH => prep_keygen_request(log)?,
-            KMSGeneration::KeygenRequest::SIGNATURE_HASH => keygen_request(log)?,
-            KMSGeneration::CrsgenRequest::SIGNATURE_HASH => crsgen_request(log)?,
-            KMSGeneration::PRSSInit::SIGNATURE_HASH => prss_init(log)?,
-            KMSGeneration::KeyReshareSameSet::SIGNATURE_HASH => key_reshare_same_set(log)?,
-            _ => return Ok(None),
-        }
-    } else {
-        return Ok(None);
-    };
-    Ok(Some(decoded))
+    let mut events = contracts.requests().filter(|(contract, _)| *contract == log.address).flat_map(|(_, e)| e);
+    match events.find(|event| event.topic == *topic) {
+        Some(event) => (event.decode)(log).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// What `ProtocolConfig.getKmsContextAnchor` states for the context that this `NewKmsContext` log defines: the log of a
+/// predecessor is proved by it.
+#[must_use]
+pub fn context_info_hash(log: &RawLog) -> B256 {
+    keccak256(&log.data)
+}
+
+/// One event that reports an answer.
+struct ReportEvent {
+    topic: B256,
+    decode: fn(&RawLog) -> Result<ResponseEvent, DecodeError>,
+}
+
+const fn report<E: SolEvent>(decode: fn(&RawLog) -> Result<ResponseEvent, DecodeError>) -> ReportEvent {
+    ReportEvent { topic: E::SIGNATURE_HASH, decode }
+}
+
+const DECRYPTION_REPORTS: &[ReportEvent] = &[
+    report::<Decryption::PublicDecryptionResponseCall>(public_decryption_response_call),
+    report::<Decryption::PublicDecryptionResponse>(public_decryption_response),
+    report::<Decryption::UserDecryptionResponse>(user_decryption_response),
+    report::<Decryption::UserDecryptionResponseThresholdReached>(threshold_reached),
+];
+
+const KEY_MANAGEMENT_REPORTS: &[ReportEvent] = &[
+    report::<KMSGeneration::PrepKeygenResponse>(prep_keygen_response),
+    report::<KMSGeneration::KeygenResponse>(keygen_response),
+    report::<KMSGeneration::ActivateKey>(activate_key),
+    report::<KMSGeneration::CrsgenResponse>(crsgen_response),
+    report::<KMSGeneration::ActivateCrs>(activate_crs),
+];
+
+const CONFIRMATION_REPORTS: &[ReportEvent] = &[
+    report::<b::ProtocolConfig::KmsContextCreationConfirmation>(context_creation_confirmation),
+    report::<b::ProtocolConfig::EpochActivationConfirmation>(epoch_activation_confirmation),
+    report::<b::ProtocolConfig::ActivateEpoch>(activate_epoch),
+];
+
+/// A key in an [`ResponseEvent::ActivateEpoch`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActivatedKey {
+    /// Preprocessing id.
+    pub prep_keygen_id: RequestId,
+    /// Key id.
+    pub key_id: RequestId,
+    /// Digests in signed order.
+    pub key_digests: Vec<KeyDigest>,
+    /// Signature of the node whose confirmation was the last one.
+    pub signature: Bytes,
+}
+
+/// A CRS in an [`ResponseEvent::ActivateEpoch`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActivatedCrs {
+    /// CRS id.
+    pub crs_id: RequestId,
+    /// Bit length.
+    pub max_bit_length: U256,
+    /// Digest of the CRS.
+    pub crs_digest: Bytes,
+    /// Signature of the node whose confirmation was the last one.
+    pub signature: Bytes,
 }
 
 /// An event that reports an answer, or that enough of them have come (`docs/protocol.md`, "Response events").
@@ -205,6 +403,39 @@ pub enum ResponseEvent {
         /// Digest of the CRS.
         crs_digest: Bytes,
     },
+    /// One node's confirmation of a new context was recorded. The quorum shows as a `NewKmsEpoch`.
+    KmsContextCreationConfirmation {
+        /// The context.
+        id: RequestId,
+        /// Transaction sender of the node.
+        tx_sender: Address,
+        /// Whether it counts for the previous set of nodes.
+        is_previous: bool,
+        /// Whether it counts for the new set.
+        is_new: bool,
+    },
+    /// One node's confirmation of an epoch was recorded.
+    EpochActivationConfirmation {
+        /// The epoch.
+        id: RequestId,
+        /// The node's signer.
+        signer: Address,
+        /// Hash over all keys and CRSs; every node must have the same one.
+        data_hash: B256,
+    },
+    /// Every node confirmed the epoch; it and its context are current now.
+    ActivateEpoch {
+        /// The epoch.
+        id: RequestId,
+        /// Its context.
+        context_id: RequestId,
+        /// Its keys.
+        keys: Vec<ActivatedKey>,
+        /// Its CRSs.
+        crs_list: Vec<ActivatedCrs>,
+        /// Storage of the context's nodes.
+        storage_urls: Vec<String>,
+    },
 }
 
 impl ResponseEvent {
@@ -220,7 +451,10 @@ impl ResponseEvent {
             | Self::KeygenResponse { id, .. }
             | Self::ActivateKey { id, .. }
             | Self::CrsgenResponse { id, .. }
-            | Self::ActivateCrs { id, .. } => *id,
+            | Self::ActivateCrs { id, .. }
+            | Self::KmsContextCreationConfirmation { id, .. }
+            | Self::EpochActivationConfirmation { id, .. }
+            | Self::ActivateEpoch { id, .. } => *id,
         }
     }
 
@@ -235,10 +469,13 @@ impl ResponseEvent {
             Self::PrepKeygenResponse { .. } => Kind::PrepKeygen,
             Self::KeygenResponse { .. } | Self::ActivateKey { .. } => Kind::Keygen,
             Self::CrsgenResponse { .. } | Self::ActivateCrs { .. } => Kind::Crsgen,
+            Self::KmsContextCreationConfirmation { .. } => Kind::NewKmsContext,
+            Self::EpochActivationConfirmation { .. } | Self::ActivateEpoch { .. } => Kind::NewKmsEpoch,
         }
     }
 
-    /// The signature of the one node whose answer the event reports; none for events that report consensus.
+    /// The signature of the one node whose answer the event reports; none for events that report consensus, and for
+    /// confirmations, which have none or many.
     #[must_use]
     pub fn signature(&self) -> Option<&Bytes> {
         match self {
@@ -250,7 +487,10 @@ impl ResponseEvent {
             Self::PublicDecryptionResponse { .. }
             | Self::UserDecryptionResponseThresholdReached { .. }
             | Self::ActivateKey { .. }
-            | Self::ActivateCrs { .. } => None,
+            | Self::ActivateCrs { .. }
+            | Self::KmsContextCreationConfirmation { .. }
+            | Self::EpochActivationConfirmation { .. }
+            | Self::ActivateEpoch { .. } => None,
         }
     }
 
@@ -261,7 +501,8 @@ impl ResponseEvent {
             Self::PublicDecryptionResponseCall { tx_sender, .. }
             | Self::PrepKeygenResponse { tx_sender, .. }
             | Self::KeygenResponse { tx_sender, .. }
-            | Self::CrsgenResponse { tx_sender, .. } => Some(*tx_sender),
+            | Self::CrsgenResponse { tx_sender, .. }
+            | Self::KmsContextCreationConfirmation { tx_sender, .. } => Some(*tx_sender),
             _ => None,
         }
     }
@@ -273,27 +514,11 @@ impl ResponseEvent {
 /// The log has the address and first topic of such an event, but is not what the contract writes.
 pub fn decode_response(contracts: &ContractSet, log: &RawLog) -> Result<Option<ResponseEvent>, DecodeError> {
     let Some(topic) = log.topics.first() else { return Ok(None) };
-    let decoded = if log.address == contracts.decryption {
-        match *topic {
-            Decryption::PublicDecryptionResponseCall::SIGNATURE_HASH => public_decryption_response_call(log)?,
-            Decryption::PublicDecryptionResponse::SIGNATURE_HASH => public_decryption_response(log)?,
-            Decryption::UserDecryptionResponse::SIGNATURE_HASH => user_decryption_response(log)?,
-            Decryption::UserDecryptionResponseThresholdReached::SIGNATURE_HASH => threshold_reached(log)?,
-            _ => return Ok(None),
-        }
-    } else if log.address == contracts.kms_generation {
-        match *topic {
-            KMSGeneration::PrepKeygenResponse::SIGNATURE_HASH => prep_keygen_response(log)?,
-            KMSGeneration::KeygenResponse::SIGNATURE_HASH => keygen_response(log)?,
-            KMSGeneration::ActivateKey::SIGNATURE_HASH => activate_key(log)?,
-            KMSGeneration::CrsgenResponse::SIGNATURE_HASH => crsgen_response(log)?,
-            KMSGeneration::ActivateCrs::SIGNATURE_HASH => activate_crs(log)?,
-            _ => return Ok(None),
-        }
-    } else {
-        return Ok(None);
-    };
-    Ok(Some(decoded))
+    let mut events = contracts.responses().filter(|(contract, _)| *contract == log.address).flat_map(|(_, e)| e);
+    match events.find(|event| event.topic == *topic) {
+        Some(event) => (event.decode)(log).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// The shape of one event: what its log must look like before the arguments are read.
@@ -380,7 +605,8 @@ fn prep_keygen_request(log: &RawLog) -> Result<Decoded, DecodeError> {
     let shape = Shape { name: "PrepKeygenRequest", indexed: 0, head_words: 3 };
     shape.read(log, |tuple| {
         let id = request_id(tuple, "prepKeygenId")?;
-        let body = RequestBody::PrepKeygen { epoch_id: tuple.uint256("epochId")?, params_type: params_type(tuple)? };
+        let epoch_id = tuple.uint256("epochId")?;
+        let body = RequestBody::PrepKeygen { epoch_id, params_type: params_type(tuple)?, extra_data: Bytes::new() };
         Ok(Decoded { kind: Kind::PrepKeygen, id, body })
     })
 }
@@ -388,7 +614,8 @@ fn prep_keygen_request(log: &RawLog) -> Result<Decoded, DecodeError> {
 fn keygen_request(log: &RawLog) -> Result<Decoded, DecodeError> {
     let shape = Shape { name: "KeygenRequest", indexed: 0, head_words: 2 };
     shape.read(log, |tuple| {
-        let body = RequestBody::Keygen { prep_keygen_id: request_id(tuple, "prepKeygenId")? };
+        let prep_keygen_id = request_id(tuple, "prepKeygenId")?;
+        let body = RequestBody::Keygen { prep_keygen_id, extra_data: Bytes::new() };
         Ok(Decoded { kind: Kind::Keygen, id: request_id(tuple, "keyId")?, body })
     })
 }
@@ -397,8 +624,8 @@ fn crsgen_request(log: &RawLog) -> Result<Decoded, DecodeError> {
     let shape = Shape { name: "CrsgenRequest", indexed: 0, head_words: 3 };
     shape.read(log, |tuple| {
         let id = request_id(tuple, "crsId")?;
-        let body =
-            RequestBody::Crsgen { max_bit_length: tuple.uint256("maxBitLength")?, params_type: params_type(tuple)? };
+        let max_bit_length = tuple.uint256("maxBitLength")?;
+        let body = RequestBody::Crsgen { max_bit_length, params_type: params_type(tuple)?, extra_data: Bytes::new() };
         Ok(Decoded { kind: Kind::Crsgen, id, body })
     })
 }
@@ -417,6 +644,216 @@ fn key_reshare_same_set(log: &RawLog) -> Result<Decoded, DecodeError> {
         let body = RequestBody::KeyReshareSameSet { prep_keygen_id, key_id, params_type: params_type(tuple)? };
         Ok(Decoded { kind: Kind::KeyReshareSameSet, id, body })
     })
+}
+
+fn public_handles_request(log: &RawLog) -> Result<Decoded, DecodeError> {
+    let shape = Shape { name: "PublicDecryptionRequest", indexed: 1, head_words: 2 };
+    let (id, body) = shape.read_with_id(log, |tuple| {
+        Ok(RequestBody::PublicDecryptionHandles {
+            handles: tuple.words("ctHandles")?,
+            extra_data: tuple.bytes("extraData")?,
+        })
+    })?;
+    Ok(Decoded { kind: Kind::PublicDecryption, id, body })
+}
+
+fn user_handles_request(log: &RawLog) -> Result<Decoded, DecodeError> {
+    let shape = Shape { name: "UserDecryptionRequest", indexed: 1, head_words: 4 };
+    let (id, body) = shape.read_with_id(log, |tuple| {
+        Ok(RequestBody::UserDecryptionHandles {
+            handles: tuple.words("ctHandles")?,
+            user_address: tuple.address("userAddress")?,
+            public_key: tuple.bytes("publicKey")?,
+            extra_data: tuple.bytes("extraData")?,
+        })
+    })?;
+    Ok(Decoded { kind: Kind::UserDecryption, id, body })
+}
+
+/// `HandleEntry[] handles, UserDecryptionRequestPayload payload`, which end the event in both releases that have it.
+fn unified(tuple: &mut Tuple<'_>, materials: Vec<CiphertextMaterial>) -> Result<RequestBody, FieldError> {
+    let entries = tuple.static_array("handles", 3, |entry| {
+        Ok(HandleEntry {
+            handle: entry.word("handle")?,
+            contract: entry.address("contractAddress")?,
+            owner: entry.address("ownerAddress")?,
+        })
+    })?;
+    tuple.structure("payload", 7, |payload| {
+        let user_address = payload.address("userAddress")?;
+        let public_key = payload.bytes("publicKey")?;
+        let allowed_contracts = payload.addresses("allowedContracts")?;
+        let (start_timestamp, duration_seconds) = payload.inline("requestValidity", |validity| {
+            Ok((validity.uint256("startTimestamp")?, validity.uint256("durationSeconds")?))
+        })?;
+        let extra_data = payload.bytes("extraData")?;
+        let signature = payload.bytes("signature")?;
+        Ok(RequestBody::UnifiedUserDecryption(Box::new(UnifiedUserDecryption {
+            materials,
+            entries,
+            user_address,
+            public_key,
+            allowed_contracts,
+            start_timestamp,
+            duration_seconds,
+            extra_data,
+            signature,
+        })))
+    })
+}
+
+fn unified_request(log: &RawLog) -> Result<Decoded, DecodeError> {
+    let shape = Shape { name: "UserDecryptionRequest", indexed: 1, head_words: 2 };
+    let (id, body) = shape.read_with_id(log, |tuple| unified(tuple, Vec::new()))?;
+    Ok(Decoded { kind: Kind::UserDecryption, id, body })
+}
+
+fn unified_materials_request(log: &RawLog) -> Result<Decoded, DecodeError> {
+    let shape = Shape { name: "UserDecryptionRequest", indexed: 1, head_words: 3 };
+    let (id, body) = shape.read_with_id(log, |tuple| {
+        let materials = materials(tuple)?;
+        unified(tuple, materials)
+    })?;
+    Ok(Decoded { kind: Kind::UserDecryption, id, body })
+}
+
+fn host_prep_keygen_request(log: &RawLog) -> Result<Decoded, DecodeError> {
+    let shape = Shape { name: "PrepKeygenRequest", indexed: 0, head_words: 3 };
+    shape.read(log, |tuple| {
+        let id = request_id(tuple, "prepKeygenId")?;
+        let (params_type, extra_data) = (params_type(tuple)?, tuple.bytes("extraData")?);
+        let body = RequestBody::PrepKeygen { epoch_id: U256::ZERO, params_type, extra_data };
+        Ok(Decoded { kind: Kind::PrepKeygen, id, body })
+    })
+}
+
+fn host_keygen_request(log: &RawLog) -> Result<Decoded, DecodeError> {
+    let shape = Shape { name: "KeygenRequest", indexed: 0, head_words: 3 };
+    shape.read(log, |tuple| {
+        let prep_keygen_id = request_id(tuple, "prepKeygenId")?;
+        let id = request_id(tuple, "keyId")?;
+        let body = RequestBody::Keygen { prep_keygen_id, extra_data: tuple.bytes("extraData")? };
+        Ok(Decoded { kind: Kind::Keygen, id, body })
+    })
+}
+
+fn host_crsgen_request(log: &RawLog) -> Result<Decoded, DecodeError> {
+    let shape = Shape { name: "CrsgenRequest", indexed: 0, head_words: 4 };
+    shape.read(log, |tuple| {
+        let id = request_id(tuple, "crsId")?;
+        let max_bit_length = tuple.uint256("maxBitLength")?;
+        let (params_type, extra_data) = (params_type(tuple)?, tuple.bytes("extraData")?);
+        Ok(Decoded { kind: Kind::Crsgen, id, body: RequestBody::Crsgen { max_bit_length, params_type, extra_data } })
+    })
+}
+
+fn abort_keygen(log: &RawLog) -> Result<Decoded, DecodeError> {
+    let shape = Shape { name: "AbortKeygen", indexed: 0, head_words: 1 };
+    shape.read(log, |tuple| {
+        let id = request_id(tuple, "prepKeygenId")?;
+        Ok(Decoded { kind: Kind::AbortKeygen, id, body: RequestBody::AbortKeygen })
+    })
+}
+
+fn abort_crsgen(log: &RawLog) -> Result<Decoded, DecodeError> {
+    let shape = Shape { name: "AbortCrsgen", indexed: 0, head_words: 1 };
+    shape.read(log, |tuple| {
+        let id = request_id(tuple, "crsId")?;
+        Ok(Decoded { kind: Kind::AbortCrsgen, id, body: RequestBody::AbortCrsgen })
+    })
+}
+
+fn thresholds(tuple: &mut Tuple<'_>) -> Result<KmsThresholds, FieldError> {
+    tuple.inline("thresholds", |thresholds| {
+        Ok(KmsThresholds {
+            public_decryption: thresholds.uint256("publicDecryption")?,
+            user_decryption: thresholds.uint256("userDecryption")?,
+            kms_gen: thresholds.uint256("kmsGen")?,
+            mpc: thresholds.uint256("mpc")?,
+        })
+    })
+}
+
+fn new_kms_context(log: &RawLog) -> Result<Decoded, DecodeError> {
+    let shape = Shape { name: "NewKmsContext", indexed: 2, head_words: 7 };
+    let body = shape.read(log, |tuple| {
+        let nodes = tuple.structs("kmsNodeParams", 8, |node| {
+            Ok(KmsNodeParams {
+                tx_sender: node.address("txSenderAddress")?,
+                signer: node.address("signerAddress")?,
+                ip_address: node.string("ipAddress")?,
+                storage_url: node.string("storageUrl")?,
+                party_id: node.int32("partyId")?,
+                mpc_identity: node.string("mpcIdentity")?,
+                ca_cert: node.bytes("caCert")?,
+                storage_prefix: node.string("storagePrefix")?,
+            })
+        })?;
+        Ok(NewKmsContext {
+            previous_context_id: RequestId(log.topics[2]),
+            nodes,
+            thresholds: thresholds(tuple)?,
+            software_version: tuple.string("softwareVersion")?,
+            pcr_values: tuple.structs("pcrValues", 3, |values| {
+                Ok(PcrValues { pcr0: values.bytes("pcr0")?, pcr1: values.bytes("pcr1")?, pcr2: values.bytes("pcr2")? })
+            })?,
+        })
+    })?;
+    let (id, body) = (RequestId(log.topics[1]), RequestBody::NewKmsContext(Box::new(body)));
+    Ok(Decoded { kind: Kind::NewKmsContext, id, body })
+}
+
+/// `NewKmsContext` of v0.13. It names no previous context and asks for no answer, which is what a context without a
+/// predecessor means in later releases: it is read as one.
+fn plain_kms_context(log: &RawLog) -> Result<Decoded, DecodeError> {
+    let shape = Shape { name: "NewKmsContext", indexed: 1, head_words: 5 };
+    let (id, body) = shape.read_with_id(log, |tuple| {
+        let nodes = tuple.structs("kmsNodes", 4, |node| {
+            Ok(KmsNodeParams {
+                tx_sender: node.address("txSenderAddress")?,
+                signer: node.address("signerAddress")?,
+                ip_address: node.string("ipAddress")?,
+                storage_url: node.string("storageUrl")?,
+                party_id: 0,
+                mpc_identity: String::new(),
+                ca_cert: Bytes::new(),
+                storage_prefix: String::new(),
+            })
+        })?;
+        Ok(NewKmsContext {
+            previous_context_id: NO_CONTEXT,
+            nodes,
+            thresholds: thresholds(tuple)?,
+            software_version: String::new(),
+            pcr_values: Vec::new(),
+        })
+    })?;
+    Ok(Decoded { kind: Kind::NewKmsContext, id, body: RequestBody::NewKmsContext(Box::new(body)) })
+}
+
+fn new_kms_epoch(log: &RawLog) -> Result<Decoded, DecodeError> {
+    let shape = Shape { name: "NewKmsEpoch", indexed: 2, head_words: 3 };
+    let body = shape.read(log, |tuple| {
+        Ok(RequestBody::NewKmsEpoch {
+            context_id: RequestId(log.topics[1]),
+            previous_context_id: request_id(tuple, "previousContextId")?,
+            previous_epoch_id: request_id(tuple, "previousEpochId")?,
+            material_block_number: tuple.uint256("materialBlockNumber")?,
+        })
+    })?;
+    Ok(Decoded { kind: Kind::NewKmsEpoch, id: RequestId(log.topics[2]), body })
+}
+
+fn kms_context_destroyed(log: &RawLog) -> Result<Decoded, DecodeError> {
+    let shape = Shape { name: "KmsContextDestroyed", indexed: 1, head_words: 0 };
+    let (id, body) = shape.read_with_id(log, |_| Ok(RequestBody::KmsContextDestroyed))?;
+    Ok(Decoded { kind: Kind::KmsContextDestroyed, id, body })
+}
+
+fn kms_epoch_destroyed(log: &RawLog) -> Result<Decoded, DecodeError> {
+    let shape = Shape { name: "KmsEpochDestroyed", indexed: 1, head_words: 0 };
+    let (id, body) = shape.read_with_id(log, |_| Ok(RequestBody::KmsEpochDestroyed))?;
+    Ok(Decoded { kind: Kind::KmsEpochDestroyed, id, body })
 }
 
 fn public_decryption_response_call(log: &RawLog) -> Result<ResponseEvent, DecodeError> {
@@ -512,6 +949,58 @@ fn activate_crs(log: &RawLog) -> Result<ResponseEvent, DecodeError> {
             id: request_id(tuple, "crsId")?,
             storage_urls: tuple.strings("kmsNodeStorageUrls")?,
             crs_digest: tuple.bytes("crsDigest")?,
+        })
+    })
+}
+
+fn context_creation_confirmation(log: &RawLog) -> Result<ResponseEvent, DecodeError> {
+    let shape = Shape { name: "KmsContextCreationConfirmation", indexed: 2, head_words: 2 };
+    shape.read(log, |tuple| {
+        Ok(ResponseEvent::KmsContextCreationConfirmation {
+            id: RequestId(log.topics[1]),
+            tx_sender: abi::address_topic(log.topics[2], "txSender")?,
+            is_previous: tuple.boolean("isPreviousTxSender")?,
+            is_new: tuple.boolean("isNewTxSender")?,
+        })
+    })
+}
+
+fn epoch_activation_confirmation(log: &RawLog) -> Result<ResponseEvent, DecodeError> {
+    let shape = Shape { name: "EpochActivationConfirmation", indexed: 2, head_words: 1 };
+    shape.read(log, |tuple| {
+        Ok(ResponseEvent::EpochActivationConfirmation {
+            id: RequestId(log.topics[1]),
+            signer: abi::address_topic(log.topics[2], "signer")?,
+            data_hash: tuple.word("dataHash")?,
+        })
+    })
+}
+
+fn activate_epoch(log: &RawLog) -> Result<ResponseEvent, DecodeError> {
+    let shape = Shape { name: "ActivateEpoch", indexed: 2, head_words: 3 };
+    shape.read(log, |tuple| {
+        let keys = tuple.structs("keys", 4, |key| {
+            Ok(ActivatedKey {
+                prep_keygen_id: request_id(key, "prepKeygenId")?,
+                key_id: request_id(key, "keyId")?,
+                key_digests: key_digests(key)?,
+                signature: key.bytes("signature")?,
+            })
+        })?;
+        let crs_list = tuple.structs("crsList", 4, |crs| {
+            Ok(ActivatedCrs {
+                crs_id: request_id(crs, "crsId")?,
+                max_bit_length: crs.uint256("maxBitLength")?,
+                crs_digest: crs.bytes("crsDigest")?,
+                signature: crs.bytes("signature")?,
+            })
+        })?;
+        Ok(ResponseEvent::ActivateEpoch {
+            id: RequestId(log.topics[2]),
+            context_id: RequestId(log.topics[1]),
+            keys,
+            crs_list,
+            storage_urls: tuple.strings("kmsNodeStorageUrls")?,
         })
     })
 }

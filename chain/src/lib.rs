@@ -7,7 +7,9 @@
 //!                                                 eip712 (who signed it)  revert (what a refusal means)
 //! ```
 //!
+//! * [`release`] says which release of the contracts a chain runs, and what follows from it;
 //! * [`event`] decodes logs strictly, by contract address and first topic;
+//! * [`request`] decodes what a user's transaction says beyond the event, [`extra_data`] and [`handles`] what a request names;
 //! * [`eip712`] recomputes the digests that KMS Core and users sign, and recovers signers as strictly as the contracts;
 //! * [`response`] turns an answer into calldata, [`revert`] turns a refusal into something to do;
 //! * [`rpc`] talks to the nodes: an explicit primary with failover, deadlines, batches; it tells an outage from an answer
@@ -21,8 +23,11 @@ pub mod codes;
 pub mod contracts;
 pub mod eip712;
 pub mod event;
+pub mod extra_data;
 pub mod finality;
+pub mod handles;
 pub mod metrics;
+pub mod release;
 pub mod request;
 pub mod response;
 pub mod revert;

@@ -1,12 +1,14 @@
 //! The calldata of user decryption requests.
 //!
 //! The event of a user decryption says neither which contract each handle belongs to, nor whether the request was
-//! delegated: both are only in the input of the transaction (`docs/protocol.md`, "Request functions").
+//! delegated: both are only in the input of the transaction (`docs/protocol.md`, "Request functions"). The event of a
+//! unified one carries all of its arguments, so its calldata is decoded for completeness.
 
 use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::sol_types::SolCall;
+use kms_schemas::record::{HandleEntry, UnifiedUserDecryption};
 
-use crate::contracts::{ContractsInfo, CtHandleContractPair, Decryption, RequestValidity};
+use crate::contracts::{ContractsInfo, CtHandleContractPair, Decryption, RequestValidity, b};
 
 /// A request for a user decryption, as its sender made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +81,35 @@ pub fn decode_user_request(input: &[u8]) -> Result<UserDecryptionCall, RequestCa
     } else {
         Err(RequestCallError::OtherFunction(Bytes::copy_from_slice(selector)))
     }
+}
+
+/// Decodes a unified request, as leniently as [`decode_user_request`]. The result has no materials: the chain adds them
+/// to the event.
+///
+/// # Errors
+/// See [`RequestCallError`].
+pub fn decode_unified_request(input: &[u8]) -> Result<UnifiedUserDecryption, RequestCallError> {
+    let selector = input.get(..4).unwrap_or(input);
+    if selector != b::DecryptionUnified::userDecryptionRequestCall::SELECTOR {
+        return Err(RequestCallError::OtherFunction(Bytes::copy_from_slice(selector)));
+    }
+    let call: b::DecryptionUnified::userDecryptionRequestCall = arguments(input)?;
+    let entry = |entry: b::HandleEntry| HandleEntry {
+        handle: entry.handle,
+        contract: entry.contractAddress,
+        owner: entry.ownerAddress,
+    };
+    Ok(UnifiedUserDecryption {
+        materials: Vec::new(),
+        entries: call.handles.into_iter().map(entry).collect(),
+        user_address: call.userAddress,
+        public_key: call.publicKey,
+        allowed_contracts: call.allowedContracts,
+        start_timestamp: call.requestValidity.startTimestamp,
+        duration_seconds: call.requestValidity.durationSeconds,
+        extra_data: call.extraData,
+        signature: call.signature,
+    })
 }
 
 fn arguments<C: SolCall>(input: &[u8]) -> Result<C, RequestCallError> {

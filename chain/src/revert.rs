@@ -10,13 +10,16 @@ use std::sync::LazyLock;
 
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::sol_types::{Revert as ErrorString, SolError};
+use kms_schemas::identity::{Kind, Lane, RequestId};
+
+use crate::release::Release;
 
 /// What to do about a failed answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RevertClass {
     /// The chain already holds this node's answer.
     SuccessEquivalent,
-    /// The phase is over or not there yet: read a view and decide.
+    /// The phase is over or not there yet: read the view that [`Revert::state_check`] names, and decide.
     CheckState,
     /// Wait, and send the same bytes again.
     Retryable,
@@ -46,6 +49,27 @@ impl RevertClass {
 impl fmt::Display for RevertClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// What to read on `ProtocolConfig` when a confirmation comes in the wrong phase. In both cases "no" is either a
+/// destruction, which is final, or a node that has not seen the phase yet: retry briefly against a fresh block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StateCheck {
+    /// `isLiveKmsContext` of this context: yes means that the quorum was reached without us.
+    LiveContext(RequestId),
+    /// `isValidEpochForContext` of this epoch and its context: yes means that every node confirmed it, ours included.
+    ValidEpoch(RequestId),
+}
+
+impl StateCheck {
+    /// Signature of the view to read.
+    #[must_use]
+    pub const fn view(self) -> &'static str {
+        match self {
+            Self::LiveContext(_) => "isLiveKmsContext(uint256)",
+            Self::ValidEpoch(_) => "isValidEpochForContext(uint256,uint256)",
+        }
     }
 }
 
@@ -113,6 +137,34 @@ impl Revert {
             Self::Empty | Self::Panic(_) | Self::Message(_) | Self::Unknown(_) => {
                 RevertClass::RetryBrieflyThenPermanent
             }
+        }
+    }
+
+    /// What to do about it when it answers a response to a request of this kind on contracts of this release.
+    ///
+    /// Key management of v0.13 says `KmsSignerDoesNotMatchTxSender` for *any* wrong signer, also when the signature covers
+    /// other data, which later releases call `NotKmsSigner`: there these bytes can never be accepted, and waiting for a
+    /// change of the registry would wait for ever.
+    #[must_use]
+    pub fn class_in(&self, release: Release, kind: Kind) -> RevertClass {
+        let any_wrong_signer = release == Release::V0_13 && kind.lane() == Lane::KeyManagement;
+        if any_wrong_signer && self.name() == "KmsSignerDoesNotMatchTxSender" {
+            RevertClass::Permanent
+        } else {
+            self.class()
+        }
+    }
+
+    /// What to read for an error of the class [`RevertClass::CheckState`]; none for every other one, and for data that does
+    /// not say whose state it is.
+    #[must_use]
+    pub fn state_check(&self) -> Option<StateCheck> {
+        let Self::Custom(error) = self else { return None };
+        let [word] = error.words[..] else { return None };
+        match error.name() {
+            "KmsContextNotPending" => Some(StateCheck::LiveContext(RequestId(word))),
+            "InvalidKmsEpoch" => Some(StateCheck::ValidEpoch(RequestId(word))),
+            _ => None,
         }
     }
 

@@ -1,11 +1,13 @@
 //! What is read from the contracts' state.
 
-use alloy::primitives::{Address, B256, U256};
+use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::sol_types::SolCall;
 use kms_schemas::identity::RequestId;
+use kms_schemas::record::KeyDigest;
 
 use crate::contracts::{
-    CiphertextCommits, Coprocessor, Decryption, GatewayConfig, HostChain, KmsNode, Proxy, SnsCiphertextMaterial,
+    CiphertextCommits, Coprocessor, Decryption, GatewayConfig, HostAcl, HostChain, KmsNode, Proxy,
+    SnsCiphertextMaterial, b,
 };
 use crate::eip712::Domain;
 use crate::rpc::{BlockId, CallError, CallRequest, Rpc, RpcError};
@@ -84,52 +86,6 @@ pub fn read_view<C: SolCall>(contract: Address, answer: &[u8]) -> Result<C::Retu
     })
 }
 
-/// A generation of the protocol that is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Generation {
-    /// Releases v0.10 and v0.11: everything on the Gateway, `Decryption v0.3.0`.
-    A,
-}
-
-/// Why the generation is not known.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum GenerationError {
-    /// The version could not be read.
-    #[error(transparent)]
-    View(#[from] ViewError),
-    /// It is none that is served.
-    #[error("{contract} reports version {version:?}, which is not served (served: {SERVED:?})")]
-    Unsupported {
-        /// The contract that was asked.
-        contract: Address,
-        /// What it answered.
-        version: String,
-    },
-}
-
-const SERVED: &str = "Decryption v0.3.0";
-
-/// The version that a contract of the protocol reports, e.g. `Decryption v0.3.0`.
-///
-/// # Errors
-/// See [`ViewError`].
-pub async fn version(rpc: &Rpc, contract: Address) -> Result<String, ViewError> {
-    view(rpc, contract, &Proxy::getVersionCall {}, BlockId::latest()).await
-}
-
-/// Detects the generation from the version of the `Decryption` contract (`docs/protocol.md`, "Generations").
-///
-/// # Errors
-/// The version cannot be read, or is not served.
-pub async fn detect_generation(rpc: &Rpc, decryption: Address) -> Result<Generation, GenerationError> {
-    let version = version(rpc, decryption).await?;
-    if version == SERVED {
-        Ok(Generation::A)
-    } else {
-        Err(GenerationError::Unsupported { contract: decryption, version })
-    }
-}
-
 /// Why a configured domain is not the contract's.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DomainError {
@@ -191,8 +147,7 @@ pub async fn sns_ciphertext_materials(
     view(rpc, ciphertext_commits, &call, BlockId::latest()).await
 }
 
-/// How many nodes must agree, or answer, in generation (a). They are read at the time of the answer: a change applies to
-/// open requests.
+/// How many nodes must agree, or answer. They are read at the time of the answer: a change applies to open requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
     /// Equal answers to a public decryption.
@@ -280,7 +235,88 @@ impl GatewayConfigViews {
         self.read(GatewayConfig::getHostChainsCall {}).await
     }
 
-    /// All thresholds, from one state of the chain, in one request.
+    /// Signers of all coprocessors.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn coprocessor_signers(&self) -> Result<Vec<Address>, ViewError> {
+        self.read(GatewayConfig::getCoprocessorSignersCall {}).await
+    }
+
+    /// Equal attestations of coprocessors that locate a ciphertext. The contract only holds it between 1 and their number.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn coprocessor_threshold(&self) -> Result<usize, ViewError> {
+        let call = GatewayConfig::getCoprocessorMajorityThresholdCall {};
+        let found = self.read(call).await?;
+        small_number(self.contract, "getCoprocessorMajorityThreshold()", found)
+    }
+
+    /// The context that requests without one belong to; from v0.12 on.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn current_context(&self) -> Result<RequestId, ViewError> {
+        self.read(b::GatewayConfig::getCurrentKmsContextIdCall {}).await.map(RequestId::from)
+    }
+
+    /// Whether the Gateway has the context, and it is not destroyed there; from v0.12 on.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn is_valid_context(&self, context: RequestId) -> Result<bool, ViewError> {
+        self.read(b::GatewayConfig::isValidKmsContextCall { contextId: context.as_u256() }).await
+    }
+
+    /// The KMS node with this transaction sender in a context; none if it is not in it. From v0.12 on.
+    ///
+    /// # Errors
+    /// See [`ViewError`]; an unknown or destroyed context reverts.
+    pub async fn kms_node_in(&self, context: RequestId, tx_sender: Address) -> Result<Option<KmsNode>, ViewError> {
+        let call =
+            b::GatewayConfig::getKmsNodeForContextCall { contextId: context.as_u256(), kmsTxSenderAddress: tx_sender };
+        let found = self.read(call).await?;
+        Ok((found.txSenderAddress == tx_sender && !tx_sender.is_zero()).then_some(found))
+    }
+
+    /// Transaction senders of all KMS nodes of a context; from v0.12 on.
+    ///
+    /// # Errors
+    /// See [`ViewError`]; an unknown or destroyed context reverts.
+    pub async fn kms_tx_senders_in(&self, context: RequestId) -> Result<Vec<Address>, ViewError> {
+        self.read(b::GatewayConfig::getKmsTxSendersForContextCall { contextId: context.as_u256() }).await
+    }
+
+    /// Signers of all KMS nodes of a context; from v0.12 on.
+    ///
+    /// # Errors
+    /// See [`ViewError`]; an unknown or destroyed context reverts.
+    pub async fn kms_signers_in(&self, context: RequestId) -> Result<Vec<Address>, ViewError> {
+        self.read(b::GatewayConfig::getKmsSignersForContextCall { contextId: context.as_u256() }).await
+    }
+
+    /// Equal answers that a public decryption of a context needs; from v0.12 on.
+    ///
+    /// # Errors
+    /// See [`ViewError`]; an unknown or destroyed context reverts.
+    pub async fn public_decryption_threshold_in(&self, context: RequestId) -> Result<usize, ViewError> {
+        let call = b::GatewayConfig::getPublicDecryptionThresholdForContextCall { contextId: context.as_u256() };
+        let found = self.read(call).await?;
+        small_number(self.contract, "getPublicDecryptionThresholdForContext(uint256)", found)
+    }
+
+    /// Shares that a user decryption of a context needs; from v0.12 on.
+    ///
+    /// # Errors
+    /// See [`ViewError`]; an unknown or destroyed context reverts.
+    pub async fn user_decryption_threshold_in(&self, context: RequestId) -> Result<usize, ViewError> {
+        let call = b::GatewayConfig::getUserDecryptionThresholdForContextCall { contextId: context.as_u256() };
+        let found = self.read(call).await?;
+        small_number(self.contract, "getUserDecryptionThresholdForContext(uint256)", found)
+    }
+
+    /// All thresholds of generation (a), from one state of the chain, in one request.
     ///
     /// # Errors
     /// See [`ViewError`].
@@ -312,5 +348,409 @@ impl GatewayConfigViews {
             }
             _ => Err(ViewError::NoContract { function, contract: self.contract }),
         }
+    }
+}
+
+fn small_number(contract: Address, function: &'static str, value: U256) -> Result<usize, ViewError> {
+    usize::try_from(value).map_err(|_| ViewError::Undecodable {
+        function,
+        contract,
+        why: format!("{value} is no number of nodes"),
+    })
+}
+
+fn ids(values: Vec<U256>) -> Vec<RequestId> {
+    values.into_iter().map(RequestId::from).collect()
+}
+
+/// Where a context was defined, and what its `NewKmsContext` log must hash to ([`crate::event::context_info_hash`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContextAnchor {
+    /// Block of the log.
+    pub block_number: u64,
+    /// keccak256 of its data.
+    pub info_hash: B256,
+}
+
+/// Views of `ProtocolConfig` on the Ethereum host chain (`docs/protocol.md`, "Contexts and epochs"). Each is asked at a
+/// block of the caller's choice, by number, tag or hash: decisions about contexts and epochs are made on finalized state.
+#[derive(Clone, Debug)]
+pub struct ProtocolConfigViews {
+    rpc: Rpc,
+    contract: Address,
+}
+
+impl ProtocolConfigViews {
+    /// Views of the contract at this address.
+    #[must_use]
+    pub fn new(rpc: Rpc, contract: Address) -> Self {
+        Self { rpc, contract }
+    }
+
+    /// Address of the contract.
+    #[must_use]
+    pub fn contract(&self) -> Address {
+        self.contract
+    }
+
+    async fn read<C: SolCall>(&self, call: C, block: BlockId) -> Result<C::Return, ViewError> {
+        view(&self.rpc, self.contract, &call, block).await
+    }
+
+    /// The current context; from v0.13 on. `KMSVerifier` of v0.12 and v0.13 answers the same view.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn current_context(&self, block: BlockId) -> Result<RequestId, ViewError> {
+        self.read(b::ProtocolConfig::getCurrentKmsContextIdCall {}, block).await.map(RequestId::from)
+    }
+
+    /// The context id given last, also to one that is pending or destroyed: a higher id is none yet. From v0.14 on.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn last_context(&self, block: BlockId) -> Result<RequestId, ViewError> {
+        self.read(b::ProtocolConfig::getCurrentKmsContextIdCounterCall {}, block).await.map(RequestId::from)
+    }
+
+    /// The current context and epoch; from v0.14 on.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn current_context_and_epoch(&self, block: BlockId) -> Result<(RequestId, RequestId), ViewError> {
+        let found = self.read(b::ProtocolConfig::getCurrentKmsContextAndEpochCall {}, block).await?;
+        Ok((found.contextId.into(), found.epochId.into()))
+    }
+
+    /// Whether a context is active and not destroyed; from v0.13 on.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn is_valid_context(&self, context: RequestId, block: BlockId) -> Result<bool, ViewError> {
+        self.read(b::ProtocolConfig::isValidKmsContextCall { kmsContextId: context.as_u256() }, block).await
+    }
+
+    /// Whether a context exists (pending, created or active) and is not destroyed; from v0.14 on.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn is_live_context(&self, context: RequestId, block: BlockId) -> Result<bool, ViewError> {
+        self.read(b::ProtocolConfig::isLiveKmsContextCall { kmsContextId: context.as_u256() }, block).await
+    }
+
+    /// Whether an epoch is active, belongs to the context, and the context is valid; from v0.14 on.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn is_valid_epoch(
+        &self,
+        context: RequestId,
+        epoch: RequestId,
+        block: BlockId,
+    ) -> Result<bool, ViewError> {
+        let call =
+            b::ProtocolConfig::isValidEpochForContextCall { kmsContextId: context.as_u256(), epochId: epoch.as_u256() };
+        self.read(call, block).await
+    }
+
+    /// Where a context was defined, also one that is destroyed; none for one that never was, and on replicas. From v0.14
+    /// on.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn context_anchor(&self, context: RequestId, block: BlockId) -> Result<Option<ContextAnchor>, ViewError> {
+        let call = b::ProtocolConfig::getKmsContextAnchorCall { contextId: context.as_u256() };
+        let found = self.read(call, block).await?;
+        if found.contextInfoHash.is_zero() {
+            return Ok(None);
+        }
+        let block_number = u64::try_from(found.emissionBlockNumber).map_err(|_| ViewError::Undecodable {
+            function: "getKmsContextAnchor(uint256)",
+            contract: self.contract,
+            why: format!("{} is no block number", found.emissionBlockNumber),
+        })?;
+        Ok(Some(ContextAnchor { block_number, info_hash: found.contextInfoHash }))
+    }
+
+    /// The nodes of an active context.
+    ///
+    /// # Errors
+    /// See [`ViewError`]; a context that is not active reverts.
+    pub async fn kms_nodes(&self, context: RequestId, block: BlockId) -> Result<Vec<KmsNode>, ViewError> {
+        self.read(b::ProtocolConfig::getKmsNodesForContextCall { kmsContextId: context.as_u256() }, block).await
+    }
+
+    /// The node with this transaction sender in any context that ever existed; none if it is not in it.
+    ///
+    /// # Errors
+    /// See [`ViewError`]; a context that never was reverts.
+    pub async fn kms_node(
+        &self,
+        context: RequestId,
+        tx_sender: Address,
+        block: BlockId,
+    ) -> Result<Option<KmsNode>, ViewError> {
+        let call = b::ProtocolConfig::getKmsNodeForContextCall { kmsContextId: context.as_u256(), txSender: tx_sender };
+        let found = self.read(call, block).await?;
+        Ok((found.txSenderAddress == tx_sender && !tx_sender.is_zero()).then_some(found))
+    }
+
+    /// Whether this account sends the transactions of a node of a live context.
+    ///
+    /// # Errors
+    /// See [`ViewError`]; a context that is not live reverts.
+    pub async fn is_tx_sender(
+        &self,
+        context: RequestId,
+        tx_sender: Address,
+        block: BlockId,
+    ) -> Result<bool, ViewError> {
+        let call =
+            b::ProtocolConfig::isKmsTxSenderForContextCall { kmsContextId: context.as_u256(), txSender: tx_sender };
+        self.read(call, block).await
+    }
+
+    /// Signers of an active context.
+    ///
+    /// # Errors
+    /// See [`ViewError`]; a context that is not active reverts.
+    pub async fn kms_signers(&self, context: RequestId, block: BlockId) -> Result<Vec<Address>, ViewError> {
+        self.read(b::ProtocolConfig::getKmsSignersForContextCall { kmsContextId: context.as_u256() }, block).await
+    }
+
+    /// Equal answers that key management of a context needs.
+    ///
+    /// # Errors
+    /// See [`ViewError`]; a context that is not active reverts.
+    pub async fn kms_gen_threshold(&self, context: RequestId, block: BlockId) -> Result<usize, ViewError> {
+        let call = b::ProtocolConfig::getKmsGenThresholdForContextCall { kmsContextId: context.as_u256() };
+        let found = self.read(call, block).await?;
+        small_number(self.contract, "getKmsGenThresholdForContext(uint256)", found)
+    }
+
+    /// Dishonest nodes that the MPC of a context tolerates.
+    ///
+    /// # Errors
+    /// See [`ViewError`]; a context that is not active reverts.
+    pub async fn mpc_threshold(&self, context: RequestId, block: BlockId) -> Result<usize, ViewError> {
+        let call = b::ProtocolConfig::getMpcThresholdForContextCall { kmsContextId: context.as_u256() };
+        let found = self.read(call, block).await?;
+        small_number(self.contract, "getMpcThresholdForContext(uint256)", found)
+    }
+
+    /// Confirmations of a new context that its predecessor's nodes must give.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn previous_confirmations(&self, context: RequestId, block: BlockId) -> Result<usize, ViewError> {
+        let call =
+            b::ProtocolConfig::getContextCreationPreviousTxSenderThresholdCall { kmsContextId: context.as_u256() };
+        let found = self.read(call, block).await?;
+        small_number(self.contract, "getContextCreationPreviousTxSenderThreshold(uint256)", found)
+    }
+}
+
+/// A completed key, as `KMSGeneration` on the host chain has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompletedKey {
+    /// Its preprocessing.
+    pub prep_keygen_id: RequestId,
+    /// Its id.
+    pub key_id: RequestId,
+    /// `ParamsType`: 0 default, 1 test.
+    pub params_type: u8,
+    /// Digests in signed order.
+    pub key_digests: Vec<KeyDigest>,
+}
+
+/// A completed CRS, as `KMSGeneration` on the host chain has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompletedCrs {
+    /// Its id.
+    pub crs_id: RequestId,
+    /// Digest of the CRS.
+    pub crs_digest: Bytes,
+}
+
+/// Views of `KMSGeneration` on the Ethereum host chain. The material of an epoch is read at the epoch's
+/// `materialBlockNumber`, whose state the node must still have.
+#[derive(Clone, Debug)]
+pub struct KmsGenerationViews {
+    rpc: Rpc,
+    contract: Address,
+}
+
+impl KmsGenerationViews {
+    /// Views of the contract at this address.
+    #[must_use]
+    pub fn new(rpc: Rpc, contract: Address) -> Self {
+        Self { rpc, contract }
+    }
+
+    /// Address of the contract.
+    #[must_use]
+    pub fn contract(&self) -> Address {
+        self.contract
+    }
+
+    async fn read<C: SolCall>(&self, call: C, block: BlockId) -> Result<C::Return, ViewError> {
+        view(&self.rpc, self.contract, &call, block).await
+    }
+
+    /// Whether a preprocessing, key or CRS has consensus, **or was aborted**.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn is_request_done(&self, id: RequestId, block: BlockId) -> Result<bool, ViewError> {
+        self.read(b::KMSGeneration::isRequestDoneCall { requestId: id.as_u256() }, block).await
+    }
+
+    /// The nodes that agreed; none before consensus, and after an abort.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn consensus_tx_senders(&self, id: RequestId, block: BlockId) -> Result<Vec<Address>, ViewError> {
+        self.read(b::KMSGeneration::getConsensusTxSendersCall { requestId: id.as_u256() }, block).await
+    }
+
+    /// Ids of all completed keys, in the order that an epoch's confirmation must have.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn completed_key_ids(&self, block: BlockId) -> Result<Vec<RequestId>, ViewError> {
+        self.read(b::KMSGeneration::getCompletedKeyIdsCall {}, block).await.map(ids)
+    }
+
+    /// Ids of all completed CRSs, in the order that an epoch's confirmation must have.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn completed_crs_ids(&self, block: BlockId) -> Result<Vec<RequestId>, ViewError> {
+        self.read(b::KMSGeneration::getCompletedCrsIdsCall {}, block).await.map(ids)
+    }
+
+    /// A completed key.
+    ///
+    /// # Errors
+    /// See [`ViewError`]; a key that is not generated, or aborted, reverts.
+    pub async fn key(&self, key_id: RequestId, block: BlockId) -> Result<CompletedKey, ViewError> {
+        let found = self.read(b::KMSGeneration::getKeyInfoCall { keyId: key_id.as_u256() }, block).await?;
+        let digests = found.keyDigests.into_iter().map(|d| KeyDigest { key_type: d.keyType, digest: d.digest });
+        Ok(CompletedKey {
+            prep_keygen_id: found.prepKeygenId.into(),
+            key_id: found.keyId.into(),
+            params_type: found.paramsType,
+            key_digests: digests.collect(),
+        })
+    }
+
+    /// A completed CRS.
+    ///
+    /// # Errors
+    /// See [`ViewError`]; a CRS that is not generated, or aborted, reverts.
+    pub async fn crs(&self, crs_id: RequestId, block: BlockId) -> Result<CompletedCrs, ViewError> {
+        let call = b::KMSGeneration::getCrsMaterialsCall { crsId: crs_id.as_u256() };
+        let found = self.read(call, block).await?;
+        Ok(CompletedCrs { crs_id, crs_digest: found._1 })
+    }
+}
+
+/// A question to the access control list of a host chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AclQuestion {
+    /// May everybody see the value?
+    AllowedForDecryption {
+        /// The value.
+        handle: B256,
+    },
+    /// May this account use the value?
+    Allowed {
+        /// The value.
+        handle: B256,
+        /// User or contract.
+        account: Address,
+    },
+    /// Did the delegator let the delegate see the value in this contract?
+    Delegated {
+        /// Who owns the right.
+        delegator: Address,
+        /// Who asks.
+        delegate: Address,
+        /// The contract that the value is used with.
+        contract: Address,
+        /// The value.
+        handle: B256,
+    },
+}
+
+impl AclQuestion {
+    fn calldata(self) -> Vec<u8> {
+        match self {
+            Self::AllowedForDecryption { handle } => HostAcl::isAllowedForDecryptionCall { handle }.abi_encode(),
+            Self::Allowed { handle, account } => HostAcl::isAllowedCall { handle, account }.abi_encode(),
+            Self::Delegated { delegator, delegate, contract, handle } => {
+                let contract_address = contract;
+                HostAcl::isHandleDelegatedForUserDecryptionCall {
+                    delegator,
+                    delegate,
+                    contractAddress: contract_address,
+                    handle,
+                }
+                .abi_encode()
+            }
+        }
+    }
+}
+
+/// Views of the access control list of one host chain.
+#[derive(Clone, Debug)]
+pub struct AclViews {
+    rpc: Rpc,
+    contract: Address,
+}
+
+impl AclViews {
+    /// Views of the contract at this address.
+    #[must_use]
+    pub fn new(rpc: Rpc, contract: Address) -> Self {
+        Self { rpc, contract }
+    }
+
+    /// Address of the contract.
+    #[must_use]
+    pub fn contract(&self) -> Address {
+        self.contract
+    }
+
+    /// Answers to all questions, in their order, in one request.
+    ///
+    /// # Errors
+    /// See [`ViewError`]; one failed answer fails all.
+    pub async fn ask(&self, questions: &[AclQuestion], block: BlockId) -> Result<Vec<bool>, ViewError> {
+        if questions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let calls: Vec<CallRequest> =
+            questions.iter().map(|question| CallRequest::view(self.contract, question.calldata())).collect();
+        let function = "access control list";
+        let failed = |source: CallError| ViewError::Call { function, source };
+        let answers = self.rpc.calls(&calls, block).await.map_err(|error: RpcError| failed(error.into()))?;
+        if answers.len() != questions.len() {
+            let why = format!("{} answers to {} questions", answers.len(), questions.len());
+            return Err(ViewError::Undecodable { function, contract: self.contract, why });
+        }
+        answers
+            .into_iter()
+            .map(|answer| read_view::<HostAcl::isAllowedForDecryptionCall>(self.contract, &answer.map_err(failed)?))
+            .collect()
+    }
+
+    /// Seconds since 1970 before which this user's signatures of user decryptions are void; from v0.14 on.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub async fn signatures_void_before(&self, user: Address, block: BlockId) -> Result<U256, ViewError> {
+        let call = b::HostAcl::decryptionSignatureInvalidatedBeforeCall { account: user };
+        view(&self.rpc, self.contract, &call, block).await
     }
 }
