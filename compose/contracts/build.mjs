@@ -8,11 +8,18 @@ import { fileURLToPath } from "node:url";
 import solc from "solc";
 
 const root = dirname(fileURLToPath(import.meta.url));
-const CONTRACTS = ["ACL", "CiphertextCommits", "Decryption", "GatewayConfig", "KMSGeneration", "MultichainACL", "Proxy"];
+// Generations of the protocol, each in a folder of its own, and what both use.
+const CONTRACTS = {
+  shared: ["Proxy", "Wallet"],
+  a: ["ACL", "CiphertextCommits", "Decryption", "GatewayConfig", "KMSGeneration", "MultichainACL"],
+  b: ["ACL", "CiphertextCommits", "Decryption", "DecryptionV14", "GatewayConfig", "KMSGeneration", "ProtocolConfig"],
+};
 
 const sources = {};
-for (const file of readdirSync(join(root, "src")).sort()) {
-  sources[`src/${file}`] = { content: readFileSync(join(root, "src", file), "utf8") };
+for (const folder of Object.keys(CONTRACTS)) {
+  for (const file of readdirSync(join(root, "src", folder)).sort()) {
+    sources[`src/${folder}/${file}`] = { content: readFileSync(join(root, "src", folder, file), "utf8") };
+  }
 }
 
 const input = {
@@ -35,17 +42,19 @@ if (messages.length > 0) {
 
 const check = process.argv.includes("--check");
 let stale = 0;
-mkdirSync(join(root, "artifacts"), { recursive: true });
-for (const name of CONTRACTS) {
-  const { abi, evm } = output.contracts[`src/${name}.sol`][name];
-  const entries = abi.map((entry) => `    ${JSON.stringify(entry)}`).join(",\n");
-  const text = `{\n  "abi": [\n${entries}\n  ],\n  "bytecode": "0x${evm.bytecode.object}"\n}\n`;
-  const path = join(root, "artifacts", `${name}.json`);
-  if (!check) {
-    writeFileSync(path, text);
-  } else if (readFileSync(path, "utf8") !== text) {
-    console.error(`artifacts/${name}.json is not what src/ compiles to: npm run build`);
-    stale += 1;
+for (const [folder, names] of Object.entries(CONTRACTS)) {
+  mkdirSync(join(root, "artifacts", folder), { recursive: true });
+  for (const name of names) {
+    const { abi, evm } = output.contracts[`src/${folder}/${name}.sol`][name];
+    const entries = abi.map((entry) => `    ${JSON.stringify(entry)}`).join(",\n");
+    const text = `{\n  "abi": [\n${entries}\n  ],\n  "bytecode": "0x${evm.bytecode.object}"\n}\n`;
+    const path = join(root, "artifacts", folder, `${name}.json`);
+    if (!check) {
+      writeFileSync(path, text);
+    } else if (readFileSync(path, "utf8") !== text) {
+      console.error(`artifacts/${folder}/${name}.json is not what src/ compiles to: npm run build`);
+      stale += 1;
+    }
   }
 }
 process.exit(stale === 0 ? 0 : 1);

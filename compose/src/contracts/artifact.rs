@@ -7,20 +7,36 @@ use serde::Deserialize;
 /// A compiled development contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Artifact {
-    /// The access control list of a host chain.
-    Acl,
-    /// The register of ciphertexts.
-    CiphertextCommits,
-    /// Decryption requests and answers.
-    Decryption,
-    /// The register of participants.
-    GatewayConfig,
-    /// Key and CRS generation.
-    KmsGeneration,
-    /// The Gateway's copy of access rights.
-    MultichainAcl,
-    /// The proxy that each of the others stands behind.
+    /// The proxy that each of the others but [`Artifact::Wallet`] stands behind.
     Proxy,
+    /// A user's account with code, which checks signatures by ERC-1271.
+    Wallet,
+    /// (a) The access control list of a host chain.
+    AclA,
+    /// (a) The register of ciphertexts.
+    CiphertextCommitsA,
+    /// (a) Decryption requests and answers.
+    DecryptionA,
+    /// (a) The register of participants.
+    GatewayConfigA,
+    /// (a) Key and CRS generation, on the Gateway.
+    KmsGenerationA,
+    /// (a) The Gateway's copy of access rights.
+    MultichainAclA,
+    /// (b) The access control list of a host chain.
+    AclB,
+    /// (b) The register of ciphertexts.
+    CiphertextCommitsB,
+    /// (b) Decryption requests and answers.
+    DecryptionB,
+    /// Decryption requests and answers of release v0.14: the events that carry materials, and no others.
+    DecryptionV14,
+    /// (b) The Gateway's register of participants, with its copy of the contexts.
+    GatewayConfigB,
+    /// (b) Key and CRS generation, on the Ethereum host chain.
+    KmsGenerationB,
+    /// (b) Contexts and epochs of the KMS, on the Ethereum host chain.
+    ProtocolConfigB,
 }
 
 #[derive(Deserialize)]
@@ -30,27 +46,43 @@ struct File<'a> {
 
 impl Artifact {
     /// Every artefact.
-    pub const ALL: [Self; 7] = [
-        Self::Acl,
-        Self::CiphertextCommits,
-        Self::Decryption,
-        Self::GatewayConfig,
-        Self::KmsGeneration,
-        Self::MultichainAcl,
+    pub const ALL: [Self; 15] = [
         Self::Proxy,
+        Self::Wallet,
+        Self::AclA,
+        Self::CiphertextCommitsA,
+        Self::DecryptionA,
+        Self::GatewayConfigA,
+        Self::KmsGenerationA,
+        Self::MultichainAclA,
+        Self::AclB,
+        Self::CiphertextCommitsB,
+        Self::DecryptionB,
+        Self::DecryptionV14,
+        Self::GatewayConfigB,
+        Self::KmsGenerationB,
+        Self::ProtocolConfigB,
     ];
 
     /// The committed file: a JSON object with `abi` and `bytecode`.
     #[must_use]
     pub const fn json(self) -> &'static str {
         match self {
-            Self::Acl => include_str!("../../contracts/artifacts/ACL.json"),
-            Self::CiphertextCommits => include_str!("../../contracts/artifacts/CiphertextCommits.json"),
-            Self::Decryption => include_str!("../../contracts/artifacts/Decryption.json"),
-            Self::GatewayConfig => include_str!("../../contracts/artifacts/GatewayConfig.json"),
-            Self::KmsGeneration => include_str!("../../contracts/artifacts/KMSGeneration.json"),
-            Self::MultichainAcl => include_str!("../../contracts/artifacts/MultichainACL.json"),
-            Self::Proxy => include_str!("../../contracts/artifacts/Proxy.json"),
+            Self::Proxy => include_str!("../../contracts/artifacts/shared/Proxy.json"),
+            Self::Wallet => include_str!("../../contracts/artifacts/shared/Wallet.json"),
+            Self::AclA => include_str!("../../contracts/artifacts/a/ACL.json"),
+            Self::CiphertextCommitsA => include_str!("../../contracts/artifacts/a/CiphertextCommits.json"),
+            Self::DecryptionA => include_str!("../../contracts/artifacts/a/Decryption.json"),
+            Self::GatewayConfigA => include_str!("../../contracts/artifacts/a/GatewayConfig.json"),
+            Self::KmsGenerationA => include_str!("../../contracts/artifacts/a/KMSGeneration.json"),
+            Self::MultichainAclA => include_str!("../../contracts/artifacts/a/MultichainACL.json"),
+            Self::AclB => include_str!("../../contracts/artifacts/b/ACL.json"),
+            Self::CiphertextCommitsB => include_str!("../../contracts/artifacts/b/CiphertextCommits.json"),
+            Self::DecryptionB => include_str!("../../contracts/artifacts/b/Decryption.json"),
+            Self::DecryptionV14 => include_str!("../../contracts/artifacts/b/DecryptionV14.json"),
+            Self::GatewayConfigB => include_str!("../../contracts/artifacts/b/GatewayConfig.json"),
+            Self::KmsGenerationB => include_str!("../../contracts/artifacts/b/KMSGeneration.json"),
+            Self::ProtocolConfigB => include_str!("../../contracts/artifacts/b/ProtocolConfig.json"),
         }
     }
 

@@ -134,21 +134,21 @@ impl Contracts {
 
         let mut plan = Plan::of(&account).await;
         let host_acl = match &config.host.rpc_url {
-            None => plan.proxied(Artifact::Acl, &[], initialization(), 0),
+            None => plan.proxied(Artifact::AclA, &[], initialization(), 0),
             Some(url) => deploy_acl(url, owner).await?,
         };
         let gateway_config =
-            plan.proxied(Artifact::GatewayConfig, &[], config.initialization(host_acl), config.records());
-        let multichain_acl = plan.proxied(Artifact::MultichainAcl, &gateway_config.abi_encode(), initialization(), 0);
+            plan.proxied(Artifact::GatewayConfigA, &[], config.initialization(host_acl), config.records());
+        let multichain_acl = plan.proxied(Artifact::MultichainAclA, &gateway_config.abi_encode(), initialization(), 0);
         let ciphertext_commits =
-            plan.proxied(Artifact::CiphertextCommits, &gateway_config.abi_encode(), initialization(), 0);
+            plan.proxied(Artifact::CiphertextCommitsA, &gateway_config.abi_encode(), initialization(), 0);
         let decryption = plan.proxied(
-            Artifact::Decryption,
+            Artifact::DecryptionA,
             &(gateway_config, multichain_acl, ciphertext_commits).abi_encode(),
             initialization(),
             0,
         );
-        let kms_generation = plan.proxied(Artifact::KmsGeneration, &gateway_config.abi_encode(), initialization(), 0);
+        let kms_generation = plan.proxied(Artifact::KmsGenerationA, &gateway_config.abi_encode(), initialization(), 0);
 
         let first_block = plan.carry_out(&account).await?;
         Ok(Self {
@@ -243,7 +243,7 @@ async fn deploy_acl(rpc_url: &str, owner: &PrivateKeySigner) -> Result<Address, 
     host.set_balances(&[owner.address()], BALANCE).await?;
     let account = Account::open(&host, owner.clone()).await?;
     let mut plan = Plan::of(&account).await;
-    let acl = plan.proxied(Artifact::Acl, &[], initialization(), 0);
+    let acl = plan.proxied(Artifact::AclA, &[], initialization(), 0);
     plan.carry_out(&account).await?;
     Ok(acl)
 }

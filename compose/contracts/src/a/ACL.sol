@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Initializable} from "./Initializable.sol";
+import {Initializable} from "../shared/Initializable.sol";
 
 /// A host chain's access rights to ciphertexts. On a real host chain the applications grant them; here the owner does, in
 /// everybody's name.

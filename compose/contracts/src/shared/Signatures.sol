@@ -26,15 +26,30 @@ abstract contract Eip712 {
     bytes32 private constant DOMAIN_TYPE_HASH =
         keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
 
-    string private _domainName;
-    string private _domainVersion;
+    string internal _domainName;
+    string internal _domainVersion;
 
     function _setDomain(string memory name, string memory version) internal {
         _domainName = name;
         _domainVersion = version;
     }
 
-    /// EIP-5267.
+    function _typedDataHash(uint256 chainId, bytes32 structHash) internal view returns (bytes32) {
+        bytes32 separator = keccak256(
+            abi.encode(
+                DOMAIN_TYPE_HASH,
+                keccak256(bytes(_domainName)),
+                keccak256(bytes(_domainVersion)),
+                chainId,
+                address(this)
+            )
+        );
+        return keccak256(abi.encodePacked(hex"1901", separator, structHash));
+    }
+}
+
+/// A domain that can be asked for (EIP-5267).
+abstract contract Eip5267 is Eip712 {
     function eip712Domain()
         external
         view
@@ -49,18 +64,5 @@ abstract contract Eip712 {
         )
     {
         return (0x0f, _domainName, _domainVersion, block.chainid, address(this), bytes32(0), new uint256[](0));
-    }
-
-    function _typedDataHash(uint256 chainId, bytes32 structHash) internal view returns (bytes32) {
-        bytes32 separator = keccak256(
-            abi.encode(
-                DOMAIN_TYPE_HASH,
-                keccak256(bytes(_domainName)),
-                keccak256(bytes(_domainVersion)),
-                chainId,
-                address(this)
-            )
-        );
-        return keccak256(abi.encodePacked(hex"1901", separator, structHash));
     }
 }

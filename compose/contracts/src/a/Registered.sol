@@ -2,7 +2,7 @@
 pragma solidity 0.8.30;
 
 import {GatewayConfig} from "./GatewayConfig.sol";
-import {Handles} from "./Handles.sol";
+import {Handles} from "../shared/Handles.sol";
 
 /// Admission by the register of participants.
 abstract contract Registered {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {CtHandleContractPair, SnsCiphertextMaterial} from "./Types.sol";
+import {CtHandleContractPair, SnsCiphertextMaterial} from "../shared/Types.sol";
 import {CiphertextCommits} from "./CiphertextCommits.sol";
-import {Ecdsa, Eip712} from "./Signatures.sol";
+import {Ecdsa, Eip5267} from "../shared/Signatures.sol";
 import {GatewayConfig} from "./GatewayConfig.sol";
-import {Handles} from "./Handles.sol";
-import {Initializable} from "./Initializable.sol";
+import {Handles} from "../shared/Handles.sol";
+import {Initializable} from "../shared/Initializable.sol";
 import {MultichainACL} from "./MultichainACL.sol";
 import {Registered} from "./Registered.sol";
 
@@ -15,7 +15,7 @@ import {Registered} from "./Registered.sol";
 /// Public decryptions are decided by votes for one result: answers are grouped by the digest that was signed, and the first
 /// group to reach the threshold decides. User decryptions only count shares, which differ from node to node. In both a node's
 /// answer is recorded and its event emitted also after the decision, and once per node whatever it says.
-contract Decryption is Registered, Eip712, Initializable {
+contract Decryption is Registered, Eip5267, Initializable {
     struct RequestValidity {
         uint256 startTimestamp;
         uint256 durationDays;

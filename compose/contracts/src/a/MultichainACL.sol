@@ -2,7 +2,7 @@
 pragma solidity 0.8.30;
 
 import {GatewayConfig} from "./GatewayConfig.sol";
-import {Initializable} from "./Initializable.sol";
+import {Initializable} from "../shared/Initializable.sol";
 import {Registered} from "./Registered.sol";
 
 /// The host chains' access rights as the coprocessors report them to the Gateway. Each statement counts once its

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {CiphertextMaterial, SnsCiphertextMaterial} from "./Types.sol";
+import {CiphertextMaterial, SnsCiphertextMaterial} from "../shared/Types.sol";
 import {GatewayConfig} from "./GatewayConfig.sol";
-import {Initializable} from "./Initializable.sol";
+import {Initializable} from "../shared/Initializable.sol";
 import {Registered} from "./Registered.sol";
 
 /// What the coprocessors say a handle's ciphertext is. Votes are grouped by content; the first group to reach the

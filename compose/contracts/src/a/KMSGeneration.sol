@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Ecdsa, Eip712} from "./Signatures.sol";
+import {Ecdsa, Eip5267} from "../shared/Signatures.sol";
 import {GatewayConfig} from "./GatewayConfig.sol";
-import {Initializable} from "./Initializable.sol";
+import {Initializable} from "../shared/Initializable.sol";
 import {Registered} from "./Registered.sol";
 
 /// Generation of keys and common reference strings: the owner asks, the KMS nodes answer. A key generation is a preprocessing
 /// and then the generation proper, which this contract asks for by itself when enough nodes have finished the first.
-contract KMSGeneration is Registered, Eip712, Initializable {
+contract KMSGeneration is Registered, Eip5267, Initializable {
     enum ParamsType {
         Default,
         Test

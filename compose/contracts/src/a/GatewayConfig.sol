@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Coprocessor, HostChain, KmsNode} from "./Types.sol";
-import {Initializable} from "./Initializable.sol";
+import {Coprocessor, HostChain, KmsNode} from "../shared/Types.sol";
+import {Initializable} from "../shared/Initializable.sol";
 
 /// Who takes part: KMS nodes, coprocessors, host chains, and how many of them must agree. The other contracts of the Gateway
 /// read it at every call, so that a change of set or threshold applies to open requests too.
