@@ -14,11 +14,13 @@
 //! * [`response`] turns an answer into calldata, [`revert`] turns a refusal into something to do;
 //! * [`rpc`] talks to the nodes: an explicit primary with failover, deadlines, batches; it tells an outage from an answer
 //!   by type, because an outage is never a verdict;
+//! * [`authority`] proves that the chain has a log, so that no record need be believed;
 //! * [`finality`] says up to which block a source is followed, [`views`] reads the contracts' state.
 //!
 //! Everything but [`rpc`], [`finality`] and [`views`] is pure.
 
 mod abi;
+pub mod authority;
 pub mod codes;
 pub mod contracts;
 pub mod eip712;

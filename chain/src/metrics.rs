@@ -26,6 +26,7 @@ pub fn describe() {
     describe_counter!(FAILOVERS, "Requests that another endpoint than the first one tried had to serve");
     describe_counter!(LAGGING, "Answers not used because the endpoint had not seen the block that was needed");
     describe_gauge!(HEAD, "Latest block number that the RPC endpoint reported");
+    crate::authority::metrics::describe();
 }
 
 /// Labels of one endpoint.

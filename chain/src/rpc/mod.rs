@@ -13,6 +13,7 @@
 
 mod endpoint;
 mod error;
+mod evidence;
 mod send;
 mod types;
 mod wire;
@@ -34,6 +35,7 @@ use serde_json::{Value, json};
 use endpoint::Endpoint;
 pub use endpoint::EndpointUrl;
 pub use error::{CallError, ErrorObject, OutageCause, RpcError};
+pub(crate) use evidence::Evidence;
 pub use send::SendOutcome;
 pub use types::{Block, CallRequest, ChainLog, EndpointHead, LogPage, LogQuery, Receipt, Transaction};
 use wire::{Answer, Call, CallResult, malformed};
