@@ -86,9 +86,10 @@ fn redrive(
 ) -> Result<(), CtlError> {
     let spec = cluster.topic(cluster.topics.dead_letters())?;
     let mut chosen = Vec::new();
-    let mut passed_over = 0_usize;
+    let (mut letters, mut passed_over) = (0_usize, 0_usize);
     for partition in 0..spec.partitions {
         cluster.read(&spec.name, partition, None, |record| {
+            letters += 1;
             let Some(Ok(letter)) =
                 record.value.as_deref().map(|value| cluster.codec.decode::<DeadLetter>(&spec.name, value))
             else {
@@ -123,21 +124,23 @@ fn redrive(
             }
         }
     }
+    out.flush()?;
     if passed_over > 0 {
         eprintln!("{passed_over} letters hold no request that the processor could serve again");
+    }
+    if chosen.is_empty() {
+        eprintln!("nothing to redrive: of {letters} dead letters in {} none is meant and can be redriven", spec.name);
+        return Ok(());
     }
     if !yes {
         eprintln!("{} letters can be redriven; add --yes to do it", chosen.len());
         return Ok(());
     }
-    if chosen.is_empty() {
-        return Ok(());
-    }
     let kafka = &cluster.config.kafka;
     let max_bytes = u32::try_from(MAX_DEAD_LETTER_BYTES).unwrap_or(u32::MAX);
     let producer = TransactionalProducer::new(kafka, SERVICE, &kafka.transactional_id(SERVICE, "redrive"), max_bytes)
-        .map_err(|error| CtlError::Producer(error.to_string()))?;
-    producer.init(|| false).map_err(|error| CtlError::Producer(error.to_string()))?;
+        .map_err(CtlError::client)?;
+    producer.init(|| false).map_err(CtlError::producer)?;
     let outputs: Vec<OutgoingRecord> = chosen.into_iter().map(|one| one.output).collect();
     producer.write(&outputs, Instant::now() + Duration::from_secs(30))?;
     eprintln!("{} letters redriven", outputs.len());

@@ -1,14 +1,17 @@
-//! What can go wrong, and the exit code of each.
+//! What can go wrong: the code and the exit code of each.
 
 use kms_runtime::config::ConfigErrors;
-use kms_runtime::kafka::{BatchError, ReadError, TopicsError};
+use kms_runtime::kafka::{BatchError, ProducerError, ReadError, TopicsError, classify_error};
 use kms_runtime::shutdown::Exit;
 use kms_schemas::codec::CodecError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::codes;
 
 /// Why a verb did not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum CtlError {
-    /// The configuration has mistakes.
+    /// The configuration has mistakes, each with its code.
     #[error("{0}")]
     Config(#[from] ConfigErrors),
     /// An argument is wrong.
@@ -26,23 +29,79 @@ pub enum CtlError {
     /// Nothing was written.
     #[error("nothing was written: {0}")]
     Write(#[from] BatchError),
-    /// The producer cannot be used.
-    #[error("nothing was written: {0}")]
-    Producer(String),
     /// Standard output is closed, or the async runtime cannot be started.
     #[error("{0}")]
     Io(#[from] std::io::Error),
 }
 
 impl CtlError {
+    /// Nothing was written: the producer failed before it got a record.
+    pub(crate) fn producer(error: ProducerError) -> Self {
+        Self::Write(BatchError::Producer(error))
+    }
+
+    /// Nothing was written: no producer could be made.
+    pub(crate) fn client(error: KafkaError) -> Self {
+        Self::producer(classify_error(error))
+    }
+
+    /// The stable code (`docs/errors.md`); mistakes in the configuration have one each, in their text.
+    #[must_use]
+    pub fn code(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Config(_) => return None,
+            Self::Argument(_) => codes::ARGUMENT.code,
+            Self::Topics(error) => error.stopped().code,
+            Self::Read(error) => read_code(error),
+            Self::Codec(error) => error.code(),
+            Self::Write(BatchError::Refused { .. }) => kms_runtime::codes::RECORD_REFUSED.code,
+            Self::Write(BatchError::TimedOut(_)) => kms_runtime::codes::KAFKA_UNREACHABLE.code,
+            Self::Write(BatchError::Producer(error)) => producer_code(error),
+            Self::Io(_) => codes::IO.code,
+        })
+    }
+
     /// The exit code of the process.
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(_) | Self::Argument(_) => Exit::Configuration,
             Self::Topics(_) | Self::Read(_) | Self::Codec(_) => Exit::Refused,
-            Self::Write(_) | Self::Producer(_) => Exit::KafkaFatal,
+            Self::Write(_) => Exit::KafkaFatal,
             Self::Io(_) => Exit::Internal,
         }
     }
+}
+
+fn read_code(error: &ReadError) -> &'static str {
+    match error {
+        ReadError::NotReached { .. } => codes::TRANSACTION_OPEN.code,
+        ReadError::Kafka { error, .. } => match error.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition,
+            ) => kms_runtime::codes::TOPIC_MISSING.code,
+            Some(code) if is_outage(code) => kms_runtime::codes::KAFKA_UNREACHABLE.code,
+            _ => codes::TOPIC_UNREADABLE.code,
+        },
+    }
+}
+
+fn producer_code(error: &ProducerError) -> &'static str {
+    match error.kafka_error().rdkafka_error_code() {
+        Some(code) if is_outage(code) => kms_runtime::codes::KAFKA_UNREACHABLE.code,
+        _ => error.stopped().code,
+    }
+}
+
+fn is_outage(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::RequestTimedOut
+            | RDKafkaErrorCode::Resolve
+    )
 }

@@ -4,6 +4,7 @@
 //! topics list | check | create      the catalogue, against a cluster
 //! read TOPIC                        every record of a topic, decoded, one JSON object per line
 //! trace ID                          what happened to one request, over all topics
+//! lifecycle                         keys, CRSs, contexts and epochs, as the topics know them
 //! dead-letters list | redrive       what nobody could use, and another go at it
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! Start reading at [`main_from`]; each verb is a module.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -20,9 +22,11 @@ use kms_runtime::cli::ConfigArgs;
 use kms_runtime::shutdown::Exit;
 
 mod cluster;
+pub mod codes;
 mod config;
 mod dead_letters;
 mod error;
+mod lifecycle;
 mod read;
 mod topics;
 mod trace;
@@ -32,7 +36,7 @@ pub use error::CtlError;
 
 /// Looks at the KMS Connector's topics, follows requests, redrives dead letters.
 #[derive(Parser, Debug)]
-#[command(name = "kmsctl", version)]
+#[command(name = "kmsctl", version, after_help = EXIT_CODES)]
 struct CommandLine {
     #[command(flatten)]
     config: ConfigArgs,
@@ -42,6 +46,25 @@ struct CommandLine {
     #[command(subcommand)]
     verb: Verb,
 }
+
+/// Exit codes that this tool has.
+const EXIT_CODES: &str = "Exit codes: 0 done; 2 wrong arguments or configuration; 3 the topics cannot be read or are not \
+as they must be; 5 Kafka did not take what was to be written; 70 the output cannot be written. Every message has a code, \
+which docs/errors.md explains.";
+
+const LIFECYCLE: &str = "Print keys, CRSs, contexts and epochs as the topics know them.
+
+Reads requests and results of key management, submissions and dead letters, and prints one line per key, CRS, PRSS
+initialisation, context and epoch; with --output json one object per line, told apart by `object`, and a `summary` last.
+
+States of keys and CRSs, and of `this_node` of contexts and epochs, say how far this node got: `requested`, `answered` by KMS
+Core, `accepted` on chain, `concluded` on chain without this node, `done` (no answer on chain), `refused` by the chain for
+good, `aborted` on chain, `retracted` (left the chain), `dead` (with the dead letter's code), `unknown` (the request is not in
+the topics).
+
+States of contexts and epochs themselves are what the records show: `named` by others only, `requested`, `confirmed` by this
+node, `created` (a context that enough nodes confirmed), `active` (shown by a later record; the chain may be further), and
+`destroyed`.";
 
 /// How results are written.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +86,9 @@ enum Verb {
     Read(read::Args),
     /// Print everything that the topics hold about one request id.
     Trace(trace::Args),
+    /// Print keys, CRSs, contexts and epochs as the topics know them.
+    #[command(long_about = LIFECYCLE, after_help = EXIT_CODES)]
+    Lifecycle,
     /// Records that no service could use.
     DeadLetters {
         #[command(subcommand)]
@@ -78,8 +104,13 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(line) => line,
         Err(error) => {
             // Help and version come as errors too, and have their own exit code.
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Configuration.into() } else { Exit::Ok.into() };
+            if !error.use_stderr() {
+                let _ = error.print();
+                return Exit::Ok.into();
+            }
+            let text = error.render().to_string();
+            tell(Some(codes::ARGUMENT.code), text.trim_start_matches("error: ").trim_end());
+            return Exit::Configuration.into();
         }
     };
     match run(line) {
@@ -87,10 +118,19 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         // `kmsctl read … | head` has seen enough.
         Err(CtlError::Io(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Ok.into(),
         Err(error) => {
-            eprintln!("kmsctl: {error}");
+            tell(error.code(), &error.to_string());
             error.exit().into()
         }
     }
+}
+
+/// What went wrong, with its code (`docs/errors.md`); a closed standard error keeps nobody from ending.
+fn tell(code: Option<&str>, text: &str) {
+    let mut err = std::io::stderr();
+    let _ = match code {
+        Some(code) => writeln!(err, "kmsctl: error[{code}]: {text}"),
+        None => writeln!(err, "kmsctl: {text}"),
+    };
 }
 
 fn run(line: CommandLine) -> Result<(), CtlError> {
@@ -104,6 +144,7 @@ fn run(line: CommandLine) -> Result<(), CtlError> {
         Verb::Topics { verb } => topics::run(&cluster, verb, line.output),
         Verb::Read(args) => read::run(&cluster, &args),
         Verb::Trace(args) => trace::run(&cluster, &args, line.output),
+        Verb::Lifecycle => lifecycle::run(&cluster, line.output),
         Verb::DeadLetters { verb } => dead_letters::run(&cluster, verb, line.output),
         Verb::ConfigReference => Ok(()),
     }

@@ -20,5 +20,5 @@ pub use config::{CheckTopics, KafkaConfig, SecurityProtocol};
 pub use context::LogContext;
 pub use probe::{probe, probe_topic};
 pub use producer::{BatchError, OutgoingRecord, ProducerError, TransactionalProducer, classify_error};
-pub use reader::{PartitionRange, ReadError, StoredRecord, read_ranges, read_to_end, watermarks};
+pub use reader::{PartitionRange, ReadError, StoredRecord, offset_at, read_ranges, read_to_end, watermarks};
 pub use topics::{TopicsError, ensure_topics, wait_for_broker};

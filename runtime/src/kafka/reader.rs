@@ -159,6 +159,33 @@ pub fn watermarks(
         .collect()
 }
 
+/// The first offset of a partition whose record is not older than `timestamp_ms`, milliseconds since 1970; none when all
+/// are older.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn offset_at(
+    config: &KafkaConfig,
+    service: &str,
+    topic: &str,
+    partition: i32,
+    timestamp_ms: i64,
+) -> Result<Option<i64>, ReadError> {
+    let reader = Reader { config, service, topic, partition, patience: Duration::ZERO };
+    let consumer = reader.consumer("read_committed")?;
+    let mut asked = TopicPartitionList::new();
+    asked.add_partition_offset(topic, partition, Offset::Offset(timestamp_ms)).map_err(|error| reader.fail(error))?;
+    let found = consumer.offsets_for_times(asked, config.request_timeout()).map_err(|error| reader.fail(error))?;
+    let found = found.find_partition(topic, partition);
+    found.as_ref().map_or(Ok(None), |found| {
+        found.error().map_err(|error| reader.fail(error))?;
+        Ok(match found.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        })
+    })
+}
+
 struct Reader<'a> {
     config: &'a KafkaConfig,
     service: &'a str,

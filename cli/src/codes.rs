@@ -1,0 +1,38 @@
+//! Codes of what only this tool meets; what the services meet too has theirs.
+
+use kms_schemas::codes::Code;
+
+/// An argument.
+pub static ARGUMENT: Code = Code {
+    code: "KC-0120",
+    name: "ctl_argument",
+    meaning: "An argument of kmsctl is wrong, or names something that is not there.",
+    action: "Correct it as the message says; `kmsctl help` and `kmsctl help VERB` tell what there is.",
+};
+
+/// A topic that cannot be read.
+pub static TOPIC_UNREADABLE: Code = Code {
+    code: "KC-0121",
+    name: "topic_unreadable",
+    meaning: "kmsctl may not read a topic, or the Kafka client failed on it.",
+    action: "Give the account of kmsctl the right to read the topics under the prefix; otherwise look up the error that the message names.",
+};
+
+/// A transaction that stays open.
+pub static TRANSACTION_OPEN: Code = Code {
+    code: "KC-0122",
+    name: "transaction_open",
+    meaning: "Another process's open transaction hid the end of a topic from kmsctl for longer than a transaction can last.",
+    action: "Run it again; if it stays so, look for the transaction with Kafka's `kafka-transactions.sh find-hanging`.",
+};
+
+/// Output or runtime.
+pub static IO: Code = Code {
+    code: "KC-0123",
+    name: "ctl_io",
+    meaning: "kmsctl cannot write its output, or the operating system refuses it a thread or a file.",
+    action: "Read the system's reason in the message: disk full, file limit, closed output.",
+};
+
+/// The codes of this crate.
+pub static CODES: &[Code] = &[ARGUMENT, TOPIC_UNREADABLE, TRANSACTION_OPEN, IO];
