@@ -30,6 +30,7 @@ fn tables() -> Vec<(&'static str, &'static [Code])> {
         ("kms-ingest", kms_ingest::CODES),
         ("kms-processor", kms_processor::codes::CODES),
         ("kms-emitter", kms_emitter::codes::CODES),
+        ("kmsctl", kmsctl::codes::CODES),
         ("kms-stack", kms_stack::CODES),
         ("kms-stack", kms_stack::simulator::CODES),
     ]
