@@ -417,9 +417,10 @@ mod tests {
         serde_json::from_str(&text).expect("the ABI file parses")
     }
 
-    /// The canonical tuple of return types. Structs show by their names there.
+    /// The canonical tuple of return types. Structs show by their names there; a struct that holds another one comes first.
     fn returns<C: SolCall>() -> String {
         let structs = [
+            canonical::<b::KeyInfo>(),
             canonical::<SnsCiphertextMaterial>(),
             canonical::<KeyDigest>(),
             canonical::<KmsNode>(),
@@ -442,8 +443,9 @@ mod tests {
     }
 
     macro_rules! same_as_abi {
-        ($file:literal, $contract:ident, calls: [$($call:ident),* $(,)?], events: [$($event:ident),* $(,)?]) => {{
+        ($file:expr, $contract:ident, calls: [$($call:ident),* $(,)?], events: [$($event:ident),* $(,)?]) => {{
             let functions = functions($file);
+            let _ = &functions;
             let mut checked = 0;
             $(
                 let signature = <$contract::$call as SolCall>::SIGNATURE;
@@ -535,5 +537,164 @@ mod tests {
             assert_eq!(functions[Proxy::getVersionCall::SIGNATURE], returns::<Proxy::getVersionCall>());
             assert_eq!(functions[Proxy::eip712DomainCall::SIGNATURE], returns::<Proxy::eip712DomainCall>());
         }
+    }
+
+    #[test]
+    fn every_binding_of_later_releases_is_in_their_abi_files() {
+        use b::{DecryptionHandles, DecryptionUnified, DecryptionUnifiedMaterials, KMSVerifier, ProtocolConfigV13};
+        use bindings::{GatewayConfigB, HostAclB, KMSGenerationB, ProtocolConfig};
+
+        let handles = same_as_abi!("Decryption.v0_15.json", DecryptionHandles,
+            calls: [], events: [PublicDecryptionRequest, UserDecryptionRequest]);
+        assert_eq!(handles, DecryptionHandles::DecryptionHandlesEvents::SELECTORS.len());
+        for file in ["Decryption.v0_14.json", "Decryption.v0_15.json"] {
+            let request = same_as_abi!(file, DecryptionUnified, calls: [userDecryptionRequestCall], events: []);
+            assert_eq!(request, DecryptionUnified::DecryptionUnifiedCalls::SELECTORS.len());
+            let told = same_as_abi!(file, DecryptionUnifiedMaterials, calls: [], events: [UserDecryptionRequest]);
+            assert_eq!(told, DecryptionUnifiedMaterials::DecryptionUnifiedMaterialsEvents::SELECTORS.len());
+        }
+        let told = same_as_abi!("Decryption.v0_15.json", DecryptionUnified, calls: [], events: [UserDecryptionRequest]);
+        assert_eq!(told, DecryptionUnified::DecryptionUnifiedEvents::SELECTORS.len());
+
+        let generation = same_as_abi!("KMSGeneration.host.v0_15.json", KMSGenerationB,
+        calls: [
+            keygenCall, crsgenRequestCall, abortKeygenCall, abortCrsgenCall, prepKeygenResponseCall,
+            keygenResponseCall, crsgenResponseCall, isRequestDoneCall, getConsensusTxSendersCall,
+            getCompletedKeyIdsCall, getCompletedCrsIdsCall, getKeyInfoCall, getKeyMaterialsCall, getCrsMaterialsCall,
+            getKeyParamsTypeCall, getCrsParamsTypeCall, getActiveKeyIdCall, getActiveCrsIdCall, getKeyCounterCall,
+            getCrsCounterCall,
+        ],
+        events: [
+            PrepKeygenRequest, KeygenRequest, CrsgenRequest, AbortKeygen, AbortCrsgen, PrepKeygenResponse,
+            KeygenResponse, ActivateKey, CrsgenResponse, ActivateCrs,
+        ]);
+        assert_eq!(
+            generation,
+            KMSGenerationB::KMSGenerationBCalls::SELECTORS.len()
+                + KMSGenerationB::KMSGenerationBEvents::SELECTORS.len()
+        );
+
+        let protocol = same_as_abi!("ProtocolConfig.host.v0_15.json", ProtocolConfig,
+        calls: [
+            defineNewKmsContextAndEpochCall, defineNewEpochForCurrentKmsContextCall, destroyKmsContextCall,
+            destroyKmsEpochCall, confirmKmsContextCreationCall, confirmEpochActivationCall,
+            getCurrentKmsContextAndEpochCall, getCurrentKmsContextIdCall, getCurrentKmsContextIdCounterCall,
+            isValidKmsContextCall, isLiveKmsContextCall, isValidEpochForContextCall, getKmsContextAnchorCall,
+            getKmsNodesForContextCall, getKmsNodeForContextCall, isKmsTxSenderForContextCall,
+            isKmsSignerForContextCall, getKmsSignersForContextCall, getPublicDecryptionThresholdForContextCall,
+            getUserDecryptionThresholdForContextCall, getKmsGenThresholdForContextCall,
+            getMpcThresholdForContextCall, getContextCreationPreviousTxSenderThresholdCall,
+        ],
+        events: [
+            NewKmsContext, NewKmsEpoch, KmsContextDestroyed, KmsEpochDestroyed, KmsContextCreationConfirmation,
+            EpochActivationConfirmation, ActivateEpoch,
+        ]);
+        assert_eq!(
+            protocol,
+            ProtocolConfig::ProtocolConfigCalls::SELECTORS.len()
+                + ProtocolConfig::ProtocolConfigEvents::SELECTORS.len()
+        );
+        let older = same_as_abi!("ProtocolConfig.host.v0_13.json", ProtocolConfigV13,
+            calls: [defineNewKmsContextCall], events: [NewKmsContext]);
+        assert_eq!(
+            older,
+            ProtocolConfigV13::ProtocolConfigV13Calls::SELECTORS.len()
+                + ProtocolConfigV13::ProtocolConfigV13Events::SELECTORS.len()
+        );
+
+        for file in ["KMSVerifier.host.v0_12.json", "KMSVerifier.host.v0_13.json"] {
+            let verifier = same_as_abi!(file, KMSVerifier,
+                calls: [getCurrentKmsContextIdCall, getSignersForKmsContextCall], events: []);
+            assert_eq!(verifier, KMSVerifier::KMSVerifierCalls::SELECTORS.len());
+        }
+
+        let config = same_as_abi!("GatewayConfig.v0_15.json", GatewayConfigB,
+            calls: [
+                getKmsNodeCall, getKmsTxSendersCall, getKmsSignersCall, isKmsTxSenderCall, isKmsSignerCall,
+                getCoprocessorCall, getCoprocessorTxSendersCall, getCoprocessorSignersCall,
+                getCoprocessorMajorityThresholdCall, getKmsGenThresholdCall, getMpcThresholdCall,
+                getCurrentKmsContextIdCall, isValidKmsContextCall, isKmsTxSenderForContextCall,
+                isKmsSignerForContextCall, getKmsNodeForContextCall, getKmsTxSendersForContextCall,
+                getKmsSignersForContextCall, getPublicDecryptionThresholdForContextCall,
+                getUserDecryptionThresholdForContextCall, getHostChainsCall, isHostChainRegisteredCall,
+                isHostChainDisabledCall, updateKmsContextCall, destroyKmsContextCall, ownerCall,
+            ],
+            events: []);
+        assert_eq!(config, GatewayConfigB::GatewayConfigBCalls::SELECTORS.len());
+
+        let acl = same_as_abi!("ACL.host.v0_15.json", HostAclB,
+            calls: [decryptionSignatureInvalidatedBeforeCall, invalidateDecryptionSignaturesBeforeCall],
+            events: []);
+        assert_eq!(acl, HostAclB::HostAclBCalls::SELECTORS.len());
+    }
+
+    /// What is read or written with one binding in several releases is the same in all of them.
+    #[test]
+    fn what_later_releases_share_with_generation_a_is_unchanged_there() {
+        for release in ["v0_12", "v0_13", "v0_14", "v0_15"] {
+            same_as_abi!(&format!("Decryption.{release}.json"), Decryption,
+            calls: [
+                publicDecryptionRequestCall, userDecryptionRequestCall, delegatedUserDecryptionRequestCall,
+                publicDecryptionResponseCall, userDecryptionResponseCall, isDecryptionDoneCall,
+                getDecryptionConsensusTxSendersCall,
+            ],
+            events: [
+                PublicDecryptionRequest, UserDecryptionRequest, PublicDecryptionResponseCall, PublicDecryptionResponse,
+                UserDecryptionResponse, UserDecryptionResponseThresholdReached,
+            ]);
+            same_as_abi!(&format!("GatewayConfig.{release}.json"), GatewayConfig,
+                calls: [
+                    getKmsNodeCall, getKmsTxSendersCall, getKmsSignersCall, getCoprocessorCall,
+                    getCoprocessorTxSendersCall, getCoprocessorSignersCall, getCoprocessorMajorityThresholdCall,
+                    getHostChainsCall,
+                ],
+                events: []);
+            use bindings::GatewayConfigB;
+            same_as_abi!(&format!("GatewayConfig.{release}.json"), GatewayConfigB,
+                calls: [
+                    getCurrentKmsContextIdCall, getKmsNodeForContextCall, getKmsTxSendersForContextCall,
+                    getKmsSignersForContextCall, getPublicDecryptionThresholdForContextCall,
+                    getUserDecryptionThresholdForContextCall,
+                ],
+                events: []);
+            let has_validity = functions(&format!("GatewayConfig.{release}.json"))
+                .contains_key(GatewayConfigB::isValidKmsContextCall::SIGNATURE);
+            assert_eq!(has_validity, release != "v0_12", "{release}");
+        }
+        for release in ["v0_13", "v0_15"] {
+            same_as_abi!(&format!("KMSGeneration.host.{release}.json"), KMSGeneration,
+                calls: [prepKeygenResponseCall, keygenResponseCall, crsgenResponseCall],
+                events: [PrepKeygenResponse, KeygenResponse, ActivateKey, CrsgenResponse, ActivateCrs]);
+            use bindings::KMSGenerationB;
+            same_as_abi!(&format!("KMSGeneration.host.{release}.json"), KMSGenerationB,
+                calls: [isRequestDoneCall, getConsensusTxSendersCall],
+                events: [PrepKeygenRequest, KeygenRequest, CrsgenRequest, AbortKeygen, AbortCrsgen]);
+            use bindings::ProtocolConfig;
+            same_as_abi!(&format!("ProtocolConfig.host.{release}.json"), ProtocolConfig,
+                calls: [
+                    getCurrentKmsContextIdCall, isValidKmsContextCall, getKmsNodesForContextCall,
+                    getKmsNodeForContextCall, isKmsTxSenderForContextCall, getKmsSignersForContextCall,
+                    getKmsGenThresholdForContextCall, getMpcThresholdForContextCall,
+                ],
+                events: [KmsContextDestroyed]);
+        }
+        same_as_abi!("CiphertextCommits.v0_15.json", CiphertextCommits,
+            calls: [addCiphertextMaterialCall, getSnsCiphertextMaterialsCall, isCiphertextMaterialAddedCall],
+            events: []);
+        same_as_abi!("ACL.host.v0_15.json", HostAcl,
+            calls: [
+                isAllowedCall, isAllowedForDecryptionCall, isHandleDelegatedForUserDecryptionCall, allowCall,
+                allowForDecryptionCall, delegateForUserDecryptionCall,
+            ],
+            events: []);
+        for file in ["Decryption.v0_15.json", "KMSGeneration.host.v0_15.json", "KMSGeneration.host.v0_13.json"] {
+            let functions = functions(file);
+            assert_eq!(functions[Proxy::getVersionCall::SIGNATURE], returns::<Proxy::getVersionCall>());
+            assert_eq!(functions[Proxy::eip712DomainCall::SIGNATURE], returns::<Proxy::eip712DomainCall>());
+        }
+        for file in ["ProtocolConfig.host.v0_13.json", "ProtocolConfig.host.v0_15.json", "GatewayConfig.v0_15.json"] {
+            assert!(functions(file).contains_key(Proxy::getVersionCall::SIGNATURE), "{file}");
+        }
+        assert!(!functions("ProtocolConfig.host.v0_15.json").contains_key(Proxy::eip712DomainCall::SIGNATURE));
     }
 }

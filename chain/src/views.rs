@@ -261,7 +261,7 @@ impl GatewayConfigViews {
         self.read(b::GatewayConfig::getCurrentKmsContextIdCall {}).await.map(RequestId::from)
     }
 
-    /// Whether the Gateway has the context, and it is not destroyed there; from v0.12 on.
+    /// Whether the Gateway has the context, and it is not destroyed there; from v0.13 on.
     ///
     /// # Errors
     /// See [`ViewError`].

@@ -4,19 +4,23 @@ mod node;
 
 use std::time::Duration;
 
-use alloy::primitives::{Address, B256, Bytes};
+use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::sol_types::SolCall;
-use kms_chain::contracts::{GatewayConfig, Proxy};
+use kms_chain::contracts::{GatewayConfig, HostAcl, KeyDigest, Proxy, b};
 use kms_chain::eip712::Domain;
+use kms_chain::event::ContractSet;
 use kms_chain::finality::Finality;
+use kms_chain::release::{Release, ReleaseChoice, ReleaseError, detect_release, resolve_release};
 use kms_chain::revert::Revert;
 use kms_chain::rpc::{
     BlockId, BlockNumberOrTag, CallError, CallRequest, EndpointUrl, LogQuery, OutageCause, Receipt, RpcError,
     SendOutcome,
 };
 use kms_chain::views::{
-    DomainError, GatewayConfigViews, Generation, GenerationError, ViewError, check_domain, detect_generation,
+    AclQuestion, AclViews, DomainError, GatewayConfigViews, KmsGenerationViews, ProtocolConfigViews, ViewError,
+    check_domain,
 };
+use kms_schemas::identity::RequestId;
 use node::{
     Mode, Node, basics, block, client, client_of, dead_url, eventually, hash, log, receipt, transaction_hash,
     unknown_method,
@@ -621,23 +625,133 @@ fn answering(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> impl 
 #[tokio::test]
 async fn an_address_without_a_contract_is_told_from_every_answer() {
     let rpc = client(&[&Node::start(answering(|_| Vec::new())).await]);
-    let error = detect_generation(&rpc, Address::ZERO).await.expect_err("nothing there");
-    assert!(matches!(error, GenerationError::View(ViewError::NoContract { .. })), "{error}");
+    let error = detect_release(&rpc, &gateway()).await.expect_err("nothing there");
+    assert!(matches!(error, ReleaseError::View(ViewError::NoContract { .. })), "{error}");
     let views = GatewayConfigViews::new(rpc, Address::ZERO);
     assert!(matches!(views.kms_signers().await, Err(ViewError::NoContract { .. })));
     assert!(matches!(views.thresholds().await, Err(ViewError::NoContract { .. })));
 }
 
+const DECRYPTION: Address = Address::with_last_byte(0xd1);
+const GENERATION: Address = Address::with_last_byte(0xd2);
+const PROTOCOL: Address = Address::with_last_byte(0xd3);
+
+fn gateway() -> ContractSet {
+    ContractSet::gateway(Release::V0_11, DECRYPTION)
+}
+
+/// A node on which each of these contracts reports this version.
+async fn reporting(versions: &'static [(Address, &'static str)]) -> Node {
+    Node::start(move |method, params| match method {
+        "eth_call" => {
+            let to: Address = params[0]["to"].as_str().expect("a contract").parse().expect("an address");
+            let version = versions.iter().find(|(contract, _)| *contract == to).map_or("", |(_, version)| version);
+            Ok(json!(Bytes::from(Proxy::getVersionCall::abi_encode_returns(&version.to_owned()))))
+        }
+        other => Err(unknown_method(other)),
+    })
+    .await
+}
+
 #[tokio::test]
-async fn the_generation_is_detected_from_the_version() {
-    let version = |text: &'static str| answering(move |_| Proxy::getVersionCall::abi_encode_returns(&text.to_owned()));
-    let rpc = client(&[&Node::start(version("Decryption v0.3.0")).await]);
-    assert_eq!(detect_generation(&rpc, Address::ZERO).await.expect("served"), Generation::A);
-    for other in ["Decryption v0.7.0", "KMSGeneration v0.3.0", ""] {
-        let rpc = client(&[&Node::start(version(other)).await]);
-        let error = detect_generation(&rpc, Address::ZERO).await.expect_err("not served");
-        assert!(matches!(error, GenerationError::Unsupported { .. }), "{error}");
+async fn the_release_is_detected_from_the_versions_of_the_contracts() {
+    let rpc = client(&[&reporting(&[(DECRYPTION, "Decryption v0.3.0")]).await]);
+    assert_eq!(detect_release(&rpc, &gateway()).await.expect("served"), Release::V0_11);
+    for other in ["Decryption v0.8.0", "KMSGeneration v0.3.0", ""] {
+        let rpc =
+            client(&[
+                &Node::start(answering(move |_| Proxy::getVersionCall::abi_encode_returns(&other.to_owned()))).await
+            ]);
+        let error = detect_release(&rpc, &gateway()).await.expect_err("not served");
+        assert!(matches!(error, ReleaseError::Unsupported { .. }), "{error}");
+        assert!(!error.is_outage());
     }
+    let host = ContractSet::host(Release::V0_11, GENERATION, PROTOCOL);
+    let rpc = client(&[&reporting(&[(GENERATION, "KMSGeneration v0.1.0"), (PROTOCOL, "ProtocolConfig v0.1.0")]).await]);
+    assert_eq!(detect_release(&rpc, &host).await.expect("served"), Release::V0_13);
+}
+
+#[tokio::test]
+async fn a_configured_release_is_taken_where_the_contracts_do_not_contradict_it() {
+    let host = ContractSet::host(Release::V0_11, GENERATION, PROTOCOL);
+    let rpc = client(&[&reporting(&[(GENERATION, "KMSGeneration v0.2.0"), (PROTOCOL, "ProtocolConfig v0.2.0")]).await]);
+    assert_eq!(resolve_release(&rpc, &host, ReleaseChoice::Auto).await.expect("served"), Release::V0_15);
+    let older = resolve_release(&rpc, &host, ReleaseChoice::Is(Release::V0_14)).await;
+    assert_eq!(older.expect("the same contracts"), Release::V0_14);
+    let error = resolve_release(&rpc, &host, ReleaseChoice::Is(Release::V0_13)).await.expect_err("contradicted");
+    assert!(matches!(error, ReleaseError::Contradicted { configured: Release::V0_13, .. }), "{error}");
+    assert_eq!(error.code(), "KC-0310");
+}
+
+#[tokio::test]
+async fn views_of_the_host_chain_are_asked_at_the_block_of_the_callers_choice() {
+    let node = Node::start(|method, params| {
+        assert_eq!(method, "eth_call");
+        assert_eq!(params[1], json!("0x10"), "the block");
+        let data: Bytes = params[0]["data"].as_str().expect("data").parse().expect("hex");
+        let selector: [u8; 4] = data[..4].try_into().expect("a selector");
+        let answer = match selector {
+            b::ProtocolConfig::getKmsContextAnchorCall::SELECTOR => {
+                let known = data[35] == 1;
+                b::ProtocolConfig::getKmsContextAnchorCall::abi_encode_returns(
+                    &b::ProtocolConfig::getKmsContextAnchorReturn {
+                        emissionBlockNumber: U256::from(if known { 7 } else { 0 }),
+                        contextInfoHash: if known { B256::repeat_byte(9) } else { B256::ZERO },
+                    },
+                )
+            }
+            b::ProtocolConfig::isValidEpochForContextCall::SELECTOR => {
+                b::ProtocolConfig::isValidEpochForContextCall::abi_encode_returns(&(data[35] == 1))
+            }
+            b::KMSGeneration::getCompletedKeyIdsCall::SELECTOR => {
+                b::KMSGeneration::getCompletedKeyIdsCall::abi_encode_returns(&vec![U256::from(2), U256::from(1)])
+            }
+            b::KMSGeneration::getKeyInfoCall::SELECTOR => {
+                b::KMSGeneration::getKeyInfoCall::abi_encode_returns(&b::KeyInfo {
+                    prepKeygenId: U256::from(3),
+                    keyId: U256::from(4),
+                    paramsType: 1,
+                    keyDigests: vec![KeyDigest { keyType: 3, digest: Bytes::from_static(b"d") }],
+                })
+            }
+            other => panic!("no view {other:?}"),
+        };
+        Ok(json!(Bytes::from(answer)))
+    })
+    .await;
+    let rpc = client(&[&node]);
+    let block = BlockId::from(16_u64);
+    let id = |value: u64| RequestId::from(U256::from(value));
+    let protocol = ProtocolConfigViews::new(rpc.clone(), PROTOCOL);
+    let anchor = protocol.context_anchor(id(1), block).await.expect("answered").expect("known");
+    assert_eq!((anchor.block_number, anchor.info_hash), (7, B256::repeat_byte(9)));
+    assert_eq!(protocol.context_anchor(id(2), block).await.expect("answered"), None);
+    assert!(protocol.is_valid_epoch(id(1), id(5), block).await.expect("answered"));
+    let generation = KmsGenerationViews::new(rpc, GENERATION);
+    assert_eq!(generation.completed_key_ids(block).await.expect("answered"), [id(2), id(1)]);
+    let key = generation.key(id(4), block).await.expect("answered");
+    assert_eq!((key.prep_keygen_id, key.key_id, key.params_type, key.key_digests[0].key_type), (id(3), id(4), 1, 3));
+}
+
+#[tokio::test]
+async fn questions_about_access_are_asked_together_and_answered_in_order() {
+    let node = Node::start(answering(|data| {
+        let allowed = data.starts_with(&HostAcl::isAllowedForDecryptionCall::SELECTOR);
+        HostAcl::isAllowedForDecryptionCall::abi_encode_returns(&allowed)
+    }))
+    .await;
+    let views = AclViews::new(client(&[&node]), Address::with_last_byte(0xac));
+    let (handle, account) = (B256::repeat_byte(1), Address::repeat_byte(2));
+    let questions = [
+        AclQuestion::Allowed { handle, account },
+        AclQuestion::AllowedForDecryption { handle },
+        AclQuestion::Delegated { delegator: account, delegate: account, contract: account, handle },
+    ];
+    assert_eq!(views.ask(&questions, BlockId::latest()).await.expect("answered"), [false, true, false]);
+    assert_eq!(views.ask(&[], BlockId::latest()).await.expect("nothing asked"), Vec::<bool>::new());
+    let nothing = AclViews::new(client(&[&Node::start(answering(|_| Vec::new())).await]), Address::ZERO);
+    let error = nothing.ask(&questions, BlockId::latest()).await.expect_err("no contract is no refusal");
+    assert!(matches!(error, ViewError::NoContract { .. }), "{error}");
 }
 
 #[tokio::test]
