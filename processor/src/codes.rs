@@ -29,6 +29,18 @@ codes! {
     REGISTRY_UNREACHABLE = "KC-0406", "registry_unreachable",
         "The coprocessor registry could not be read from the chain.",
         "Check the RPC endpoints; the request waits and burns no attempt.";
+    ATTESTATIONS_MISSING = "KC-0407", "attestations_missing",
+        "Too few of the registered coprocessors attest the same ciphertext for a handle.",
+        "Usually the coprocessors are behind: the request waits within its budget. Else ask their operators for the object.";
+    ATTESTATIONS_SPLIT = "KC-0408", "attestations_split",
+        "Two different attestations of one handle have the coprocessors' registered threshold.",
+        "Find out with the coprocessors' operators which one is right; the request waits within its budget and decrypts nothing.";
+    SEVERAL_KEYS = "KC-0409", "several_keys",
+        "The ciphertexts of one request are under different FHE keys.",
+        "Nothing can answer it.";
+    THRESHOLD_NO_MAJORITY = "KC-0410", "threshold_no_majority",
+        "The registered threshold of coprocessors is half of them or less, so that two groups can have it.",
+        "Nothing is unsafe, but every ciphertext waits for all buckets: have the threshold raised above half of the coprocessors.";
     CORE_UNREACHABLE = "KC-0501", "core_unreachable",
         "KMS Core did not answer.",
         "Check the KMS Core and the network; requests wait and burn no attempt.";
@@ -62,6 +74,126 @@ codes! {
     REQUEST_INVALID = "KC-0512", "request_invalid",
         "The request holds a value that the protocol has no meaning for.",
         "Nothing can answer it.";
+    CORE_VERSION_UNFIT = "KC-0513", "core_version_unfit",
+        "The configured version of KMS Core lacks the call that the request needs, or signs what the contracts do not check.",
+        "Run a KMS Core of the release's version (`docs/protocol.md`, \"Versions of KMS Core\"), or correct `kms_core.version`.";
+    CORE_STUCK = "KC-0514", "core_stuck",
+        "KMS Core v0.13 holds the id of a decryption as pending for ever, after it had refused it once.",
+        "Restart the KMS Core: the request is kept, looked at rarely, and served then. The other nodes do not need this answer.";
+    PREPROCESSING_GONE = "KC-0515", "preprocessing_gone",
+        "KMS Core no longer has the preprocessing, and the chain has its consensus without this node.",
+        "Nothing: the preprocessing was lost or consumed, and no answer is needed any more.";
+    EPOCH_REFUSED = "KC-0516", "epoch_refused",
+        "KMS Core refuses the epoch: it is in its storage already, without a result to fetch any more, or the key material does not fit.",
+        "Read KMS Core's log. If the result was lost in a restart, have the epoch destroyed on chain and a new one defined.";
+    EPOCH_EMPTY = "KC-0517", "epoch_empty",
+        "There is no completed key or no completed CRS to carry into the epoch, and the contract activates no such epoch.",
+        "Have a key and a CRS generated, the epoch destroyed and a new one defined.";
+    PREVIOUS_CONTEXT_UNKNOWN = "KC-0518", "previous_context_unknown",
+        "The log that defined the previous context is not at its anchor on chain.",
+        "Check the RPC endpoints of [ethereum]: they must serve old logs. The request waits within its budget.";
+    HOST_CHAIN_UNREACHABLE = "KC-0519", "key_management_chain_unreachable",
+        "The chain of KMSGeneration and ProtocolConfig could not be read.",
+        "Check the RPC endpoints; the request waits and burns no attempt.";
+    MATERIAL_UNREADABLE = "KC-0570", "material_unreadable",
+        "The keys and CRSs of an epoch cannot be read at the block that its event names.",
+        "Use an RPC endpoint that keeps old state (an archive node); the request waits within its budget.";
+    CORE_CENTRALIZED = "KC-0571", "core_centralized",
+        "A centralized KMS Core has no epochs that can be created or destroyed.",
+        "Run a threshold KMS Core.";
+    CHAIN_NOT_CONFIGURED = "KC-0572", "chain_not_configured",
+        "The request needs a contract that is not configured.",
+        "Configure [ethereum] with `kms_generation` and `protocol_config`.";
+    EXTRA_DATA_INVALID = "KC-0573", "extra_data_invalid",
+        "The request's extra data is of an unknown version, or too short for its own.",
+        "Nothing can answer it.";
+    RECORD_FORGED = "KC-0520", "record_forged",
+        "The record names a log that the chain does not hold there: other contents, another transaction or another time.",
+        "The record was not written by ingest: find out who wrote it. Nothing was decrypted.";
+    CALLDATA_FOREIGN = "KC-0525", "calldata_foreign",
+        "The transaction of a user decryption was not sent to the Decryption contract, or calls something else there: it does not tell for which contracts the handles are asked.",
+        "Nothing: such requests can only be made by calling the contract directly.";
+    CALLDATA_DIFFERS = "KC-0526", "calldata_differs",
+        "The calldata of a user decryption does not say what its event says.",
+        "The contracts are not what they should be: check their addresses.";
+    NO_HANDLES = "KC-0527", "no_handles",
+        "The request names no handle.",
+        "The contracts let no such request through: check their addresses.";
+    TOO_MANY_BITS = "KC-0528", "too_many_bits",
+        "The values of one request have more than 2048 bits together.",
+        "The contracts let no such request through: check their addresses.";
+    MIXED_HOST_CHAINS = "KC-0529", "mixed_host_chains",
+        "The handles of one user decryption are of several host chains.",
+        "The contracts let no such request through: check their addresses.";
+    MIXED_KEYS = "KC-0530", "mixed_keys",
+        "The ciphertexts of one request are under several keys.",
+        "The contracts let no such request through: check their addresses.";
+    HOST_CHAIN_UNKNOWN = "KC-0531", "host_chain_unknown",
+        "The handles are of a host chain that is not configured, so that nobody can be asked whether they may be decrypted.",
+        "Add the chain as a `[[host_chain]]`, then redrive the request.";
+    ACL_UNREACHABLE = "KC-0532", "host_chain_unreachable",
+        "The host chain of the handles could not be asked.",
+        "Check its RPC endpoints; requests wait and burn no attempt and no budget.";
+    ACL_UNREADABLE = "KC-0533", "acl_unreadable",
+        "The access control list gives no answer that can be read.",
+        "Check the `acl` address of the host chain; requests wait, since no answer is neither yes nor no.";
+    NOT_PUBLIC = "KC-0534", "not_allowed_for_decryption",
+        "The access control list does not allow a handle of a public decryption to be decrypted.",
+        "Nothing, if the application has not allowed it. Otherwise check that the host chain's node is not behind, and redrive the request.";
+    NOT_OWNED = "KC-0535", "not_owned",
+        "The access control list does not allow the user a handle.",
+        "Nothing, if the handle is not the user's. Otherwise check that the host chain's node is not behind, and redrive the request.";
+    NOT_ALLOWED_FOR_CONTRACT = "KC-0536", "not_allowed_for_contract",
+        "The access control list does not allow a handle to the contract that it is asked for.",
+        "Nothing, if the handle is not the contract's. Otherwise check that the host chain's node is not behind, and redrive the request.";
+    NOT_DELEGATED = "KC-0537", "not_delegated",
+        "The owner of a handle has not delegated it to who asks, or the delegation is over.",
+        "Nothing, if that is so. Otherwise check that the host chain's node is not behind, and redrive the request.";
+    NOT_LISTED = "KC-0538", "not_listed",
+        "None of the contracts that the user allowed may use a handle.",
+        "Nothing, if that is so. Otherwise check that the host chain's node is not behind, and redrive the request.";
+    USER_SIGNATURE_WRONG = "KC-0545", "user_signature_wrong",
+        "The signature of the request is not the user's, and the user is no contract that could vouch for it.",
+        "Nothing: the user must ask again.";
+    CONTRACT_SIGNATURE_REFUSED = "KC-0546", "contract_signature_refused",
+        "The user is a contract, and it does not confirm the signature (ERC-1271) within the gas that it may use.",
+        "See `access.erc1271_gas`, if the user's contract needs more. Otherwise the user must ask again.";
+    SIGNATURE_INVALIDATED = "KC-0547", "signature_invalidated",
+        "The user has invalidated the signature on the host chain.",
+        "Nothing: the user must ask again.";
+    VALIDITY_NOT_BEGUN = "KC-0548", "validity_not_begun",
+        "The request is valid only later.",
+        "Check the clock of this machine; the request waits.";
+    VALIDITY_EXPIRED = "KC-0549", "validity_expired",
+        "The request is not valid any more.",
+        "Check the clock of this machine. Otherwise nothing: the user must ask again.";
+    USER_AMONG_CONTRACTS = "KC-0550", "user_among_contracts",
+        "The user is among the contracts that the request allows.",
+        "Nothing: such a request is not served.";
+    EXTRA_DATA_MALFORMED = "KC-0551", "extra_data_malformed",
+        "The extra data of the request is of no version that is known, or too short for its version.",
+        "Nothing can answer it.";
+    CONTEXT_UNKNOWN = "KC-0552", "context_unknown",
+        "The KMS context that the request names was not made yet, as far as the Ethereum host chain is final.",
+        "Check that the node of the Ethereum host chain is not behind; the request waits within its budget.";
+    CONTEXT_PENDING = "KC-0553", "context_pending",
+        "The KMS context that the request names is not active yet.",
+        "Wait for the committee to confirm it; the request waits within its budget.";
+    CONTEXT_DESTROYED = "KC-0554", "context_destroyed",
+        "The KMS context that the request names is destroyed.",
+        "Nothing can answer it: it must be asked for again.";
+    EPOCH_NOT_ACTIVE = "KC-0555", "epoch_not_active",
+        "The epoch that the request names is not active yet.",
+        "Wait for the committee to activate it; the request waits within its budget.";
+    EPOCH_DESTROYED = "KC-0556", "epoch_destroyed",
+        "The epoch that the request names is destroyed, or was never one of the context that it names.",
+        "Nothing can answer it: it must be asked for again.";
+    ETHEREUM_UNREADABLE = "KC-0557", "ethereum_unreadable",
+        "The contexts could not be read from the Ethereum host chain.",
+        "Check its RPC endpoints and `ethereum.protocol_config`; requests wait and burn no attempt and no budget.";
+    DEPLOYMENT_MISMATCH = "KC-0560", "deployment_mismatch",
+        "The configuration does not fit the contracts that are there.",
+        "Read the text: it names the section or the address.";
     ANSWER_MALFORMED = "KC-0611", "answer_malformed",
         "KMS Core's result lacks a part or does not fit the request.",
         "Compare the versions of KMS Core and contracts; nothing was published.";

@@ -1,6 +1,11 @@
 //! Everything that a processor can be told. Every option is documented here, and nowhere else by hand.
 
 use alloy::primitives::Address;
+use kms_chain::eip712::{
+    DECRYPTION_DOMAIN_NAME, DOMAIN_VERSION, KMS_GENERATION_DOMAIN_NAME, PROTOCOL_CONFIG_DOMAIN_NAME,
+};
+use kms_chain::finality::Finality;
+use kms_chain::release::{Release, ReleaseChoice};
 use kms_runtime::config::{Configuration, Endpoint, Problems, SchemaRegistryConfig, TelemetryConfig};
 use kms_runtime::kafka::KafkaConfig;
 use schemars::JsonSchema;
@@ -18,8 +23,17 @@ pub struct ProcessorConfig {
     /// Logs, metrics and health.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
-    /// The chain whose contracts ask.
+    /// The Gateway.
     pub gateway: GatewaySection,
+    /// The Ethereum host chain; needed from v0.13 on.
+    #[serde(default)]
+    pub ethereum: Option<EthereumSection>,
+    /// The chains where FHE applications live; needed from v0.12 on.
+    #[serde(default)]
+    pub host_chain: Vec<HostChainSection>,
+    /// What is checked before KMS Core is asked.
+    #[serde(default)]
+    pub access: AccessConfig,
     /// The KMS Core.
     pub kms_core: KmsCoreConfig,
     /// The KMS node's signer.
@@ -38,6 +52,22 @@ impl Configuration for ProcessorConfig {
         problems.within("schema_registry", &self.schema_registry);
         problems.within("telemetry", &self.telemetry);
         problems.within("gateway", &self.gateway);
+        if let Some(ethereum) = &self.ethereum {
+            problems.within("ethereum", ethereum);
+            if ethereum.chain_id == self.gateway.chain_id {
+                problems.at("ethereum.chain_id", "is the Gateway's chain id");
+            }
+        }
+        for (index, host_chain) in self.host_chain.iter().enumerate() {
+            problems.within(&format!("host_chain.{index}"), host_chain);
+            if self.host_chain[..index].iter().any(|other| other.chain_id == host_chain.chain_id) {
+                problems.at(&format!("host_chain.{index}.chain_id"), "is there twice");
+            }
+        }
+        problems.within("access", &self.access);
+        if self.access.check_acl == CheckAcl::Always && self.host_chain.is_empty() {
+            problems.at("access.check_acl", "\"always\" needs a [[host_chain]]");
+        }
         problems.within("kms_core", &self.kms_core);
         problems.within("signer", &self.signer);
         problems.within("ciphertexts", &self.ciphertexts);
@@ -51,7 +81,7 @@ impl Configuration for ProcessorConfig {
     }
 }
 
-/// The chain whose contracts ask, and where the coprocessors are registered.
+/// The Gateway: its contracts ask for decryptions (and, up to v0.12, for keys), and the coprocessors are registered there.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct GatewaySection {
     /// EIP-155 chain id.
@@ -63,12 +93,24 @@ pub struct GatewaySection {
     /// Address of the Decryption contract.
     #[schemars(with = "String", extend("format" = "address"))]
     pub decryption: Address,
-    /// Address of the KMSGeneration contract.
-    #[schemars(with = "String", extend("format" = "address"))]
-    pub kms_generation: Address,
     /// Address of the GatewayConfig contract.
     #[schemars(with = "String", extend("format" = "address"))]
     pub gateway_config: Address,
+    /// Address of the KMSGeneration contract up to v0.12. From v0.13 on it is on the Ethereum host chain.
+    #[schemars(with = "Option<String>", extend("format" = "address"))]
+    pub kms_generation: Option<Address>,
+    /// Release of the contracts: `auto` asks them, else `v0.11` (also for v0.10), `v0.12`, `v0.13`, `v0.14` or `v0.15`.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub release: ReleaseChoice,
+    /// Up to which block a decryption is believed: `latest`, `safe`, `finalized` or `depth:N`.
+    #[serde(default)]
+    #[schemars(with = "String", extend("format" = "finality"))]
+    pub finality: Finality,
+    /// The same for key management up to v0.12: what cannot be undone is not done for a block that may go away.
+    #[serde(default = "finalized")]
+    #[schemars(with = "String", extend("format" = "finality"))]
+    pub key_management_finality: Finality,
     /// EIP-712 domain name of the Decryption contract.
     #[serde(default = "decryption_domain")]
     pub decryption_domain_name: String,
@@ -85,15 +127,23 @@ pub struct GatewaySection {
 }
 
 fn decryption_domain() -> String {
-    "Decryption".to_owned()
+    DECRYPTION_DOMAIN_NAME.to_owned()
 }
 
 fn kms_generation_domain() -> String {
-    "KMSGeneration".to_owned()
+    KMS_GENERATION_DOMAIN_NAME.to_owned()
+}
+
+fn protocol_config_domain() -> String {
+    PROTOCOL_CONFIG_DOMAIN_NAME.to_owned()
 }
 
 fn domain_version() -> String {
-    "1".to_owned()
+    DOMAIN_VERSION.to_owned()
+}
+
+const fn finalized() -> Finality {
+    Finality::Finalized
 }
 
 const fn registry_refresh_ms() -> u64 {
@@ -102,30 +152,198 @@ const fn registry_refresh_ms() -> u64 {
 
 impl Configuration for GatewaySection {
     fn validate(&self, problems: &mut Problems) {
-        for (path, address) in [
-            ("decryption", self.decryption),
-            ("kms_generation", self.kms_generation),
-            ("gateway_config", self.gateway_config),
-        ] {
-            if address.is_zero() {
-                problems.at(path, "the zero address is no contract");
-            }
+        let addresses = [("decryption", self.decryption), ("gateway_config", self.gateway_config)];
+        for (path, address) in
+            addresses.into_iter().chain(self.kms_generation.map(|address| ("kms_generation", address)))
+        {
+            not_zero(problems, path, address);
         }
-        if self.decryption == self.kms_generation {
+        if self.kms_generation == Some(self.decryption) {
             problems.at("kms_generation", "is the same address as decryption");
+        }
+        if let (Some(_), ReleaseChoice::Is(release)) = (self.kms_generation, self.release)
+            && release.key_management_on_host()
+        {
+            problems
+                .at("kms_generation", format!("{release} generates keys on the Ethereum host chain: use [ethereum]"));
         }
     }
 }
 
-/// An EIP-712 domain without its chain id.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DomainConfig {
-    /// `name`.
-    pub name: String,
-    /// `version`.
-    pub version: String,
-    /// `verifyingContract`.
-    pub contract: Address,
+fn not_zero(problems: &mut Problems, path: &str, address: Address) {
+    if address.is_zero() {
+        problems.at(path, "the zero address is no contract");
+    }
+}
+
+/// The Ethereum host chain: from v0.13 on, keys, contexts and epochs come from there.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct EthereumSection {
+    /// EIP-155 chain id.
+    #[schemars(range(min = 1))]
+    pub chain_id: u64,
+    /// JSON-RPC endpoints: the first is the primary, the others take over in order.
+    #[schemars(length(min = 1))]
+    pub rpc_urls: Vec<Endpoint>,
+    /// Address of the KMSGeneration contract.
+    #[schemars(with = "String", extend("format" = "address"))]
+    pub kms_generation: Address,
+    /// Address of the ProtocolConfig contract.
+    #[schemars(with = "String", extend("format" = "address"))]
+    pub protocol_config: Address,
+    /// Up to which block requests of this chain, and the states of contexts and epochs, are believed: `latest`, `safe`, `finalized` or
+    /// `depth:N`.
+    #[serde(default = "finalized")]
+    #[schemars(with = "String", extend("format" = "finality"))]
+    pub finality: Finality,
+    /// EIP-712 domain name of the KMSGeneration contract.
+    #[serde(default = "kms_generation_domain")]
+    pub kms_generation_domain_name: String,
+    /// EIP-712 domain name of the ProtocolConfig contract.
+    #[serde(default = "protocol_config_domain")]
+    pub protocol_config_domain_name: String,
+    /// EIP-712 domain version of both.
+    #[serde(default = "domain_version")]
+    pub domain_version: String,
+}
+
+impl Configuration for EthereumSection {
+    fn validate(&self, problems: &mut Problems) {
+        if matches!(self.finality, Finality::Depth(_)) {
+            problems.at("finality", "must be latest, safe or finalized: state is read at it");
+        }
+        not_zero(problems, "kms_generation", self.kms_generation);
+        not_zero(problems, "protocol_config", self.protocol_config);
+        if self.kms_generation == self.protocol_config {
+            problems.at("protocol_config", "is the same address as kms_generation");
+        }
+    }
+}
+
+/// A chain where FHE applications live: its access control list says who may have what decrypted.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct HostChainSection {
+    /// EIP-155 chain id, as it stands in the handles.
+    #[schemars(range(min = 1))]
+    pub chain_id: u64,
+    /// JSON-RPC endpoints: the first is the primary, the others take over in order.
+    #[schemars(length(min = 1))]
+    pub rpc_urls: Vec<Endpoint>,
+    /// Address of the ACL contract.
+    #[schemars(with = "String", extend("format" = "address"))]
+    pub acl: Address,
+}
+
+impl Configuration for HostChainSection {
+    fn validate(&self, problems: &mut Problems) {
+        not_zero(problems, "acl", self.acl);
+    }
+}
+
+/// What is checked before KMS Core is asked, and how long it is waited for what may heal. An outage of a chain is never counted.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct AccessConfig {
+    /// Whether the host chains' access control lists are asked: `always`, `never` (only up to v0.11, whose Gateway has asked already),
+    /// or `auto`: where a host chain is configured, and from v0.12 on always.
+    pub check_acl: CheckAcl,
+    /// Milliseconds that a request waits for access rights that are not there (the host chain may be behind).
+    pub acl_patience_ms: u64,
+    /// Milliseconds that a request waits for the KMS context and epoch that it names.
+    pub context_patience_ms: u64,
+    /// Milliseconds that a decryption waits for its block, and for the start of its validity.
+    pub not_yet_patience_ms: u64,
+    /// Milliseconds that a key management request waits for its block to be final.
+    pub finality_patience_ms: u64,
+    /// Milliseconds that a request waits whose block is not the chain's any more, or not this node's.
+    pub orphan_patience_ms: u64,
+    /// Milliseconds between two looks at what a request waits for.
+    #[schemars(range(min = 10, max = 60_000))]
+    pub pause_ms: u64,
+    /// Milliseconds that the state of a context or epoch is used before it is read again. One that was destroyed stays so.
+    #[schemars(range(max = 600_000))]
+    pub context_refresh_ms: u64,
+    /// Gas of the call that asks a user's contract about a signature (ERC-1271).
+    #[schemars(range(min = 30_000))]
+    pub erc1271_gas: u64,
+    /// Blocks whose proof is remembered, per chain and finality.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub cached_blocks: usize,
+    /// Requests whose waiting is remembered.
+    #[schemars(range(min = 1000))]
+    pub max_waiting: usize,
+}
+
+impl Default for AccessConfig {
+    fn default() -> Self {
+        Self {
+            check_acl: CheckAcl::Auto,
+            acl_patience_ms: 300_000,
+            context_patience_ms: 3_600_000,
+            not_yet_patience_ms: 600_000,
+            finality_patience_ms: 24 * 3_600_000,
+            orphan_patience_ms: 30_000,
+            pause_ms: 2_000,
+            context_refresh_ms: 10_000,
+            erc1271_gas: 100_000,
+            cached_blocks: 1024,
+            max_waiting: 100_000,
+        }
+    }
+}
+
+impl Configuration for AccessConfig {
+    fn validate(&self, _: &mut Problems) {}
+}
+
+/// Whether access control lists are asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckAcl {
+    /// Where a host chain is configured, and from v0.12 on always.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never; only up to v0.11, whose Gateway has asked already.
+    Never,
+}
+
+/// Version of KMS Core, by what a connector can tell apart. It cannot be read over gRPC (`docs/protocol.md`, "Versions of KMS Core").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum CoreVersion {
+    /// v0.12.0 to v0.12.7.
+    #[serde(rename = "v0.12")]
+    V0_12,
+    /// v0.13.0 to v0.13.3.
+    #[serde(rename = "v0.13.0")]
+    V0_13_0,
+    /// v0.13.10 and v0.13.11.
+    #[serde(rename = "v0.13.10")]
+    V0_13_10,
+    /// v0.13.20 to v0.13.22.
+    #[serde(rename = "v0.13.20")]
+    V0_13_20,
+    /// v0.14.
+    #[serde(rename = "v0.14")]
+    V0_14,
+    /// v0.15.
+    #[serde(rename = "v0.15")]
+    V0_15,
+}
+
+impl CoreVersion {
+    /// The version that a release of the contracts is run with.
+    #[must_use]
+    pub const fn of(release: Release) -> Self {
+        match release {
+            Release::V0_11 => Self::V0_12,
+            Release::V0_12 => Self::V0_13_10,
+            Release::V0_13 => Self::V0_13_20,
+            Release::V0_14 => Self::V0_14,
+            Release::V0_15 => Self::V0_15,
+        }
+    }
 }
 
 /// The KMS Core of this node.
@@ -135,6 +353,10 @@ pub struct KmsCoreConfig {
     /// follows its preprocessing. Their order and number must not change while requests are open.
     #[schemars(length(min = 1))]
     pub endpoints: Vec<Endpoint>,
+    /// Version of the KMS Core: `v0.12`, `v0.13.0`, `v0.13.10`, `v0.13.20`, `v0.14` or `v0.15`, each standing for the later ones up to the
+    /// next. Absent: the one that the contracts' release is run with.
+    #[serde(default)]
+    pub version: Option<CoreVersion>,
     /// Milliseconds to connect.
     #[serde(default = "connect_timeout_ms")]
     #[schemars(range(min = 1))]
@@ -152,6 +374,14 @@ pub struct KmsCoreConfig {
     #[serde(default = "await_pause_ms")]
     #[schemars(range(min = 1))]
     pub await_pause_ms: u64,
+    /// Milliseconds up to which that pause grows, where KMS Core answers at once that there is no result yet.
+    #[serde(default = "await_pause_max_ms")]
+    #[schemars(range(min = 1))]
+    pub await_pause_max_ms: u64,
+    /// Milliseconds between two looks at a decryption that KMS Core holds as pending for ever (v0.13).
+    #[serde(default = "stuck_poll_ms")]
+    #[schemars(range(min = 1000))]
+    pub stuck_poll_ms: u64,
     /// Largest gRPC message in bytes, both directions; KMS Core's own limit is 100 MiB.
     #[serde(default = "max_message_bytes")]
     #[schemars(range(min = 65536))]
@@ -168,6 +398,14 @@ const fn start_timeout_ms() -> u64 {
 
 const fn await_timeout_ms() -> u64 {
     70_000
+}
+
+const fn await_pause_max_ms() -> u64 {
+    5_000
+}
+
+const fn stuck_poll_ms() -> u64 {
+    300_000
 }
 
 const fn await_pause_ms() -> u64 {
@@ -234,6 +472,15 @@ pub struct CiphertextsConfig {
     /// Milliseconds for one object.
     #[schemars(range(min = 1))]
     pub object_timeout_ms: u64,
+    /// Objects of all requests whose bodies are read at once.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub objects_in_flight: usize,
+    /// Milliseconds for one attestation of a ciphertext, from v0.15 on.
+    #[schemars(range(min = 1))]
+    pub attestation_timeout_ms: u64,
+    /// Attestations that one bucket is asked for at once.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub attestations_per_bucket: usize,
 }
 
 impl Default for CiphertextsConfig {
@@ -248,6 +495,9 @@ impl Default for CiphertextsConfig {
             connect_timeout_ms: 3_000,
             read_timeout_ms: 5_000,
             object_timeout_ms: 20_000,
+            objects_in_flight: 16,
+            attestation_timeout_ms: 5_000,
+            attestations_per_bucket: 64,
         }
     }
 }

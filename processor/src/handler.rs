@@ -1,24 +1,28 @@
-//! What is done with one request: authorise, run it on KMS Core, verify, publish.
+//! What is done with one request: prove and check it, run it on KMS Core, verify, publish.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use alloy::primitives::{Bytes, keccak256};
-use kms_chain::event::{self, ContractSet};
-use kms_runtime::stage::{Attempt, Carry, Failure, Handler, InputRecord, Outcome, OutcomeView, OutputRecord};
+use kms_chain::release::Release;
+use kms_runtime::stage::{Answered, Attempt, Carry, Failure, Handler, InputRecord, Outcome, OutcomeView, OutputRecord};
 use kms_schemas::codec::Codec;
 use kms_schemas::headers;
-use kms_schemas::identity::Coordinates;
+use kms_schemas::identity::{Coordinates, Kind, Lane};
 use kms_schemas::record::{Answer, DeadLetter, DeferredRequest, Request, ResultRecord};
 use kms_schemas::topics::Topics;
 
 use crate::answer::Verifier;
+use crate::chains::ServedChain;
 use crate::ciphertext::CiphertextStore;
 use crate::codes;
-use crate::config::DomainConfig;
+use crate::config::CoreVersion;
 use crate::core::KmsCore;
 use crate::error::Trouble;
+use crate::gate::Gate;
 use crate::metrics;
+use crate::patience::{Patience, Spending};
 use crate::serve::serve;
 
 /// The service's name in dead letters and ids.
@@ -33,19 +37,23 @@ pub struct Shared {
     pub topics: Topics,
     /// `ce_source` of every record that is written.
     pub source: String,
-    /// EIP-155 id of the only chain that is served.
-    pub chain_id: u64,
-    /// The only contracts that are served.
-    pub contracts: ContractSet,
-    /// Domain of the Decryption contract.
-    pub decryption: DomainConfig,
-    /// Domain of the KMSGeneration contract.
-    pub kms_generation: DomainConfig,
+    /// Release of the contracts.
+    pub release: Release,
+    /// The Gateway.
+    pub gateway: ServedChain,
+    /// The Ethereum host chain, where the release has requests there.
+    pub ethereum: Option<ServedChain>,
+    /// What a request must pass before KMS Core hears of it.
+    pub gate: Gate,
+    /// How long requests have waited for what may heal.
+    pub patience: Patience,
     /// Where ciphertexts come from.
     pub ciphertexts: CiphertextStore,
     /// The KMS Core.
     pub core: KmsCore,
-    /// Whose signatures are published.
+    /// Its version.
+    pub core_version: CoreVersion,
+    /// Whose signatures are published, and under which domains.
     pub verifier: Verifier,
 }
 
@@ -62,7 +70,13 @@ pub enum Intake {
 #[derive(Clone, Debug)]
 pub struct RequestHandler {
     shared: Arc<Shared>,
+    lane: Lane,
     intake: Intake,
+}
+
+/// Ends an earlier request of the same key, which may be running.
+const fn is_abort(request: &Request) -> bool {
+    matches!(request.kind, Kind::AbortKeygen | Kind::AbortCrsgen)
 }
 
 /// One request with what its outcome has to name.
@@ -80,8 +94,8 @@ struct Work {
 impl RequestHandler {
     /// A handler of the lane's fresh or deferred records.
     #[must_use]
-    pub const fn new(shared: Arc<Shared>, intake: Intake) -> Self {
-        Self { shared, intake }
+    pub const fn new(shared: Arc<Shared>, lane: Lane, intake: Intake) -> Self {
+        Self { shared, lane, intake }
     }
 
     fn decode(&self, record: &InputRecord) -> Result<Work, Failure> {
@@ -109,33 +123,94 @@ impl RequestHandler {
         }
     }
 
-    /// The request is for this deployment, and is what its own raw log says: whoever wrote the record, the work is decoded from
-    /// the log (P4).
-    fn authorise(&self, request: &Request) -> Result<(), Trouble> {
-        if request.chain_id != self.shared.chain_id {
-            return Err(Trouble::permanent(
-                codes::FOREIGN_REQUEST,
-                format!("the request is of chain {}, this processor serves {}", request.chain_id, self.shared.chain_id),
-            ));
+    /// From the record to the answer: prove, check, serve.
+    async fn answer(&self, work: &Work, attempt: &Attempt) -> Result<Answer, Trouble> {
+        let shared = &*self.shared;
+        let (request, answered) = (&work.request, &attempt.answered);
+        let transaction = shared.gate.prove(request, answered).await?;
+        shared.gate.check(request, &transaction, SystemTime::now(), answered).await?;
+        shared.patience.settled(&work.source);
+        // A deferred request, and one whose first attempt ended here, was probably started.
+        let repeated = attempt.repeated || self.intake == Intake::Deferred;
+        let served = serve(shared, request, repeated, answered);
+        if self.lane == Lane::Decryption {
+            return served.await;
         }
-        let decoded = event::decode_request(&self.shared.contracts, &request.log)
-            .map_err(|error| Trouble::permanent(codes::BODY_DIFFERS_FROM_LOG, error.to_string()))?
-            .ok_or_else(|| {
-                Trouble::permanent(
-                    codes::FOREIGN_REQUEST,
-                    format!("the log of contract {} is no request of a served contract", request.log.address),
-                )
-            })?;
-        if decoded.kind != request.kind || decoded.id != request.id || decoded.body != request.body {
-            return Err(Trouble::permanent(
-                codes::BODY_DIFFERS_FROM_LOG,
-                format!(
-                    "the record says {} {}, its log says {} {} or other arguments",
-                    request.kind, request.id, decoded.kind, decoded.id
-                ),
-            ));
+        tokio::select! {
+            answer = served => answer,
+            never = self.obey(attempt) => match never {},
         }
-        Ok(())
+    }
+
+    /// Obeys the aborts of the request that is being served, for as long as it is: each is proven like any request, and then carried out
+    /// at once, instead of after the request that it is to end.
+    async fn obey(&self, attempt: &Attempt) -> Infallible {
+        let mut signals = attempt.signals.clone();
+        let mut heard = 0;
+        let mut open: Vec<Work> = Vec::new();
+        loop {
+            let new: Vec<_> = {
+                let all = signals.borrow_and_update();
+                let new = all.iter().skip(heard).cloned().collect();
+                heard = all.len();
+                new
+            };
+            open.extend(new.iter().filter_map(|record| self.decode(record).ok()).filter(|work| is_abort(&work.request)));
+            let mut later = Vec::new();
+            for work in open {
+                if let Err(Trouble::Outage { .. } | Trouble::Waits { .. } | Trouble::MayHeal { .. }) =
+                    self.abort(&work.request, &attempt.answered).await
+                {
+                    later.push(work);
+                }
+            }
+            open = later;
+            tokio::select! {
+                changed = signals.changed() => if changed.is_err() && open.is_empty() {
+                    std::future::pending::<()>().await;
+                },
+                () = tokio::time::sleep(self.shared.patience.pause()), if !open.is_empty() => {}
+            }
+        }
+    }
+
+    async fn abort(&self, request: &Request, answered: &Answered) -> Result<(), Trouble> {
+        self.shared.gate.prove(request, answered).await?;
+        serve(&self.shared, request, false, answered).await.map(drop)
+    }
+
+    /// What the stage is told of a request that has no answer yet, or never will.
+    fn outcome(&self, work: &Work, trouble: Trouble) -> Outcome {
+        let shared = &*self.shared;
+        let kind = work.request.kind.as_str();
+        match trouble {
+            Trouble::Waits { budget, code, text } => {
+                let spending = shared.patience.spend(&work.source, budget, Instant::now());
+                metrics::waiting(shared.patience.len());
+                match spending {
+                    Spending::Wait(after) => {
+                        metrics::check_waits(kind, code);
+                        Outcome::Wait { after, why: Failure::new(code, text) }
+                    }
+                    Spending::Over(spent) => {
+                        shared.patience.settled(&work.source);
+                        let text = format!("{text}; waited {} ms for it ({})", spent.as_millis(), budget.key());
+                        metrics::request_refused(kind, code, &text);
+                        Outcome::DeadLetter { why: Failure::new(code, text) }
+                    }
+                }
+            }
+            trouble @ (Trouble::Outage { .. } | Trouble::SetAside { .. }) => {
+                shared.patience.interrupted(&work.source);
+                trouble.into_outcome()
+            }
+            trouble @ Trouble::MayHeal { .. } => trouble.into_outcome(),
+            Trouble::Permanent { code, text } => {
+                shared.patience.settled(&work.source);
+                metrics::request_refused(kind, code, &text);
+                Outcome::DeadLetter { why: Failure::new(code, text) }
+            }
+        }
     }
 
     fn publish(&self, work: Work, attempts: u32, answer: Answer) -> Result<OutputRecord, Failure> {
@@ -147,6 +222,7 @@ impl RequestHandler {
             source: work.source,
             deferred: work.deferred,
             identity,
+            block_number: work.request.block_number,
             block_hash: work.request.block_hash,
             log_index: work.request.log_index,
             attempts: work.earlier_attempts.saturating_add(attempts),
@@ -173,13 +249,8 @@ impl Handler for RequestHandler {
             Ok(work) => work,
             Err(why) => return Outcome::DeadLetter { why },
         };
-        if let Err(trouble) = self.authorise(&work.request) {
-            return trouble.into_outcome();
-        }
-        // A deferred request, and one whose first attempt ended here, was probably started.
-        let repeated = attempt.repeated || self.intake == Intake::Deferred;
         let answered = tokio::select! {
-            answered = serve(&self.shared, &work.request, repeated, &attempt.answered) => answered,
+            answered = self.answer(&work, &attempt) => answered,
             () = attempt.cancel.cancelled() => {
                 // Nobody takes this outcome any more.
                 return Outcome::Defer { why: Failure::new(codes::CANCELLED, "the attempt was cancelled") };
@@ -198,9 +269,13 @@ impl Handler for RequestHandler {
                 if matches!(trouble.code(), codes::SIGNATURE_WRONG | codes::ANSWER_MALFORMED) {
                     metrics::answer_refused(kind, trouble.code(), &trouble.to_string());
                 }
-                trouble.into_outcome()
+                self.outcome(&work, trouble)
             }
         }
+    }
+
+    fn is_signal(&self, record: &InputRecord) -> bool {
+        self.lane == Lane::KeyManagement && self.decode(record).is_ok_and(|work| is_abort(&work.request))
     }
 
     fn deferred(&self, record: &InputRecord, attempts: u32, first_ms: u64, why: &Failure) -> Option<OutputRecord> {

@@ -20,20 +20,34 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+pub mod access;
 pub mod answer;
+pub mod attestation;
+pub mod authorise;
+pub mod bounds;
+pub mod chains;
 pub mod ciphertext;
 pub mod codes;
 pub mod config;
+pub mod context;
 pub mod coprocessors;
 pub mod core;
 pub mod core_request;
+pub mod core_version;
 pub mod error;
+pub mod gate;
 pub mod handler;
+pub mod identity;
 pub mod metrics;
 pub mod operation;
+pub mod patience;
 pub mod serve;
 pub mod service;
 pub mod status;
+pub mod user_request;
+
+#[cfg(test)]
+mod mock;
 
 /// Runs the processor as the command line (the program's name first) says, and tells how the process must end.
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kms_chain::eip712::{Domain, Domains};
-use kms_chain::event::ContractSet;
-use kms_chain::rpc::{EndpointUrl, Rpc, RpcConfig};
 use kms_chain::views::GatewayConfigViews;
 use kms_runtime::config::{SchemaRegistryConfig, TelemetryConfig};
 use kms_runtime::kafka::KafkaConfig;
+use kms_runtime::retry::Backoff;
 use kms_runtime::service::{Context, Service};
 use kms_runtime::shutdown::{Exit, Stopped};
 use kms_runtime::stage::{self, StageConfig, StageIds};
@@ -16,12 +14,17 @@ use kms_schemas::identity::Lane;
 use kms_schemas::topics::{MAX_DEAD_LETTER_BYTES, MAX_RECORD_BYTES};
 use tokio::task::JoinSet;
 
+use crate::access::{HostChain, HostChains};
 use crate::answer::Verifier;
+use crate::chains::{self, Clients, Deployment, ServedChain};
 use crate::ciphertext::CiphertextStore;
-use crate::config::{DomainConfig, LaneConfig, ProcessorConfig};
+use crate::config::{CoreVersion, LaneConfig, ProcessorConfig};
+use crate::context::Contexts;
 use crate::coprocessors::Coprocessors;
 use crate::core::KmsCore;
+use crate::gate::Gate;
 use crate::handler::{Intake, RequestHandler, Shared};
+use crate::patience::Patience;
 use crate::{handler, metrics};
 
 /// The processor.
@@ -50,7 +53,10 @@ impl Service for Processor {
         metrics::describe();
         kms_chain::metrics::describe();
         kms_runtime::stage::metrics::describe();
-        let shared = Arc::new(shared(&config, &context)?);
+        let refuse = |text: String| Stopped::new(Exit::Configuration, &kms_runtime::codes::CONFIG_VALUE, text);
+        let clients = Clients::new(&config).map_err(refuse)?;
+        let Some(deployment) = deployment(&config, &clients, &context).await? else { return Ok(()) };
+        let shared = Arc::new(shared(&config, &context, clients, deployment)?);
         let mut stages = JoinSet::new();
         for lane in Lane::ALL {
             let limits = match lane {
@@ -59,7 +65,7 @@ impl Service for Processor {
             };
             for intake in [Intake::Fresh, Intake::Deferred] {
                 let settings = stage_config(&context, lane, intake, limits);
-                let handler = RequestHandler::new(shared.clone(), intake);
+                let handler = RequestHandler::new(shared.clone(), lane, intake);
                 let check = context.health.check(settings.name);
                 let kafka = context.kafka.clone();
                 // The first stage that ends takes the others with it.
@@ -84,49 +90,108 @@ impl Service for Processor {
     }
 }
 
-fn shared(config: &ProcessorConfig, context: &Context) -> Result<Shared, Stopped> {
+/// What the contracts say of themselves. An outage is waited for, and so is a contract that is not deployed yet; none when the service is
+/// asked to end meanwhile.
+async fn deployment(
+    config: &ProcessorConfig,
+    clients: &Clients,
+    context: &Context,
+) -> Result<Option<Deployment>, Stopped> {
+    const RETRY: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(5), factor: 2.0 };
+    let check = context.health.check("contracts");
+    let mut failures = 0;
+    loop {
+        let error = match Deployment::detect(config, clients).await {
+            Ok(deployment) => {
+                tracing::info!(
+                    release = %deployment.release,
+                    checks_acl = deployment.checks_acl,
+                    ethereum = deployment.ethereum.is_some(),
+                    "contracts found"
+                );
+                check.ready();
+                return Ok(Some(deployment));
+            }
+            Err(error) if error.is_outage() => error,
+            Err(error) => return Err(error.stopped()),
+        };
+        failures += 1;
+        let code = error.code();
+        if failures == 1 {
+            tracing::info!(code, %error, "the contracts cannot be asked yet, trying again");
+        }
+        check.not_ready(format!("{code}: {error}"));
+        tokio::select! {
+            () = context.shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(RETRY.delay(failures, rand::random())) => {}
+        }
+    }
+}
+
+fn shared(
+    config: &ProcessorConfig,
+    context: &Context,
+    clients: Clients,
+    deployment: Deployment,
+) -> Result<Shared, Stopped> {
     let refuse = |text: String| Stopped::new(Exit::Configuration, &kms_runtime::codes::CONFIG_VALUE, text);
-    let gateway = &config.gateway;
-    let urls = gateway
-        .rpc_urls
-        .iter()
-        .map(|url| EndpointUrl::parse(url.expose().as_str()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| refuse(error.to_string()))?;
-    let mut rpc_config = RpcConfig::new("gateway", urls);
-    rpc_config.chain_id = Some(gateway.chain_id);
-    let rpc = Rpc::new(rpc_config).map_err(|error| refuse(error.to_string()))?;
+    let Deployment { release, gateway: contracts, ethereum, domains, checks_acl } = deployment;
+    let Some(decryption) = domains.decryption.clone() else {
+        return Err(refuse("gateway.decryption is missing".to_owned()));
+    };
+    let access = &config.access;
     let coprocessors = Coprocessors::new(
-        GatewayConfigViews::new(rpc, gateway.gateway_config),
-        Duration::from_millis(gateway.registry_refresh_ms),
+        GatewayConfigViews::new(clients.gateway.clone(), config.gateway.gateway_config),
+        Duration::from_millis(config.gateway.registry_refresh_ms),
     );
-    let contracts = ContractSet { decryption: gateway.decryption, kms_generation: gateway.kms_generation };
-    let domain = |name: &str, contract| DomainConfig {
-        name: name.to_owned(),
-        version: gateway.domain_version.clone(),
-        contract,
+    let gateway = ServedChain::new(
+        chains::GATEWAY,
+        config.gateway.chain_id,
+        clients.gateway,
+        contracts,
+        config.gateway.finality,
+        config.gateway.key_management_finality,
+        access.cached_blocks,
+    );
+    let ethereum = match (ethereum, &config.ethereum, clients.ethereum) {
+        (Some(contracts), Some(section), Some(rpc)) => Some(ServedChain::new(
+            chains::ETHEREUM,
+            section.chain_id,
+            rpc,
+            contracts,
+            section.finality,
+            section.finality,
+            access.cached_blocks,
+        )),
+        _ => None,
     };
-    let decryption = domain(&gateway.decryption_domain_name, gateway.decryption);
-    let kms_generation = domain(&gateway.kms_generation_domain_name, gateway.kms_generation);
-    let signed = |domain: &DomainConfig| {
-        Domain::new(domain.name.clone(), domain.version.clone(), gateway.chain_id, domain.contract)
-    };
-    let verifier = Verifier {
-        signer: config.signer.address,
-        domains: Domains { decryption: signed(&decryption), kms_generation: signed(&kms_generation) },
-    };
+    let contexts = ethereum.as_ref().zip(config.ethereum.as_ref()).map(|(chain, section)| {
+        let refresh = Duration::from_millis(access.context_refresh_ms);
+        Contexts::new(chain.rpc.clone(), section.protocol_config, chain.view_block(), release, refresh)
+    });
+    let host_chains = checks_acl.then(|| {
+        let chains = config.host_chain.iter().zip(clients.host_chains);
+        let chains = chains.map(|(section, rpc)| (section.chain_id, HostChain { rpc, acl: section.acl }));
+        HostChains::new(chains.collect(), access.erc1271_gas)
+    });
+    let gate =
+        Gate { release, gateway: gateway.clone(), ethereum: ethereum.clone(), decryption, host_chains, contexts };
+    let core_version = config.kms_core.version.unwrap_or_else(|| CoreVersion::of(release));
     Ok(Shared {
         codec: context.codec.clone(),
         topics: context.topics.clone(),
         source: format!("/{}/{}", context.topics.prefix(), handler::SERVICE),
-        chain_id: gateway.chain_id,
-        contracts,
-        decryption,
-        kms_generation,
+        release,
+        gateway,
+        ethereum,
+        gate,
+        patience: Patience::new(access),
         ciphertexts: CiphertextStore::new(config.ciphertexts.clone(), coprocessors)
             .map_err(|error| refuse(format!("the HTTP client for ciphertexts cannot be built: {error}")))?,
-        core: KmsCore::new(&config.kms_core).map_err(|error| refuse(format!("kms_core.endpoints: {error}")))?,
-        verifier,
+        core: KmsCore::new(&config.kms_core, core_version)
+            .map_err(|error| refuse(format!("kms_core.endpoints: {error}")))?,
+        core_version,
+        verifier: Verifier { signer: config.signer.address, domains },
     })
 }
 

@@ -1,0 +1,186 @@
+//! P4: a request is what the chain holds, whoever wrote the record.
+//!
+//! The log at the record's block and index is proven against the chain that the processor reads itself, compared with the record's, and the
+//! work is decoded from the proven one. Until then nothing that the record says is believed, and nothing of it is sent anywhere.
+
+use kms_chain::authority::{Occurrence, ProvenTransaction, Unproven};
+use kms_chain::event::{self, ContractSet};
+use kms_runtime::stage::{Answered, Reach};
+use kms_schemas::identity::Lane;
+use kms_schemas::record::{RawLog, Request};
+
+use crate::chains::ServedChain;
+use crate::codes;
+use crate::error::Trouble;
+use crate::patience::Budget;
+
+/// The chain that a request claims to come from.
+///
+/// # Errors
+/// [`Trouble::Permanent`]: it is none that is served.
+pub fn chain_of<'a>(
+    request: &Request,
+    served: impl Iterator<Item = &'a ServedChain> + Clone,
+) -> Result<&'a ServedChain, Trouble> {
+    served.clone().find(|chain| chain.chain_id == request.chain_id).ok_or_else(|| {
+        let ids: Vec<String> = served.map(|chain| chain.chain_id.to_string()).collect();
+        Trouble::permanent(
+            codes::FOREIGN_REQUEST,
+            format!("the request is of chain {}, this processor serves {}", request.chain_id, ids.join(" and ")),
+        )
+    })
+}
+
+/// Proves the request on its chain, and returns the transaction that made it.
+///
+/// # Errors
+/// [`Trouble::Waits`] for a block that the chain has not reached, or has not any more; [`Trouble::Permanent`] for what the chain
+/// contradicts; [`Trouble::Outage`].
+pub async fn prove(chain: &ServedChain, request: &Request, answered: &Answered) -> Result<ProvenTransaction, Trouble> {
+    // What the record says of its contract and kind is not believed, but a record that contradicts the configuration needs no proof.
+    decode(&chain.contracts, request, &request.log)?;
+    let lane = request.kind.lane();
+    let at = Occurrence {
+        block_number: request.block_number,
+        block_hash: request.block_hash,
+        log_index: request.log_index,
+    };
+    let authority = chain.authority(lane);
+    let unproven = |why| unproven(chain, lane, &why);
+    let proven = authority.prove(at).await.map_err(unproven)?;
+    answered.by(chain.dependency);
+    proven.compare(&request.log, request.transaction_hash, request.block_timestamp).map_err(|difference| {
+        let text = format!("{difference} (log {} of block {})", request.log_index, request.block_hash);
+        Trouble::permanent(codes::RECORD_FORGED, text)
+    })?;
+    decode(&chain.contracts, request, &proven.log)?;
+    authority.transaction(&proven).await.map_err(unproven)
+}
+
+/// What follows from a proof that failed.
+fn unproven(chain: &ServedChain, lane: Lane, why: &Unproven) -> Trouble {
+    let (code, text) = (why.code(), format!("{}: {why}", chain.dependency.trim_end_matches("_rpc")));
+    match why {
+        Unproven::NotYet { .. } => {
+            let budget = match lane {
+                Lane::Decryption => Budget::NotYet,
+                Lane::KeyManagement => Budget::Finality,
+            };
+            Trouble::waits(budget, code, text)
+        }
+        // At a finality short of `finalized` this may be the node that is behind, or on a branch of its own for a moment.
+        Unproven::Orphaned { .. } => Trouble::waits(Budget::Orphan, code, text),
+        Unproven::NoSuchLog { .. } => Trouble::permanent(code, text),
+        // The node, not the request: as long as nothing can be proven, nothing is decrypted, and nothing is given up.
+        Unproven::Undecidable { .. } | Unproven::Unavailable(_) => {
+            Trouble::Outage { code, dependency: chain.dependency, reach: Reach::All, text }
+        }
+    }
+}
+
+/// The record's decoded part is what this log says.
+fn decode(contracts: &ContractSet, request: &Request, log: &RawLog) -> Result<(), Trouble> {
+    let decoded = event::decode_request(contracts, log)
+        .map_err(|error| Trouble::permanent(codes::BODY_DIFFERS_FROM_LOG, error.to_string()))?
+        .ok_or_else(|| {
+            Trouble::permanent(
+                codes::FOREIGN_REQUEST,
+                format!("the log of contract {} is no request of a served contract", log.address),
+            )
+        })?;
+    if decoded.kind != request.kind || decoded.id != request.id || decoded.body != request.body {
+        return Err(Trouble::permanent(
+            codes::BODY_DIFFERS_FROM_LOG,
+            format!(
+                "the record says {} {}, its log says {} {} or other arguments",
+                request.kind, request.id, decoded.kind, decoded.id
+            ),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::{Address, B256};
+    use kms_chain::finality::Finality;
+    use kms_chain::rpc::{OutageCause, RpcError};
+
+    use super::*;
+    use crate::chains::GATEWAY;
+    use crate::mock::{MockChain, request};
+
+    fn chain(mock: &MockChain, chain_id: u64) -> ServedChain {
+        let contracts = ContractSet::gateway_a(Address::repeat_byte(0xd1), Address::repeat_byte(0xd2));
+        ServedChain::new(GATEWAY, chain_id, mock.rpc(), contracts, Finality::Latest, Finality::Finalized, 8)
+    }
+
+    #[tokio::test]
+    async fn p4_a_record_of_another_chain_or_contract_is_refused_without_a_call() {
+        let mock = MockChain::start().await;
+        let served = [chain(&mock, 7)];
+        let mut foreign = request();
+        foreign.chain_id = 8;
+        assert_eq!(chain_of(&foreign, served.iter()).unwrap_err().code(), codes::FOREIGN_REQUEST);
+        let mut foreign = request();
+        foreign.log.address = Address::repeat_byte(9);
+        let refused = prove(&served[0], &foreign, &Answered::unheard()).await.unwrap_err();
+        assert!(matches!(refused, Trouble::Permanent { code: codes::FOREIGN_REQUEST, .. }), "{refused}");
+        assert_eq!(mock.posts(), 0);
+    }
+
+    #[tokio::test]
+    async fn p4_a_record_whose_words_are_not_its_own_logs_is_refused_without_a_call() {
+        let mock = MockChain::start().await;
+        let served = chain(&mock, 7);
+        let changes: [fn(&mut Request); 4] = [
+            |request| request.id = alloy::primitives::U256::from(99).into(),
+            |request| request.kind = kms_schemas::identity::Kind::UserDecryption,
+            |request| request.body = kms_schemas::record::RequestBody::PrssInit,
+            |request| request.log.data = alloy::primitives::Bytes::from_static(&[1, 2, 3]),
+        ];
+        for change in changes {
+            let mut forged = request();
+            change(&mut forged);
+            let refused = prove(&served, &forged, &Answered::unheard()).await.unwrap_err();
+            assert!(matches!(refused, Trouble::Permanent { code: codes::BODY_DIFFERS_FROM_LOG, .. }), "{refused}");
+        }
+        assert_eq!(mock.posts(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_chain_that_does_not_answer_is_an_outage_of_everybody() {
+        let mock = MockChain::start().await;
+        mock.break_down(true);
+        let outcome = prove(&chain(&mock, 7), &request(), &Answered::unheard()).await;
+        assert!(
+            matches!(outcome, Err(Trouble::Outage { dependency: GATEWAY, reach: Reach::All, .. })),
+            "{outcome:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn p4_each_way_to_be_unproven_has_its_outcome() {
+        let mock = MockChain::start().await;
+        let chain = chain(&mock, 7);
+        let not_yet = Unproven::NotYet { needed: 5, head: Some(4), finality: Finality::Latest };
+        let budget = |lane| match unproven(&chain, lane, &not_yet) {
+            Trouble::Waits { budget, .. } => budget,
+            other => panic!("{other}"),
+        };
+        assert_eq!((budget(Lane::Decryption), budget(Lane::KeyManagement)), (Budget::NotYet, Budget::Finality));
+        let (one, two) = (B256::repeat_byte(1), B256::repeat_byte(2));
+        let orphaned = Unproven::Orphaned { number: 5, expected: one, found: two };
+        let outcome = unproven(&chain, Lane::Decryption, &orphaned);
+        assert!(matches!(outcome, Trouble::Waits { budget: Budget::Orphan, .. }), "{outcome}");
+        let missing = Unproven::NoSuchLog { number: 5, hash: one, log_index: 3, logs: 1 };
+        let outcome = unproven(&chain, Lane::Decryption, &missing);
+        assert!(matches!(outcome, Trouble::Permanent { .. }), "{outcome}");
+        let undecidable = Unproven::Undecidable { number: 5, why: "the roots differ".to_owned() };
+        let cause = OutageCause::Transport("down".to_owned());
+        let silent = Unproven::Unavailable(RpcError::Outage { method: "eth_call", endpoints: 1, cause });
+        for outcome in [undecidable, silent].map(|why| unproven(&chain, Lane::Decryption, &why)) {
+            assert!(matches!(outcome, Trouble::Outage { dependency: GATEWAY, .. }), "{outcome}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! A node made of a table, for tests: real HTTP and JSON-RPC framing, and only the calls that views need.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use alloy::primitives::{Address, B256, Bytes, U256, b256};
+use alloy::sol_types::{SolEvent, SolValue};
+use axum::Router;
+use axum::body::Bytes as Body;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use kms_chain::contracts::{Decryption, SnsCiphertextMaterial};
+use kms_chain::rpc::{EndpointUrl, Rpc, RpcConfig};
+use kms_schemas::identity::Kind;
+use kms_schemas::record::{CiphertextMaterial, RawLog, Request, RequestBody};
+use serde_json::{Value, json};
+
+/// Answers to calls that look alike.
+type Answer = Arc<dyn Fn(&[u8]) -> Result<Vec<u8>, Vec<u8>> + Send + Sync>;
+
+/// A node of chain 7. What was not told answers nothing to a call, as an address without code does.
+#[derive(Clone)]
+pub(crate) struct MockChain {
+    url: String,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    answers: Mutex<HashMap<[u8; 4], Answer>>,
+    broken: Mutex<bool>,
+    posts: Mutex<Vec<Vec<Value>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl MockChain {
+    pub(crate) async fn start() -> Self {
+        let shared = Arc::new(Shared::default());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let app = Router::new().fallback(post(serve)).with_state(Arc::clone(&shared));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        Self { url, shared }
+    }
+
+    /// A client of this node, with short pauses.
+    pub(crate) fn rpc(&self) -> Rpc {
+        let mut config = RpcConfig::new("mock", vec![EndpointUrl::parse(&self.url).expect("a URL")]);
+        config.min_back_off = Duration::from_millis(1);
+        config.max_back_off = Duration::from_millis(5);
+        config.timeout = Duration::from_millis(500);
+        Rpc::new(config).expect("a client")
+    }
+
+    /// Every call of this function answers so.
+    pub(crate) fn on_selector(&self, selector: [u8; 4], answer: Vec<u8>) {
+        self.on(selector, move |_| Ok(answer.clone()));
+    }
+
+    /// A call of this function answers so, given its arguments; an error is a revert with this data.
+    pub(crate) fn on(
+        &self,
+        selector: [u8; 4],
+        answer: impl Fn(&[u8]) -> Result<Vec<u8>, Vec<u8>> + Send + Sync + 'static,
+    ) {
+        lock(&self.shared.answers).insert(selector, Arc::new(answer));
+    }
+
+    /// Answers nothing but errors, or recovers.
+    pub(crate) fn break_down(&self, broken: bool) {
+        *lock(&self.shared.broken) = broken;
+    }
+
+    /// HTTP requests so far.
+    pub(crate) fn posts(&self) -> usize {
+        lock(&self.shared.posts).len()
+    }
+
+    /// HTTP requests so far that hold a call of this method.
+    pub(crate) fn posts_with(&self, method: &str) -> usize {
+        lock(&self.shared.posts).iter().filter(|calls| calls.iter().any(|call| call["method"] == method)).count()
+    }
+
+    /// Every `eth_call` so far: its first parameter.
+    pub(crate) fn calls(&self) -> Vec<Value> {
+        let posts = lock(&self.shared.posts);
+        let calls = posts.iter().flatten().filter(|call| call["method"] == "eth_call");
+        calls.map(|call| call["params"][0].clone()).collect()
+    }
+
+    /// The block of every `eth_call` so far.
+    pub(crate) fn blocks_asked(&self) -> Vec<Value> {
+        let posts = lock(&self.shared.posts);
+        posts.iter().flatten().filter(|call| call["method"] == "eth_call").map(|call| call["params"][1].clone()).collect()
+    }
+}
+
+async fn serve(State(shared): State<Arc<Shared>>, body: Body) -> Response {
+    let request: Value = serde_json::from_slice(&body).expect("the client sends JSON");
+    let calls = match &request {
+        Value::Array(calls) => calls.clone(),
+        call => vec![call.clone()],
+    };
+    lock(&shared.posts).push(calls.clone());
+    if *lock(&shared.broken) {
+        return (StatusCode::BAD_GATEWAY, "down").into_response();
+    }
+    let answers: Vec<Value> = calls.iter().map(|call| answer(&shared, call)).collect();
+    let whole = if request.is_array() { Value::Array(answers) } else { answers[0].clone() };
+    whole.to_string().into_response()
+}
+
+fn answer(shared: &Shared, call: &Value) -> Value {
+    let result = match call["method"].as_str().expect("a method") {
+        "eth_chainId" => Ok(json!("0x7")),
+        "eth_blockNumber" => Ok(json!("0x64")),
+        "eth_call" => {
+            let data: Bytes = serde_json::from_value(call["params"][0]["data"].clone()).expect("calldata");
+            let (selector, arguments) = data.split_first_chunk::<4>().expect("a selector");
+            let answer = lock(&shared.answers).get(selector).cloned();
+            match answer.map_or(Ok(Vec::new()), |answer| answer(arguments)) {
+                Ok(bytes) => Ok(json!(Bytes::from(bytes))),
+                Err(data) => Err(json!({ "code": 3, "message": "execution reverted", "data": Bytes::from(data) })),
+            }
+        }
+        other => Err(json!({ "code": -32601, "message": format!("the method {other} does not exist") })),
+    };
+    match result {
+        Ok(result) => json!({ "jsonrpc": "2.0", "id": call["id"], "result": result }),
+        Err(error) => json!({ "jsonrpc": "2.0", "id": call["id"], "error": error }),
+    }
+}
+
+/// A word as a contract returns it.
+pub(crate) fn word(value: U256) -> Vec<u8> {
+    value.to_be_bytes::<32>().to_vec()
+}
+
+/// A public decryption of generation (a) on chain 7, as ingest would write it. No chain holds it.
+pub(crate) fn request() -> Request {
+    let id = U256::from(9);
+    let handle = b256!("a853324e0317eb48f843ac3706feccb257256bac4c0000000000000030390500");
+    let material = SnsCiphertextMaterial {
+        ctHandle: handle,
+        keyId: U256::from(4),
+        snsCiphertextDigest: B256::repeat_byte(3),
+        coprocessorTxSenderAddresses: Vec::new(),
+    };
+    Request {
+        source: "gateway".to_owned(),
+        seq: 0,
+        previous_hash: B256::ZERO,
+        chain_id: 7,
+        kind: Kind::PublicDecryption,
+        id: id.into(),
+        block_number: 50,
+        block_hash: B256::repeat_byte(0xb1),
+        block_timestamp: 1_700_000_000,
+        transaction_hash: B256::repeat_byte(0xa1),
+        log_index: 0,
+        log: RawLog {
+            address: Address::repeat_byte(0xd1),
+            topics: vec![Decryption::PublicDecryptionRequest::SIGNATURE_HASH, B256::from(id)],
+            data: (vec![material], Bytes::new()).abi_encode_params().into(),
+        },
+        body: RequestBody::PublicDecryption {
+            materials: vec![CiphertextMaterial {
+                handle,
+                key_id: U256::from(4).into(),
+                digest: B256::repeat_byte(3),
+                coprocessors: Vec::new(),
+            }],
+            extra_data: Bytes::new(),
+        },
+    }
+}
