@@ -72,8 +72,8 @@ pub fn read_to_end(
     each: impl FnMut(StoredRecord),
 ) -> Result<i64, ReadError> {
     let reader = Reader { config, service, topic, partition, patience };
-    let end = reader.watermarks("read_uncommitted")?.1;
-    if from.is_some_and(|from| from >= end) {
+    let (begin, end) = reader.watermarks("read_uncommitted")?;
+    if from.unwrap_or(begin) >= end {
         return Ok(end);
     }
     reader.wait_for_open_transactions(end)?;
