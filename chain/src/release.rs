@@ -326,20 +326,20 @@ fn versions(stated: &[Stated]) -> Vec<String> {
     stated.iter().map(|contract| contract.version.clone()).collect()
 }
 
-async fn ask(rpc: &Rpc, contracts: &ContractSet) -> Result<Vec<Stated>, ReleaseError> {
+/// The configured contracts with their parts in the configuration.
+fn roles(contracts: &ContractSet) -> impl Iterator<Item = (&'static str, Address)> {
     let parts = [
         ("decryption", contracts.decryption),
         ("kms_generation", contracts.kms_generation),
         ("protocol_config", contracts.protocol_config),
     ];
-    let mut stated = Vec::new();
-    for (role, contract) in parts {
-        let Some(contract) = contract else { continue };
-        let version = version(rpc, contract).await?;
-        let releases = releases_of(role, contract, &version)?;
-        stated.push(Stated { version, releases });
-    }
-    Ok(stated)
+    parts.into_iter().filter_map(|(role, contract)| Some((role, contract?)))
+}
+
+async fn state(rpc: &Rpc, role: &'static str, contract: Address) -> Result<Stated, ReleaseError> {
+    let version = version(rpc, contract).await?;
+    let releases = releases_of(role, contract, &version)?;
+    Ok(Stated { version, releases })
 }
 
 /// Asks every configured contract of one chain for its version. The set's own `release` is not looked at.
@@ -350,10 +350,15 @@ async fn ask(rpc: &Rpc, contracts: &ContractSet) -> Result<Vec<Stated>, ReleaseE
 /// # Errors
 /// A version cannot be read or is not served, or the contracts do not go together.
 pub async fn detect_release(rpc: &Rpc, contracts: &ContractSet) -> Result<Release, ReleaseError> {
-    agree(&ask(rpc, contracts).await?)
+    let mut stated = Vec::new();
+    for (role, contract) in roles(contracts) {
+        stated.push(state(rpc, role, contract).await?);
+    }
+    agree(&stated)
 }
 
-/// The release to work with: the detected one, or the configured one if the contracts do not contradict it.
+/// The release to work with: the detected one, or the configured one if the contracts do not contradict it. A contract
+/// whose version is not known, or that has none, does not contradict: the operator's word stands.
 ///
 /// # Errors
 /// As [`detect_release`], or the configuration names another release than the contracts.
@@ -362,15 +367,21 @@ pub async fn resolve_release(
     contracts: &ContractSet,
     choice: ReleaseChoice,
 ) -> Result<Release, ReleaseError> {
-    let stated = ask(rpc, contracts).await?;
-    let detected = agree(&stated)?;
-    match choice {
-        ReleaseChoice::Auto => Ok(detected),
-        ReleaseChoice::Is(configured) if stated.iter().all(|contract| contract.releases.contains(&configured)) => {
-            Ok(configured)
+    let ReleaseChoice::Is(configured) = choice else { return detect_release(rpc, contracts).await };
+    let mut versions = Vec::new();
+    let mut is_contradicted = false;
+    for (role, contract) in roles(contracts) {
+        match state(rpc, role, contract).await {
+            Ok(stated) => {
+                is_contradicted |= !stated.releases.contains(&configured);
+                versions.push(stated.version);
+            }
+            Err(ReleaseError::Unsupported { .. }) => {}
+            Err(ReleaseError::View(error)) if !error.is_outage() => {}
+            Err(error) => return Err(error),
         }
-        ReleaseChoice::Is(configured) => Err(ReleaseError::Contradicted { configured, versions: versions(&stated) }),
     }
+    if is_contradicted { Err(ReleaseError::Contradicted { configured, versions }) } else { Ok(configured) }
 }
 
 #[cfg(test)]

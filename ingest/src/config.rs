@@ -1,11 +1,12 @@
 //! Configuration of ingest.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use alloy::primitives::Address;
 use kms_chain::event::ContractSet;
 use kms_chain::finality::Finality;
+use kms_chain::release::{Release, ReleaseChoice};
 use kms_runtime::config::{Configuration, Endpoint, Problems, SchemaRegistryConfig, TelemetryConfig};
 use kms_runtime::kafka::KafkaConfig;
 use schemars::JsonSchema;
@@ -40,20 +41,25 @@ pub struct SourceConfig {
     /// RPC endpoints; the first is the primary, the others are used while it is down.
     #[schemars(length(min = 1))]
     pub rpc_urls: Vec<Endpoint>,
-    /// Address of the `Decryption` contract.
-    #[schemars(with = "String", extend("format" = "address", "examples" = ["0x0000000000000000000000000000000000000001"]))]
-    pub decryption: Address,
-    /// Address of the `KMSGeneration` contract.
-    #[schemars(with = "String", extend("format" = "address", "examples" = ["0x0000000000000000000000000000000000000002"]))]
-    pub kms_generation: Address,
-    /// Generation of the contracts; `auto` asks the `Decryption` contract.
-    #[serde(default = "defaults::generation")]
-    pub generation: GenerationSetting,
-    /// Up to which block the chain is followed: `latest`, `safe`, `finalized` or `depth:N`. A reorganisation of blocks
-    /// that were ingested stops the source.
+    /// Address of the `Decryption` contract, on a Gateway. Of the three contracts, at least one is needed.
+    #[schemars(with = "Option<String>", extend("format" = "address", "examples" = ["0x0000000000000000000000000000000000000001"]))]
+    pub decryption: Option<Address>,
+    /// Address of the `KMSGeneration` contract: on the Gateway up to v0.12, on the Ethereum host chain from v0.13 on, as a
+    /// source of its own.
+    #[schemars(with = "Option<String>", extend("format" = "address", "examples" = ["0x0000000000000000000000000000000000000002"]))]
+    pub kms_generation: Option<Address>,
+    /// Address of the `ProtocolConfig` contract, on the Ethereum host chain, from v0.13 on: contexts and epochs.
+    #[schemars(with = "Option<String>", extend("format" = "address", "examples" = ["0x0000000000000000000000000000000000000003"]))]
+    pub protocol_config: Option<Address>,
+    /// Release of the contracts, which decides which events are followed: `v0.11` (also for v0.10), `v0.12`, `v0.13`, `v0.14`,
+    /// `v0.15`, or `auto` to ask the contracts at start. A configured release that the contracts contradict is refused.
     #[serde(default)]
-    #[schemars(with = "String", extend("format" = "finality"))]
-    pub finality: Finality,
+    #[schemars(with = "String", extend("examples" = ["auto", "v0.11", "v0.15"]))]
+    pub release: ReleaseChoice,
+    /// Up to which block the chain is followed: `latest`, `safe`, `finalized` or `depth:N`. If absent, `latest` where
+    /// `decryption` is followed and `finalized` elsewhere. A reorganisation of blocks that were ingested stops the source.
+    #[schemars(with = "Option<String>", extend("format" = "finality"))]
+    pub finality: Option<Finality>,
     /// First block to ingest; the head at the first start if absent. Without effect once the source has a cursor.
     pub start_block: Option<u64>,
     /// Start although the source has no cursor and its requests are in the topics already: they are written once more.
@@ -98,22 +104,7 @@ pub struct SourceConfig {
     pub divergence_grace_ms: u64,
 }
 
-/// Generation of the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum GenerationSetting {
-    /// Ask the contract at start, and refuse what is not served.
-    Auto,
-    /// Releases v0.10 and v0.11.
-    A,
-}
-
 mod defaults {
-    use super::GenerationSetting;
-
-    pub(super) const fn generation() -> GenerationSetting {
-        GenerationSetting::Auto
-    }
     pub(super) const fn poll_interval_ms() -> u64 {
         100
     }
@@ -144,8 +135,27 @@ mod defaults {
 }
 
 impl SourceConfig {
-    pub(crate) fn contracts(&self) -> ContractSet {
-        ContractSet { decryption: self.decryption, kms_generation: self.kms_generation }
+    /// The followed contracts, of this release.
+    pub(crate) fn contracts(&self, release: Release) -> ContractSet {
+        let Self { decryption, kms_generation, protocol_config, .. } = *self;
+        ContractSet { release, decryption, kms_generation, protocol_config }
+    }
+
+    /// Decryptions are served before they are final, as fast as they come; key management, whose reorganisation nobody
+    /// could undo, never is.
+    pub(crate) fn finality(&self) -> Finality {
+        let default = if self.decryption.is_some() { Finality::Latest } else { Finality::Finalized };
+        self.finality.unwrap_or(default)
+    }
+
+    /// The configured contracts, by their keys.
+    fn followed(&self) -> impl Iterator<Item = (&'static str, Address)> {
+        let keys = [
+            ("decryption", self.decryption),
+            ("kms_generation", self.kms_generation),
+            ("protocol_config", self.protocol_config),
+        ];
+        keys.into_iter().filter_map(|(key, address)| Some((key, address?)))
     }
 
     pub(crate) fn poll_interval(&self) -> Duration {
@@ -167,13 +177,23 @@ impl Configuration for SourceConfig {
         if !self.id.bytes().all(legal) {
             problems.at("id", format!("`{}` has other characters than letters, digits, `.`, `_` and `-`", self.id));
         }
-        for (key, address) in [("decryption", self.decryption), ("kms_generation", self.kms_generation)] {
+        let mut seen: Vec<(&str, Address)> = Vec::new();
+        for (key, address) in self.followed() {
             if address.is_zero() {
                 problems.at(key, "the zero address is no contract");
+            } else if let Some((other, _)) = seen.iter().find(|(_, earlier)| *earlier == address) {
+                problems.at(key, format!("the same address as {other}"));
             }
+            seen.push((key, address));
         }
-        if self.decryption == self.kms_generation {
-            problems.at("kms_generation", "the same address as decryption");
+        if seen.is_empty() {
+            problems.at("decryption", "no contract to follow: set decryption, kms_generation or protocol_config");
+        }
+        if let ReleaseChoice::Is(release) = self.release
+            && !release.key_management_on_host()
+            && self.protocol_config.is_some()
+        {
+            problems.at("protocol_config", format!("release {release} has no such contract; it came with v0.13"));
         }
     }
 }
@@ -184,15 +204,17 @@ impl Configuration for IngestConfig {
         problems.within("schema_registry", &self.schema_registry);
         problems.within("telemetry", &self.telemetry);
         let mut ids = HashSet::new();
-        let mut followed = HashSet::new();
+        let mut followed = HashMap::new();
         for (index, source) in self.source.iter().enumerate() {
             problems.within(&format!("source.{index}"), source);
             if !ids.insert(&source.id) {
                 problems.at(&format!("source.{index}.id"), format!("`{}` names two sources", source.id));
             }
             // Two sources over one contract would write each of its requests twice.
-            for (key, address) in [("decryption", source.decryption), ("kms_generation", source.kms_generation)] {
-                if !followed.insert((source.chain_id, address)) && !address.is_zero() {
+            for (key, address) in source.followed() {
+                // Twice in one source is that source's own problem.
+                let is_new = followed.insert((source.chain_id, address), index).is_none_or(|by| by == index);
+                if !is_new && !address.is_zero() {
                     let text = format!("{address} on chain {} is followed by two sources", source.chain_id);
                     problems.at(&format!("source.{index}.{key}"), text);
                 }
@@ -228,8 +250,57 @@ kms_generation = "0x2222222222222222222222222222222222222222"
         let (_folder, sources) = of_file(COMPLETE);
         let loaded = load::<IngestConfig>(&sources).expect("valid");
         let source = &loaded.config.source[0];
-        assert_eq!((source.finality, source.start_block, source.poll_interval_ms), (Finality::Latest, None, 100));
-        assert_eq!(source.generation, GenerationSetting::Auto);
+        assert_eq!((source.finality(), source.start_block, source.poll_interval_ms), (Finality::Latest, None, 100));
+        assert_eq!(source.release, ReleaseChoice::Auto);
+        assert_eq!(source.contracts(Release::V0_11).addresses().len(), 2);
+    }
+
+    const TWO_CHAINS: &str = r#"
+[[source]]
+id = "gateway"
+chain_id = 31337
+rpc_urls = ["http://127.0.0.1:8545"]
+decryption = "0x1111111111111111111111111111111111111111"
+release = "v0.15"
+
+[[source]]
+id = "ethereum"
+chain_id = 12345
+rpc_urls = ["http://127.0.0.1:8546"]
+kms_generation = "0x2222222222222222222222222222222222222222"
+protocol_config = "0x3333333333333333333333333333333333333333"
+"#;
+
+    #[test]
+    fn the_two_chains_of_later_releases_are_two_sources_and_only_the_gateway_is_followed_to_its_head() {
+        let (_folder, sources) = of_file(TWO_CHAINS);
+        let loaded = load::<IngestConfig>(&sources).expect("valid");
+        let [gateway, ethereum] = &loaded.config.source[..] else { panic!("two sources") };
+        assert_eq!(gateway.release, ReleaseChoice::Is(Release::V0_15));
+        assert_eq!((gateway.finality(), ethereum.finality()), (Finality::Latest, Finality::Finalized));
+        // One address may stand on two chains.
+        let (_folder, sources) = of_file(&TWO_CHAINS.replace("0x2222", "0x1111").replace("2222", "1111"));
+        assert!(load::<IngestConfig>(&sources).is_ok());
+    }
+
+    fn problems(text: &str) -> Vec<(String, String)> {
+        let (_folder, sources) = of_file(text);
+        let errors = load::<IngestConfig>(&sources).expect_err("refused");
+        errors.problems().iter().map(|problem| (problem.path.clone(), problem.text.clone())).collect()
+    }
+
+    #[test]
+    fn a_source_follows_at_least_one_contract_none_twice_and_none_that_its_release_has_not() {
+        let none = "[[source]]\nid = \"a\"\nchain_id = 1\nrpc_urls = [\"http://127.0.0.1\"]\n";
+        assert!(problems(none)[0].1.contains("no contract to follow"), "{:?}", problems(none));
+        let twice = problems(&TWO_CHAINS.replace("3333", "2222"));
+        assert_eq!(twice.len(), 1, "{twice:?}");
+        assert_eq!(twice[0].0, "source[1].protocol_config");
+        let early = problems(&TWO_CHAINS.replace("chain_id = 12345", "chain_id = 12345\nrelease = \"v0.12\""));
+        assert!(early[0].1.contains("v0.13"), "{early:?}");
+        let unknown = problems(&TWO_CHAINS.replace("v0.15", "v0.16"));
+        assert_eq!(unknown[0].0, "source[0].release");
+        assert!(unknown[0].1.contains("v0.11 (also for v0.10)"), "{unknown:?}");
     }
 
     #[test]

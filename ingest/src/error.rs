@@ -1,6 +1,6 @@
 //! How following a source ends.
 
-use kms_chain::views::GenerationError;
+use kms_chain::release::ReleaseError;
 use kms_runtime::kafka::{ProducerError, ReadError};
 use kms_runtime::shutdown::{Exit, Stopped};
 
@@ -41,13 +41,13 @@ pub(crate) enum SourceError {
         /// A topic with its requests.
         topic: String,
     },
-    /// The contracts are of another generation.
+    /// The contracts are of a release that is not served, or not of the configured one.
     #[error("source {source_id}: {error}")]
-    Generation {
+    Release {
         /// Source.
         source_id: String,
-        /// What the contract said.
-        error: Box<GenerationError>,
+        /// What the contracts said.
+        error: Box<ReleaseError>,
     },
     /// Another process writes for this source.
     #[error("source {source_id}: {error}")]
@@ -82,9 +82,8 @@ impl SourceError {
             Self::Diverged { .. } => (Exit::SourceStopped, &codes::CHAIN_DIVERGED),
             Self::Cursor { .. } => (Exit::Refused, &codes::CURSOR_UNUSABLE),
             Self::CursorLost { .. } => (Exit::Refused, &codes::CURSOR_LOST),
-            Self::Generation { .. } => {
-                let code = kms_chain::codes::GENERATION_UNSUPPORTED;
-                return Stopped { exit: Exit::Refused, code, text: self.to_string() };
+            Self::Release { error, .. } => {
+                return Stopped { exit: Exit::Refused, code: error.code(), text: self.to_string() };
             }
             Self::Fenced { .. } => (Exit::Fenced, &codes::SOURCE_FENCED),
             Self::Refused { .. } => (Exit::Refused, &codes::CURSOR_REFUSED),

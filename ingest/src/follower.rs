@@ -34,6 +34,7 @@ const RECENT_BLOCKS: usize = 64;
 
 pub(crate) struct Follower {
     source: SourceConfig,
+    contracts: ContractSet,
     rpc: Rpc,
     metrics: SourceMetrics,
     check: Check,
@@ -74,11 +75,19 @@ impl From<RpcError> for LookError {
 }
 
 impl Follower {
-    pub(crate) fn new(source: SourceConfig, rpc: Rpc, metrics: SourceMetrics, check: Check, resume: &Resume) -> Self {
+    pub(crate) fn new(
+        source: SourceConfig,
+        contracts: ContractSet,
+        rpc: Rpc,
+        metrics: SourceMetrics,
+        check: Check,
+        resume: &Resume,
+    ) -> Self {
         let size = RangeSize::new(source.max_range_blocks, source.target_logs);
         let next = resume.last.map(|block| block.number + 1).or(source.start_block);
         Self {
             source,
+            contracts,
             rpc,
             metrics,
             check,
@@ -159,7 +168,7 @@ impl Follower {
     }
 
     async fn look(&mut self, chunks: &mpsc::Sender<Chunk>) -> Result<Look, LookError> {
-        let Some(head) = self.source.finality.resolve(&self.rpc).await? else {
+        let Some(head) = self.source.finality().resolve(&self.rpc).await? else {
             return Ok(Look::Idle);
         };
         self.metrics.head(head.number());
@@ -196,8 +205,8 @@ impl Follower {
         let end = self.size.end(next, head);
         let asked = end - next + 1;
         let query = LogQuery {
-            addresses: self.source.contracts().addresses().to_vec(),
-            topics: ContractSet::request_topics().to_vec(),
+            addresses: self.contracts.addresses(),
+            topics: self.contracts.request_topics(),
             from: next,
             to: end,
         };

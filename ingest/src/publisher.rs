@@ -88,12 +88,12 @@ struct Batch {
 impl Publisher {
     pub(crate) fn new(
         source: SourceConfig,
+        contracts: ContractSet,
         context: Context,
         metrics: SourceMetrics,
         check: kms_runtime::http::Check,
     ) -> Self {
         let partitions = context.topics.all().into_iter().map(|spec| (spec.name, spec.partitions)).collect();
-        let contracts = source.contracts();
         Self { source, context, metrics, check, contracts, partitions: Partitions(partitions) }
     }
 

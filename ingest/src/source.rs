@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use kms_chain::event::ContractSet;
+use kms_chain::release::{Release, ReleaseError, resolve_release};
 use kms_chain::rpc::{EndpointUrl, Rpc, RpcConfig};
-use kms_chain::views::{GenerationError, detect_generation};
 use kms_runtime::http::Check;
 use kms_runtime::retry::Backoff;
 use kms_runtime::service::Context;
@@ -11,13 +12,13 @@ use kms_runtime::shutdown::{Exit, Stopped};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::config::{GenerationSetting, SourceConfig};
+use crate::config::SourceConfig;
 use crate::error::{SessionError, SourceError};
 use crate::follower::Follower;
 use crate::metrics::SourceMetrics;
 use crate::publisher::Publisher;
 
-/// Pauses between sessions, and between attempts to learn the contracts' generation.
+/// Pauses between sessions, and between attempts to learn the contracts' release.
 const RETRY: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(5), factor: 2.0 };
 
 /// How long a publisher may take to finish after the shutdown began.
@@ -82,9 +83,10 @@ async fn follow(
     checks: &Checks,
 ) -> Result<(), SourceError> {
     let rpc = rpc(&source)?;
+    let Some(contracts) = contracts(&source, &context, &checks.chain, &rpc).await? else { return Ok(()) };
     let mut failures = 0;
     loop {
-        let reason = match session(&source, &context, &metrics, checks, &rpc).await {
+        let reason = match session(&source, contracts, &context, &metrics, checks, &rpc).await {
             Ok(()) => return Ok(()),
             Err(SessionError::Final(error)) => return Err(*error),
             Err(SessionError::Lost(_)) if context.shutdown.is_cancelled() => return Ok(()),
@@ -114,6 +116,7 @@ fn rpc(source: &SourceConfig) -> Result<Rpc, SourceError> {
 /// One producer's life. `Ok` after an orderly shutdown.
 async fn session(
     source: &SourceConfig,
+    contracts: ContractSet,
     context: &Context,
     metrics: &SourceMetrics,
     checks: &Checks,
@@ -123,7 +126,7 @@ async fn session(
     let (chunks, mut waiting) = mpsc::channel(source.queue_chunks);
     let (resumed, resume) = oneshot::channel();
     let (ended, mut end) = oneshot::channel();
-    let publisher = Publisher::new(source.clone(), context.clone(), metrics.clone(), checks.kafka.clone());
+    let publisher = Publisher::new(source.clone(), contracts, context.clone(), metrics.clone(), checks.kafka.clone());
     let spawned = std::thread::Builder::new().name(format!("publish-{}", source.id)).spawn(move || {
         // Nobody waits any more after a shutdown that took too long.
         let _ = ended.send(publisher.run(&mut waiting, resumed));
@@ -132,17 +135,9 @@ async fn session(
 
     let mut followed = Ok(());
     if let Ok(resume) = resume.await {
-        followed = match check_generation(source, context, &checks.chain, rpc).await {
-            Ok(()) => {
-                let follower =
-                    Follower::new(source.clone(), rpc.clone(), metrics.clone(), checks.chain.clone(), &resume);
-                follower.run(chunks, context.shutdown.clone()).await
-            }
-            Err(error) => {
-                drop(chunks);
-                Err(error)
-            }
-        };
+        let follower =
+            Follower::new(source.clone(), contracts, rpc.clone(), metrics.clone(), checks.chain.clone(), &resume);
+        followed = follower.run(chunks, context.shutdown.clone()).await;
     }
     let published = if context.shutdown.is_cancelled() {
         match tokio::time::timeout(SHUTDOWN_PATIENCE, &mut end).await {
@@ -169,28 +164,28 @@ async fn session(
     }
 }
 
-/// Refuses contracts of a generation that is not served. An outage is waited for, and so is a contract that is not
-/// deployed yet.
-async fn check_generation(
+/// The followed contracts with their release, which is asked of them before anything is written. What is not served is
+/// refused; an outage is waited for, and so is a contract that is not deployed yet. None after a shutdown.
+async fn contracts(
     source: &SourceConfig,
     context: &Context,
     check: &Check,
     rpc: &Rpc,
-) -> Result<(), SourceError> {
-    if source.generation != GenerationSetting::Auto {
-        return Ok(());
-    }
+) -> Result<Option<ContractSet>, SourceError> {
+    // The release in it is not looked at.
+    let asked = source.contracts(Release::V0_11);
     let mut failures = 0;
     loop {
-        let error = match detect_generation(rpc, source.decryption).await {
-            Ok(generation) => {
-                tracing::info!(source = source.id, ?generation, "generation of the contracts detected");
-                return Ok(());
+        let error = match resolve_release(rpc, &asked, source.release).await {
+            Ok(release) => {
+                let family = release.decryption_family();
+                tracing::info!(source = source.id, %release, ?family, "release of the contracts known");
+                return Ok(Some(source.contracts(release)));
             }
-            Err(error @ GenerationError::Unsupported { .. }) => {
-                return Err(SourceError::Generation { source_id: source.id.clone(), error: Box::new(error) });
+            Err(ReleaseError::View(error)) => error,
+            Err(error) => {
+                return Err(SourceError::Release { source_id: source.id.clone(), error: Box::new(error) });
             }
-            Err(GenerationError::View(error)) => error,
         };
         failures += 1;
         let code = error.code();
@@ -199,7 +194,7 @@ async fn check_generation(
         }
         check.not_ready(format!("{code}: the contracts' version cannot be read"));
         tokio::select! {
-            () = context.shutdown.cancelled() => return Ok(()),
+            () = context.shutdown.cancelled() => return Ok(None),
             () = tokio::time::sleep(RETRY.delay(failures, rand::random())) => {}
         }
     }

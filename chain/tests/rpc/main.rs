@@ -681,6 +681,20 @@ async fn a_configured_release_is_taken_where_the_contracts_do_not_contradict_it(
     let error = resolve_release(&rpc, &host, ReleaseChoice::Is(Release::V0_13)).await.expect_err("contradicted");
     assert!(matches!(error, ReleaseError::Contradicted { configured: Release::V0_13, .. }), "{error}");
     assert_eq!(error.code(), "KC-0310");
+
+    // A contract that says nothing, or something unheard of, does not contradict; one that is retired does.
+    let rpc = client(&[&reporting(&[(GENERATION, "KMSGeneration v0.3.0")]).await]);
+    let taken = resolve_release(&rpc, &host, ReleaseChoice::Is(Release::V0_15)).await;
+    assert_eq!(taken.expect("the operator's word"), Release::V0_15);
+    let rpc = client(&[&Node::start(answering(|_| Vec::new())).await]);
+    let taken = resolve_release(&rpc, &host, ReleaseChoice::Is(Release::V0_15)).await;
+    assert_eq!(taken.expect("the operator's word"), Release::V0_15);
+    let rpc = client(&[&reporting(&[(GENERATION, "KMSGeneration v0.5.0")]).await]);
+    let error = resolve_release(&rpc, &host, ReleaseChoice::Is(Release::V0_15)).await.expect_err("retired");
+    assert!(matches!(error, ReleaseError::Retired { .. }), "{error}");
+    // An outage is no answer.
+    let error = resolve_release(&client_of(vec![dead_url().await]), &host, ReleaseChoice::Is(Release::V0_15)).await;
+    assert!(error.expect_err("nobody there").is_outage());
 }
 
 #[tokio::test]
