@@ -1,6 +1,9 @@
 //! Fetches the ciphertexts of a decryption from the coprocessors' buckets (`docs/protocol.md`, "Ciphertext location").
 //!
-//! A body is believed when its keccak256 is the digest that the chain names, so it does not matter which bucket it came from.
+//! Where a request carries materials, the chain names digest, key and coprocessors of each ciphertext. Where it carries handles
+//! only, all of these are what a majority of the coprocessors attests ([`crate::attestation`]). Either way a body is believed when
+//! its keccak256 is the digest, so it does not matter which bucket it came from.
+//!
 //! What bounds memory: one object, one request, and all requests together have limits of their own.
 
 use std::sync::Arc;
@@ -9,22 +12,46 @@ use std::time::Duration;
 use alloy::primitives::{Address, B256, keccak256};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use kms_proto::kms::v1::CiphertextFormat;
+use kms_runtime::stage::Reach;
+use kms_schemas::identity::RequestId;
 use kms_schemas::record::CiphertextMaterial;
 use reqwest::header::HeaderMap;
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
+use crate::attestation::{self, Attestation, AttestationError, Claim, Tally, Verdict};
 use crate::codes;
 use crate::config::CiphertextsConfig;
-use crate::coprocessors::Coprocessors;
+use crate::coprocessors::{Bucket, Coprocessors, Registry};
 use crate::error::Trouble;
 use crate::metrics;
 
 /// The buckets' name in outages.
 pub const BUCKETS: &str = "ciphertext_buckets";
 
-/// Header with the ciphertext's format; names are case-insensitive.
+/// Header with the ciphertext's format where no attestation tells it; names are case-insensitive.
 const FORMAT_HEADER: &str = "x-amz-meta-ct-format";
+
+/// What a request says of its ciphertexts.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted<'a> {
+    /// Everything (up to v0.14).
+    Materials(&'a [CiphertextMaterial]),
+    /// Handles only (from v0.15 on).
+    Handles(&'a [B256]),
+}
+
+impl Wanted<'_> {
+    /// The handles in request order, repetitions kept.
+    #[must_use]
+    pub fn handles(&self) -> Vec<B256> {
+        match self {
+            Self::Materials(materials) => materials.iter().map(|material| material.handle).collect(),
+            Self::Handles(handles) => handles.to_vec(),
+        }
+    }
+}
 
 /// One ciphertext, ready for KMS Core.
 #[derive(Clone, Debug)]
@@ -38,6 +65,8 @@ pub struct Ciphertext {
 /// The ciphertexts of one request, with the memory they hold.
 #[derive(Debug)]
 pub struct Fetched {
+    /// The one key that all of them are under.
+    pub key_id: RequestId,
     /// One per material, in request order; a handle that stands twice is there twice.
     pub ciphertexts: Vec<Ciphertext>,
     _held: Vec<Held>,
@@ -58,7 +87,21 @@ pub struct CiphertextStore {
     coprocessors: Coprocessors,
     memory: Arc<Semaphore>,
     overflow: Arc<Mutex<()>>,
+    /// Taken after memory, never before: whoever waits for memory must not keep others from finishing.
+    objects: Arc<Semaphore>,
     config: CiphertextsConfig,
+}
+
+/// Where a ciphertext is and how it is recognised.
+#[derive(Clone, Debug)]
+struct Located {
+    handle: B256,
+    key_id: RequestId,
+    digest: B256,
+    /// As attested; else the object's header tells.
+    format: Option<CiphertextFormat>,
+    /// Coprocessor and URL of the object, in the order in which they are tried.
+    objects: Vec<(Address, String)>,
 }
 
 /// Bytes per permit of the memory semaphore, whose count is a `u32`.
@@ -75,6 +118,12 @@ enum BucketError {
     TooLarge(u64, u64),
     #[error("body has keccak256 {0}")]
     WrongDigest(B256),
+    #[error("object without attestation")]
+    NotAttested,
+    #[error("attestation refused: {0}")]
+    Attestation(#[from] AttestationError),
+    #[error("attestation of {0}, who is not registered")]
+    Stranger(Address),
 }
 
 impl BucketError {
@@ -83,7 +132,11 @@ impl BucketError {
         match self {
             Self::Unreachable(_) => true,
             Self::Status(status) => *status >= 500 || *status == 429 || *status == 408,
-            Self::TooLarge(..) | Self::WrongDigest(_) => false,
+            Self::TooLarge(..)
+            | Self::WrongDigest(_)
+            | Self::NotAttested
+            | Self::Attestation(_)
+            | Self::Stranger(_) => false,
         }
     }
 }
@@ -97,7 +150,6 @@ impl CiphertextStore {
         let client = reqwest::Client::builder()
             .connect_timeout(Duration::from_millis(config.connect_timeout_ms))
             .read_timeout(Duration::from_millis(config.read_timeout_ms))
-            .timeout(Duration::from_millis(config.object_timeout_ms))
             // A registered bucket answers itself; a redirect could point anywhere inside the operator's network.
             .redirect(reqwest::redirect::Policy::none())
             .pool_max_idle_per_host(64)
@@ -105,7 +157,8 @@ impl CiphertextStore {
         let permits = (config.max_buffered_bytes / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS as u64);
         Ok(Self {
             client,
-            coprocessors,
+            coprocessors: coprocessors.with_attestations_per_bucket(config.attestations_per_bucket),
+            objects: Arc::new(Semaphore::new(config.objects_in_flight.max(1))),
             memory: Arc::new(Semaphore::new(usize::try_from(permits).unwrap_or(Semaphore::MAX_PERMITS))),
             overflow: Arc::new(Mutex::new(())),
             config,
@@ -115,15 +168,18 @@ impl CiphertextStore {
     /// Fetches every ciphertext of a request, a few at a time, in request order.
     ///
     /// # Errors
-    /// [`Trouble::Outage`] while some bucket could not be asked, [`Trouble::MayHeal`] when all answered and none had the object,
-    /// [`Trouble::Permanent`] when the request is larger than KMS Core takes.
-    pub async fn fetch(&self, materials: &[CiphertextMaterial]) -> Result<Fetched, Trouble> {
+    /// [`Trouble::Outage`] while some bucket could not be asked, [`Trouble::MayHeal`] when all answered and none had the object, or
+    /// the coprocessors do not agree, [`Trouble::Permanent`] when the request is larger than KMS Core takes, is empty, or is under
+    /// several keys.
+    pub async fn fetch(&self, wanted: Wanted<'_>) -> Result<Fetched, Trouble> {
+        let located = self.locate(wanted).await?;
+        let key_id = one_key(&located)?;
         let reservation = Reservation { store: self, held: Mutex::new(Vec::new()) };
-        let mut ciphertexts: Vec<Ciphertext> = Vec::with_capacity(materials.len());
+        let mut ciphertexts: Vec<Ciphertext> = Vec::with_capacity(located.len());
         let mut total = 0_u64;
         {
             let parallel = self.config.parallel_per_request.max(1);
-            let fetches: Vec<_> = materials.iter().map(|material| self.fetch_one(material, &reservation)).collect();
+            let fetches: Vec<_> = located.iter().map(|located| self.fetch_one(located, &reservation)).collect();
             let mut fetches = futures::stream::iter(fetches).buffered(parallel);
             while let Some(ciphertext) = fetches.next().await {
                 let ciphertext = ciphertext?;
@@ -133,7 +189,7 @@ impl CiphertextStore {
                         codes::REQUEST_TOO_LARGE,
                         format!(
                             "ciphertexts of {total} bytes or more for {} handles, limit {}",
-                            materials.len(),
+                            located.len(),
                             self.config.max_request_bytes
                         ),
                     ));
@@ -141,14 +197,35 @@ impl CiphertextStore {
                 ciphertexts.push(ciphertext);
             }
         }
-        Ok(Fetched { ciphertexts, _held: reservation.held.into_inner() })
+        Ok(Fetched { key_id, ciphertexts, _held: reservation.held.into_inner() })
     }
 
-    async fn fetch_one(
-        &self,
-        material: &CiphertextMaterial,
-        reservation: &Reservation<'_>,
-    ) -> Result<Ciphertext, Trouble> {
+    /// Finds out where the ciphertexts of a request are; nothing of them is read yet.
+    async fn locate(&self, wanted: Wanted<'_>) -> Result<Vec<Located>, Trouble> {
+        let parallel = self.config.parallel_per_request.max(1);
+        match wanted {
+            Wanted::Materials(materials) => {
+                let mut located = Vec::with_capacity(materials.len());
+                for material in materials {
+                    located.push(self.named(material).await?);
+                }
+                Ok(located)
+            }
+            Wanted::Handles(handles) => {
+                let registry = self.coprocessors.registry().await?;
+                let asked: Vec<_> = handles.iter().map(|handle| self.attested(&registry, *handle)).collect();
+                let mut asked = futures::stream::iter(asked).buffered(parallel);
+                let mut located = Vec::with_capacity(handles.len());
+                while let Some(one) = asked.next().await {
+                    located.push(one?);
+                }
+                Ok(located)
+            }
+        }
+    }
+
+    /// A ciphertext as the chain's event names it.
+    async fn named(&self, material: &CiphertextMaterial) -> Result<Located, Trouble> {
         let buckets = self.coprocessors.buckets(&material.coprocessors).await?;
         if buckets.is_empty() {
             return Err(Trouble::may_heal(
@@ -160,6 +237,88 @@ impl CiphertextStore {
                 ),
             ));
         }
+        let key = hex::encode(material.digest);
+        let objects = buckets.into_iter().map(|(coprocessor, bucket)| (coprocessor, object_url(&bucket, &key)));
+        Ok(Located {
+            handle: material.handle,
+            key_id: material.key_id,
+            digest: material.digest,
+            format: None,
+            objects: objects.collect(),
+        })
+    }
+
+    /// A ciphertext as the coprocessors attest it: every bucket is asked at once, and none is waited for once the answer cannot
+    /// change any more.
+    async fn attested(&self, registry: &Registry, handle: B256) -> Result<Located, Trouble> {
+        if registry.buckets.is_empty() {
+            let text = format!("no registered coprocessor has a bucket to ask for handle {handle}");
+            return Err(Trouble::may_heal(codes::NO_BUCKET, text));
+        }
+        let key = attestation::object_key(handle);
+        let mut asked: FuturesUnordered<_> =
+            registry.buckets.iter().map(|bucket| self.attestation(bucket, &key, handle)).collect();
+        let mut tally = Tally::new(&registry.signers, registry.threshold);
+        let mut holders: Vec<(&Bucket, Claim)> = Vec::new();
+        let mut failures: Vec<(Address, BucketError)> = Vec::new();
+        while let Some((bucket, answer)) = asked.next().await {
+            match answer {
+                Ok(attestation) if tally.count(&attestation) => {
+                    holders.push((bucket, attestation.claim));
+                    if tally.decided().is_some() {
+                        break;
+                    }
+                }
+                Ok(attestation) => failures.push((bucket.coprocessor, BucketError::Stranger(attestation.signer))),
+                Err(error) => failures.push((bucket.coprocessor, error)),
+            }
+        }
+        for (_, error) in &failures {
+            metrics::bucket_failed(error_label(error));
+        }
+        let claim = match tally.decided().map_or_else(|| tally.verdict(), Verdict::Agreed) {
+            Verdict::Agreed(claim) => claim,
+            Verdict::Split => {
+                metrics::attestations_split(&handle, tally.threshold());
+                let text = format!("two different attestations of handle {handle} have {} signers", tally.threshold());
+                return Err(Trouble::may_heal(codes::ATTESTATIONS_SPLIT, text));
+            }
+            Verdict::TooFew(largest) => return Err(too_few(handle, largest, &tally, &failures)),
+        };
+        let objects = holders
+            .into_iter()
+            .filter(|(_, attested)| *attested == claim)
+            .map(|(bucket, _)| (bucket.coprocessor, object_url(&bucket.url, &key)));
+        Ok(Located {
+            handle,
+            key_id: claim.key_id,
+            digest: claim.sns_ciphertext_digest,
+            format: Some(claim.stored.format()),
+            objects: objects.collect(),
+        })
+    }
+
+    async fn attestation<'a>(
+        &self,
+        bucket: &'a Bucket,
+        key: &str,
+        handle: B256,
+    ) -> (&'a Bucket, Result<Attestation, BucketError>) {
+        let ask = async {
+            let _place = bucket.in_flight.acquire().await;
+            let timeout = Duration::from_millis(self.config.attestation_timeout_ms);
+            let call = self.client.head(object_url(&bucket.url, key)).timeout(timeout).send();
+            let response = call.await.map_err(|error| BucketError::Unreachable(chain(&error)))?;
+            if !response.status().is_success() {
+                return Err(BucketError::Status(response.status().as_u16()));
+            }
+            let header = response.headers().get(attestation::HEADER).ok_or(BucketError::NotAttested)?;
+            Ok(Attestation::read(header.as_bytes(), handle)?)
+        };
+        (bucket, ask.await)
+    }
+
+    async fn fetch_one(&self, located: &Located, reservation: &Reservation<'_>) -> Result<Ciphertext, Trouble> {
         let mut failures: Vec<(Address, BucketError)> = Vec::new();
         let mut reserved = 0;
         for round in 0..self.config.rounds.max(1) {
@@ -167,8 +326,8 @@ impl CiphertextStore {
                 tokio::time::sleep(Duration::from_millis(self.config.round_pause_ms)).await;
             }
             failures.clear();
-            for (coprocessor, url) in &buckets {
-                match self.fetch_from(url, material.digest, reservation, &mut reserved).await {
+            for (coprocessor, url) in &located.objects {
+                match self.fetch_from(url, located, reservation, &mut reserved).await {
                     Ok(ciphertext) => return Ok(ciphertext),
                     Err(error) => {
                         metrics::bucket_failed(error_label(&error));
@@ -181,49 +340,98 @@ impl CiphertextStore {
                 break;
             }
         }
-        Err(verdict(material, &failures))
+        Err(verdict(located, &failures))
     }
 
     async fn fetch_from(
         &self,
-        bucket: &str,
-        digest: B256,
+        url: &str,
+        located: &Located,
         reservation: &Reservation<'_>,
         reserved: &mut u64,
     ) -> Result<Ciphertext, BucketError> {
-        let url = format!("{}/{}", bucket.trim_end_matches('/'), hex::encode(digest));
-        let response = self.client.get(&url).send().await.map_err(|error| BucketError::Unreachable(chain(&error)))?;
+        let limit = self.config.max_object_bytes;
+        let timeout = Duration::from_millis(self.config.object_timeout_ms);
+        let late = |_| BucketError::Unreachable(format!("timed out after {} ms", timeout.as_millis()));
+        let head = tokio::time::timeout(timeout, self.client.get(url).send()).await.map_err(late)?;
+        let response = head.map_err(|error| BucketError::Unreachable(chain(&error)))?;
         if !response.status().is_success() {
             return Err(BucketError::Status(response.status().as_u16()));
         }
-        let limit = self.config.max_object_bytes;
         let announced = response.content_length();
         if let Some(length) = announced.filter(|length| *length > limit) {
             return Err(BucketError::TooLarge(length, limit));
         }
-        let format = format_of(response.headers());
+        let format = located.format.unwrap_or_else(|| format_of(response.headers()));
         let needed = announced.unwrap_or(limit);
         if needed > *reserved {
             reservation.grow(needed - *reserved).await;
             *reserved = needed;
         }
-        let mut body = BytesMut::with_capacity(usize::try_from(announced.unwrap_or(0)).unwrap_or(0));
-        let mut stream = response.bytes_stream();
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|error| BucketError::Unreachable(chain(&error)))?;
-            let length = (body.len() + chunk.len()) as u64;
-            if length > limit {
-                return Err(BucketError::TooLarge(length, limit));
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let _place = self.objects.acquire().await;
+        let body = tokio::time::timeout(timeout, read_body(response, announced, limit)).await.map_err(late)??;
         let actual = keccak256(&body);
-        if actual != digest {
+        if actual != located.digest {
             return Err(BucketError::WrongDigest(actual));
         }
         metrics::ciphertext_fetched(body.len());
-        Ok(Ciphertext { body: body.freeze(), format })
+        Ok(Ciphertext { body, format })
     }
+}
+
+fn object_url(bucket: &str, key: &str) -> String {
+    format!("{}/{key}", bucket.trim_end_matches('/'))
+}
+
+async fn read_body(response: reqwest::Response, announced: Option<u64>, limit: u64) -> Result<Bytes, BucketError> {
+    let mut body = BytesMut::with_capacity(usize::try_from(announced.unwrap_or(0)).unwrap_or(0));
+    let mut stream = response.bytes_stream();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|error| BucketError::Unreachable(chain(&error)))?;
+        let length = (body.len() + chunk.len()) as u64;
+        if length > limit {
+            return Err(BucketError::TooLarge(length, limit));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// The key that all ciphertexts are under.
+fn one_key(located: &[Located]) -> Result<RequestId, Trouble> {
+    let first = located
+        .first()
+        .ok_or_else(|| Trouble::permanent(codes::REQUEST_INVALID, "the request holds no ciphertext handle"))?;
+    match located.iter().find(|other| other.key_id != first.key_id) {
+        None => Ok(first.key_id),
+        Some(other) => Err(Trouble::permanent(
+            codes::SEVERAL_KEYS,
+            format!(
+                "handle {} is under key {}, handle {} under key {}",
+                first.handle, first.key_id, other.handle, other.key_id
+            ),
+        )),
+    }
+}
+
+/// Silent buckets leave the question open as long as their attestations could still decide it.
+fn too_few(handle: B256, largest: usize, tally: &Tally<'_>, failures: &[(Address, BucketError)]) -> Trouble {
+    let silent = failures.iter().filter(|(_, error)| error.is_outage()).count();
+    let text = format!(
+        "{largest} of {} needed attestations of handle {handle} agree: {}",
+        tally.threshold(),
+        describe(failures)
+    );
+    if silent > 0 && silent + largest >= tally.threshold() {
+        // One bucket that is down concerns only what its attestations are needed for.
+        let reach = if silent == failures.len() && largest == 0 { Reach::All } else { Reach::Some };
+        return Trouble::Outage { code: codes::BUCKETS_UNREACHABLE, dependency: BUCKETS, reach, text };
+    }
+    Trouble::may_heal(codes::ATTESTATIONS_MISSING, text)
+}
+
+fn describe(failures: &[(Address, BucketError)]) -> String {
+    failures.iter().map(|(who, error)| format!("{who}: {error}")).collect::<Vec<_>>().join("; ")
 }
 
 /// The memory that one request holds while its ciphertexts are in the process.
@@ -256,14 +464,15 @@ impl Reservation<'_> {
 }
 
 /// One unreachable bucket leaves the question open; only when all answered is the object known to be missing.
-fn verdict(material: &CiphertextMaterial, failures: &[(Address, BucketError)]) -> Trouble {
-    let text = failures.iter().map(|(who, error)| format!("{who}: {error}")).collect::<Vec<_>>().join("; ");
-    let text = format!("ciphertext {} of handle {}: {text}", material.digest, material.handle);
-    if failures.iter().any(|(_, error)| error.is_outage()) {
-        Trouble::outage(codes::BUCKETS_UNREACHABLE, BUCKETS, text)
-    } else {
-        Trouble::may_heal(codes::CIPHERTEXT_MISSING, text)
+fn verdict(located: &Located, failures: &[(Address, BucketError)]) -> Trouble {
+    let text = format!("ciphertext {} of handle {}: {}", located.digest, located.handle, describe(failures));
+    let silent = failures.iter().filter(|(_, error)| error.is_outage()).count();
+    if silent == 0 {
+        return Trouble::may_heal(codes::CIPHERTEXT_MISSING, text);
     }
+    // One bucket that is down concerns only what lies there and nowhere else.
+    let reach = if silent == failures.len() { Reach::All } else { Reach::Some };
+    Trouble::Outage { code: codes::BUCKETS_UNREACHABLE, dependency: BUCKETS, reach, text }
 }
 
 fn error_label(error: &BucketError) -> &'static str {
@@ -273,6 +482,9 @@ fn error_label(error: &BucketError) -> &'static str {
         BucketError::Status(_) => "status",
         BucketError::TooLarge(..) => "too_large",
         BucketError::WrongDigest(_) => "wrong_digest",
+        BucketError::NotAttested => "not_attested",
+        BucketError::Attestation(_) => "attestation_refused",
+        BucketError::Stranger(_) => "attestation_of_stranger",
     }
 }
 
@@ -384,7 +596,7 @@ mod tests {
             (None, CiphertextFormat::BigExpanded),
         ] {
             let url = bucket(holding(b"body", b"body", header)).await;
-            let fetched = store(quick(), &[(FIRST, &url), (SECOND, &url)]).fetch(&[material(b"body")]).await.unwrap();
+            let fetched = store(quick(), &[(FIRST, &url), (SECOND, &url)]).fetch(Wanted::Materials(&[material(b"body")])).await.unwrap();
             assert_eq!(fetched.ciphertexts[0].format, format);
             assert_eq!(&fetched.ciphertexts[0].body[..], b"body");
         }
@@ -395,7 +607,7 @@ mod tests {
         let lying = bucket(holding(b"body", b"forged", None)).await;
         let honest = bucket(holding(b"body", b"body", None)).await;
         let store = store(quick(), &[(FIRST, &lying), (SECOND, &honest)]);
-        let fetched = store.fetch(&[material(b"body"), material(b"body")]).await.unwrap();
+        let fetched = store.fetch(Wanted::Materials(&[material(b"body"), material(b"body")])).await.unwrap();
         assert_eq!(fetched.ciphertexts.len(), 2, "a handle that stands twice is there twice");
     }
 
@@ -403,11 +615,11 @@ mod tests {
     async fn an_object_that_nobody_has_may_heal_and_an_unreachable_bucket_is_no_verdict() {
         let empty = bucket(HashMap::new()).await;
         let both = store(quick(), &[(FIRST, &empty), (SECOND, &empty)]);
-        let missing = both.fetch(&[material(b"body")]).await.unwrap_err();
+        let missing = both.fetch(Wanted::Materials(&[material(b"body")])).await.unwrap_err();
         assert!(matches!(missing, Trouble::MayHeal { code: codes::CIPHERTEXT_MISSING, .. }), "{missing}");
 
         let down = store(quick(), &[(FIRST, &empty), (SECOND, "http://127.0.0.1:1")]);
-        let outage = down.fetch(&[material(b"body")]).await.unwrap_err();
+        let outage = down.fetch(Wanted::Materials(&[material(b"body")])).await.unwrap_err();
         assert!(matches!(outage, Trouble::Outage { code: codes::BUCKETS_UNREACHABLE, .. }), "{outage}");
     }
 
@@ -417,11 +629,11 @@ mod tests {
         let url = bucket(holding(&body, &body, None)).await;
         let buckets = [(FIRST, url.as_str()), (SECOND, url.as_str())];
         let small = CiphertextsConfig { max_object_bytes: 4095, ..quick() };
-        let error = store(small, &buckets).fetch(&[material(&body)]).await.unwrap_err();
+        let error = store(small, &buckets).fetch(Wanted::Materials(&[material(&body)])).await.unwrap_err();
         assert!(error.to_string().contains("limit 4095"), "{error}");
 
         let tight = CiphertextsConfig { max_request_bytes: 8000, max_object_bytes: 5000, ..quick() };
-        let error = store(tight, &buckets).fetch(&[material(&body), material(&body)]).await.unwrap_err();
+        let error = store(tight, &buckets).fetch(Wanted::Materials(&[material(&body), material(&body)])).await.unwrap_err();
         assert!(matches!(error, Trouble::Permanent { code: codes::REQUEST_TOO_LARGE, .. }), "{error}");
     }
 
@@ -433,7 +645,7 @@ mod tests {
         let store = store(config, &[(FIRST, &url), (SECOND, &url)]);
         let materials = vec![material(&body); 3];
         let one_by_one = async {
-            let mut running: futures::stream::FuturesUnordered<_> = (0..8).map(|_| store.fetch(&materials)).collect();
+            let mut running: futures::stream::FuturesUnordered<_> = (0..8).map(|_| store.fetch(Wanted::Materials(&materials))).collect();
             let mut finished = 0;
             while let Some(fetched) = running.next().await {
                 assert_eq!(fetched.unwrap().ciphertexts.len(), 3);

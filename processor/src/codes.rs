@@ -104,9 +104,6 @@ codes! {
     CHAIN_NOT_CONFIGURED = "KC-0572", "chain_not_configured",
         "The request needs a contract that is not configured.",
         "Configure [ethereum] with `kms_generation` and `protocol_config`.";
-    EXTRA_DATA_INVALID = "KC-0573", "extra_data_invalid",
-        "The request's extra data is of an unknown version, or too short for its own.",
-        "Nothing can answer it.";
     RECORD_FORGED = "KC-0520", "record_forged",
         "The record names a log that the chain does not hold there: other contents, another transaction or another time.",
         "The record was not written by ingest: find out who wrote it. Nothing was decrypted.";

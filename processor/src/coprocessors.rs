@@ -1,12 +1,15 @@
-//! Which bucket a coprocessor's ciphertexts lie in, read from GatewayConfig and kept for a while.
+//! Which bucket a coprocessor's ciphertexts lie in, and whose attestations count, read from GatewayConfig and kept for a while.
+//!
+//! Up to v0.14 a request names the coprocessors of each ciphertext, and only those are looked up. Later requests name none: all
+//! registered ones are asked.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alloy::primitives::Address;
-use kms_chain::views::GatewayConfigViews;
-use tokio::sync::{Mutex, RwLock};
+use kms_chain::views::{GatewayConfigViews, ViewError};
+use tokio::sync::{Mutex, RwLock, Semaphore};
 
 use crate::codes;
 use crate::error::Trouble;
@@ -22,6 +25,38 @@ pub struct Coprocessors {
     known: Arc<RwLock<HashMap<Address, Entry>>>,
     /// One reader of the chain at a time.
     reading: Arc<Mutex<()>>,
+    registry: Arc<RwLock<Option<(Arc<Registry>, Instant)>>>,
+    attestations_per_bucket: usize,
+}
+
+/// All registered coprocessors, from one state of the chain.
+#[derive(Debug)]
+pub struct Registry {
+    /// Whose attestations count.
+    pub signers: Vec<Address>,
+    /// How many of them must agree, as registered.
+    pub threshold: usize,
+    /// The buckets, each once.
+    pub buckets: Vec<Bucket>,
+}
+
+/// A registered bucket.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    /// Transaction sender of its coprocessor, for people.
+    pub coprocessor: Address,
+    /// Its URL as registered.
+    pub url: String,
+    /// Calls for attestations that are in flight there: a bucket that is slow holds up no other one.
+    pub in_flight: Arc<Semaphore>,
+}
+
+impl Registry {
+    /// Whether two groups of signers can each have the threshold (`docs/protocol.md`, "Ciphertext attestations").
+    #[must_use]
+    pub fn threshold_is_no_majority(&self) -> bool {
+        self.threshold <= self.signers.len() / 2
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -31,6 +66,9 @@ struct Entry {
     read: Instant,
 }
 
+/// Calls for attestations that are in flight to one bucket at most, where nothing else is said.
+const ATTESTATIONS_PER_BUCKET: usize = 64;
+
 /// A request can name coprocessors freely; what is remembered is bounded all the same.
 const MAX_KNOWN: usize = 1024;
 
@@ -38,7 +76,20 @@ impl Coprocessors {
     /// Reads the registry through `views`; an entry older than `refresh` is read again.
     #[must_use]
     pub fn new(views: GatewayConfigViews, refresh: Duration) -> Self {
-        Self { views, refresh, known: Arc::default(), reading: Arc::default() }
+        Self {
+            views,
+            refresh,
+            known: Arc::default(),
+            reading: Arc::default(),
+            registry: Arc::default(),
+            attestations_per_bucket: ATTESTATIONS_PER_BUCKET,
+        }
+    }
+
+    /// Asks one bucket for at most so many attestations at once.
+    #[must_use]
+    pub fn with_attestations_per_bucket(self, most: usize) -> Self {
+        Self { attestations_per_bucket: most.max(1), ..self }
     }
 
     /// A registry that was read already, and asks nobody.
@@ -53,7 +104,97 @@ impl Coprocessors {
             refresh: Duration::from_secs(3600),
             known: Arc::new(RwLock::new(known)),
             reading: Arc::default(),
+            registry: Arc::default(),
+            attestations_per_bucket: ATTESTATIONS_PER_BUCKET,
         }
+    }
+
+    /// A registry of all coprocessors that was read already, and asks nobody.
+    #[cfg(test)]
+    pub(crate) async fn registered(signers: &[Address], threshold: usize, urls: &[String]) -> Self {
+        let coprocessors = Self::known(&[]);
+        let bucket = |url: &String| Bucket {
+            coprocessor: Address::ZERO,
+            url: url.clone(),
+            in_flight: Arc::new(Semaphore::new(ATTESTATIONS_PER_BUCKET)),
+        };
+        let registry = Registry { signers: signers.to_vec(), threshold, buckets: urls.iter().map(bucket).collect() };
+        *coprocessors.registry.write().await = Some((Arc::new(registry), Instant::now()));
+        coprocessors
+    }
+
+    /// All registered coprocessors, as they were at most the configured time ago. What cannot be refreshed stays in use.
+    ///
+    /// # Errors
+    /// [`Trouble::Outage`] when the registry was never read and cannot be read now.
+    pub async fn registry(&self) -> Result<Arc<Registry>, Trouble> {
+        let fresh = |read: &Instant| read.elapsed() < self.refresh;
+        let known = self.registry.read().await.clone();
+        let _reading = match known {
+            Some((registry, read)) if fresh(&read) => return Ok(registry),
+            // While somebody reads it again, the others go on with what they have.
+            Some((registry, _)) => match self.reading.try_lock() {
+                Ok(reading) => reading,
+                Err(_) => return Ok(registry),
+            },
+            None => self.reading.lock().await,
+        };
+        let known = self.registry.read().await.clone();
+        if let Some((registry, _)) = known.as_ref().filter(|(_, read)| fresh(read)) {
+            return Ok(Arc::clone(registry));
+        }
+        let known = known.map(|(registry, _)| registry);
+        let registry = match (self.read_registry(known.as_deref()).await, known) {
+            (Ok(registry), _) => Arc::new(registry),
+            (Err(error), Some(known)) => {
+                tracing::warn!(%error, "coprocessor registry not readable, using the last answer");
+                known
+            }
+            (Err(error), None) => {
+                return Err(Trouble::outage(codes::REGISTRY_UNREACHABLE, REGISTRY, error.to_string()));
+            }
+        };
+        *self.registry.write().await = Some((Arc::clone(&registry), Instant::now()));
+        Ok(registry)
+    }
+
+    /// Reads the registry at start, so that a threshold that is no majority is told then and not with the first request.
+    pub async fn check_threshold(&self) {
+        if let Err(error) = self.registry().await {
+            tracing::warn!(code = error.code(), %error, "the coprocessor registry cannot be read yet");
+        }
+    }
+
+    async fn read_registry(&self, before: Option<&Registry>) -> Result<Registry, ViewError> {
+        let signers = self.views.coprocessor_signers().await?;
+        let threshold = self.views.coprocessor_threshold().await?;
+        let mut buckets: Vec<Bucket> = Vec::new();
+        for coprocessor in self.views.coprocessor_tx_senders().await? {
+            let registered = self.views.coprocessor(coprocessor).await?;
+            let Some(url) = registered.map(|registered| registered.s3BucketUrl).filter(|url| is_http(url)) else {
+                tracing::warn!(%coprocessor, "coprocessor without a usable bucket");
+                continue;
+            };
+            if buckets.iter().any(|bucket| bucket.url == url) {
+                continue;
+            }
+            let known = before.and_then(|before| before.buckets.iter().find(|bucket| bucket.url == url));
+            let in_flight = known.map_or_else(
+                || Arc::new(Semaphore::new(self.attestations_per_bucket)),
+                |known| Arc::clone(&known.in_flight),
+            );
+            buckets.push(Bucket { coprocessor, url, in_flight });
+        }
+        let registry = Registry { signers, threshold, buckets };
+        if registry.threshold_is_no_majority() && before.is_none_or(|before| !before.threshold_is_no_majority()) {
+            tracing::warn!(
+                code = codes::THRESHOLD_NO_MAJORITY,
+                threshold = registry.threshold,
+                signers = registry.signers.len(),
+                "the registered threshold of coprocessors is no majority: every ciphertext waits for all buckets"
+            );
+        }
+        Ok(registry)
     }
 
     /// The buckets of `coprocessors`, in their order, without those that have none.
@@ -98,7 +239,7 @@ impl Coprocessors {
             Ok(registered) => {
                 let bucket = registered
                     .map(|registered| registered.s3BucketUrl)
-                    .filter(|url| url.starts_with("http://") || url.starts_with("https://"));
+                    .filter(|url| is_http(url));
                 if map.len() >= MAX_KNOWN {
                     map.clear();
                 }
@@ -115,4 +256,8 @@ impl Coprocessors {
             },
         }
     }
+}
+
+fn is_http(url: &str) -> bool {
+    url.starts_with("http://") || url.starts_with("https://")
 }

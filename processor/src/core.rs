@@ -1,24 +1,29 @@
 //! Start and await: how an operation is run on KMS Core (`docs/protocol.md`, "Status codes of KMS Core").
 //!
-//! Every operation is a *Start* call that accepts an id and a *Get* call that holds the line until the result is there or a
-//! time is over. Both are repeatable: a known id is awaited, an unknown one is started, so a restart of either side heals.
+//! Every long operation is a *Start* call that accepts an id and a *Get* call that answers the result, having held the line for a
+//! while or not. Both are repeatable: a known id is awaited, an unknown one is started, so a restart of either side heals. What
+//! the versions of KMS Core differ in is decided here and in [`crate::status`], so that the operations need not know.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kms_proto::kms::v1 as core;
 use kms_proto::kms_service::v1::core_service_endpoint_client::CoreServiceEndpointClient;
 use kms_runtime::stage::{Answered, Reach};
 use kms_schemas::identity::RequestId;
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
+use crate::aborts::Aborts;
 use crate::codes;
-use crate::config::KmsCoreConfig;
+use crate::config::{CoreVersion, KmsCoreConfig};
 use crate::core_request;
 use crate::error::Trouble;
 use crate::metrics;
-use crate::status::{AwaitVerdict, StartVerdict, await_verdict, start_verdict};
+use crate::status::{AwaitVerdict, Class, StartVerdict, await_verdict, start_verdict};
 
 /// The dependency's name in outages.
 const KMS_CORE: &str = "kms_core";
@@ -27,22 +32,215 @@ const KMS_CORE: &str = "kms_core";
 /// waits for a result says nothing about it.
 const CAPACITY: &str = "kms_core_capacity";
 
+/// An id that KMS Core will never answer before it is restarted.
+const STUCK: &str = "kms_core_restart";
+
 /// How often an id that the core forgot is started again within one attempt.
 const MAX_RESTARTS: u32 = 3;
+
+/// Longest time that KMS Core holds the line while a decryption runs, and some more.
+const STUCK_AFTER_REFUSAL: Duration = Duration::from_secs(70);
+
+/// Age at which a pending decryption counts as stuck once younger ones have finished.
+const STUCK_BY_AGE: Duration = Duration::from_secs(180);
+
+/// Refused ids that are remembered per shard.
+const MAX_REFUSED: usize = 10_000;
+
+/// The client of one shard. Cheap to clone.
+pub type Client = CoreServiceEndpointClient<Channel>;
 
 /// A KMS Core of one or several shards.
 #[derive(Debug)]
 pub struct KmsCore {
     shards: Vec<Shard>,
+    version: CoreVersion,
+    aborts: Aborts,
     start_timeout: Duration,
     await_timeout: Duration,
     await_pause: Duration,
+    await_pause_max: Duration,
+    stuck_poll: Duration,
 }
 
 #[derive(Debug)]
 struct Shard {
-    client: CoreServiceEndpointClient<Channel>,
+    client: Client,
     reachability: Reachability,
+    memory: Mutex<Memory>,
+}
+
+/// What is remembered of a shard of v0.13, whose refused decryptions may be stuck.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Key, context and epoch, as texts, under which a key was seen to be there.
+    keys: BTreeSet<(String, String, String)>,
+    /// Ids whose start was refused in a way that may leave them pending for ever.
+    refused: BTreeMap<RequestId, Instant>,
+    /// The latest time at which a decryption was begun that has finished since.
+    youngest_finished: Option<Instant>,
+}
+
+/// How an operation ended.
+#[derive(Debug)]
+pub enum Ended<R> {
+    /// With its result.
+    Result(R),
+    /// Aborted on purpose.
+    Aborted {
+        /// This process handled the chain's abort; else only KMS Core says so.
+        by_chain: bool,
+        /// For a person.
+        text: String,
+    },
+}
+
+/// What a single call answered.
+#[derive(Debug)]
+pub enum Reply<T> {
+    /// Done.
+    Done(T),
+    /// It was done before.
+    AlreadyThere,
+    /// There is no such thing (any more).
+    NotFound(String),
+}
+
+/// One operation's pair of calls.
+pub trait Operation: Send + Sync {
+    /// What the *Get* call answers.
+    type Result: Send;
+
+    /// Name for logs and metrics (the *Start* call's, snake case).
+    const NAME: &'static str;
+
+    /// What kind of call *Start* is.
+    const CLASS: Class = Class::Other;
+
+    /// What a *Start* needs besides KMS Core, by its name in outages.
+    const NEEDS: &'static [&'static str] = &[];
+
+    /// Whether *Start* must not be repeated for an id that the core knows, so that *Get* is asked first, always.
+    const GET_FIRST: bool = false;
+
+    /// The code of a *Start* refused as invalid where that may also mean that the id exists: only *Get* tells.
+    const REFUSED_OR_THERE: Option<&'static str> = None;
+
+    /// The id that the *Get* call takes.
+    fn id(&self) -> RequestId;
+
+    /// The id that picks the shard: key generation follows its preprocessing.
+    fn shard_id(&self) -> RequestId {
+        self.id()
+    }
+
+    /// The id by which the chain aborts it.
+    fn abort_id(&self) -> Option<RequestId> {
+        None
+    }
+
+    /// Makes the request; only called when the core does not have the id yet, since ciphertexts are fetched for it.
+    fn start(&self, starting: Starting<'_>) -> impl Future<Output = Result<Result<(), Status>, Trouble>> + Send;
+
+    /// Asks for the result.
+    fn get(
+        &self,
+        client: Client,
+        request: Request<core::RequestId>,
+    ) -> impl Future<Output = Result<Response<Self::Result>, Status>> + Send;
+
+    /// Asked when the core does not know the id that was, or may have been, started: whether it is to be started (again).
+    fn before_restart(&self) -> impl Future<Output = Result<(), Trouble>> + Send {
+        async { Ok(()) }
+    }
+}
+
+/// What an operation starts with.
+#[derive(Clone, Copy, Debug)]
+pub struct Starting<'a> {
+    core: &'a KmsCore,
+    shard: &'a Shard,
+    answered: &'a Answered,
+}
+
+impl Starting<'_> {
+    /// The client of the operation's shard.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.shard.client.clone()
+    }
+
+    /// The message with its deadline.
+    #[must_use]
+    pub fn request<T>(&self, message: T) -> Request<T> {
+        with_timeout(message, self.core.start_timeout)
+    }
+
+    /// Makes sure, on versions where a decryption under a missing key would stay pending for ever, that the key is there.
+    ///
+    /// # Errors
+    /// [`Trouble::MayHeal`] if it is not.
+    pub async fn key_is_there(
+        &self,
+        key: &core::RequestId,
+        context: Option<&core::RequestId>,
+        epoch: Option<&core::RequestId>,
+    ) -> Result<(), Trouble> {
+        if !self.core.version.leaves_ids_stuck() {
+            return Ok(());
+        }
+        let text = |id: Option<&core::RequestId>| id.map(|id| id.request_id.clone()).unwrap_or_default();
+        let entry = (key.request_id.clone(), text(context), text(epoch));
+        if self.shard.memory().keys.contains(&entry) {
+            return Ok(());
+        }
+        const NAME: &str = "get_key_material_availability";
+        let asked = self.client().get_key_material_availability(self.request(core::Empty {})).await;
+        metrics::core_call(NAME, "start", asked.as_ref().map_or_else(Status::code, |_| Code::Ok));
+        let status = match asked {
+            Ok(response) => {
+                self.shard.reachability.answers(self.answered);
+                if response.into_inner().fhe_key_ids.iter().any(|id| id.eq_ignore_ascii_case(&key.request_id)) {
+                    self.shard.memory().keys.insert(entry);
+                    return Ok(());
+                }
+                let text = format!("kms core does not have key {} (yet)", key.request_id);
+                return Err(Trouble::may_heal(codes::CORE_NOT_READY, text));
+            }
+            Err(status) => status,
+        };
+        let text = format!("{NAME}: {}", describe(&status));
+        let verdict = start_verdict(&status, self.core.version, Class::Other);
+        self.shard.after_start(verdict, &text, self.answered);
+        match verdict {
+            StartVerdict::Unimplemented => Ok(()),
+            verdict => Err(self.core.start_trouble(verdict, text)),
+        }
+    }
+}
+
+/// A message with a deadline.
+pub fn with_timeout<T>(message: T, timeout: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(timeout);
+    request
+}
+
+/// How a *Start* call went.
+enum Started {
+    Accepted,
+    Known,
+    /// Refused as invalid, or there: [`Operation::REFUSED_OR_THERE`].
+    Refused(String),
+    Aborted(String),
+}
+
+/// How a *Get* call went.
+enum Got<R> {
+    Result(R),
+    Unknown,
+    Failed(String),
+    Aborted(String),
 }
 
 impl KmsCore {
@@ -50,7 +248,7 @@ impl KmsCore {
     ///
     /// # Errors
     /// The endpoint that is no valid URI.
-    pub fn new(config: &KmsCoreConfig) -> Result<Self, tonic::transport::Error> {
+    pub fn new(config: &KmsCoreConfig, version: CoreVersion) -> Result<Self, tonic::transport::Error> {
         let shards = config
             .endpoints
             .iter()
@@ -65,15 +263,33 @@ impl KmsCore {
                 let client = CoreServiceEndpointClient::new(channel)
                     .max_decoding_message_size(config.max_message_bytes)
                     .max_encoding_message_size(config.max_message_bytes);
-                Ok(Shard { client, reachability: Reachability::new(number, endpoint.to_string()) })
+                let reachability = Reachability::new(number, endpoint.to_string());
+                Ok(Shard { client, reachability, memory: Mutex::default() })
             })
             .collect::<Result<_, tonic::transport::Error>>()?;
+        let await_pause = Duration::from_millis(config.await_pause_ms);
         Ok(Self {
             shards,
+            version,
+            aborts: Aborts::default(),
             start_timeout: Duration::from_millis(config.start_timeout_ms),
             await_timeout: Duration::from_millis(config.await_timeout_ms),
-            await_pause: Duration::from_millis(config.await_pause_ms),
+            await_pause,
+            await_pause_max: Duration::from_millis(config.await_pause_max_ms).max(await_pause),
+            stuck_poll: Duration::from_millis(config.stuck_poll_ms),
         })
+    }
+
+    /// The configured version.
+    #[must_use]
+    pub const fn version(&self) -> CoreVersion {
+        self.version
+    }
+
+    /// The generations that the chain aborted.
+    #[must_use]
+    pub const fn aborts(&self) -> &Aborts {
+        &self.aborts
     }
 
     /// The shard of an id: the id modulo the number of endpoints.
@@ -88,50 +304,8 @@ impl KmsCore {
         let reach = if self.shards.len() == 1 { Reach::All } else { Reach::Some };
         Trouble::Outage { code, dependency, reach, text }
     }
-}
 
-/// One operation's pair of calls.
-pub trait Operation: Send + Sync {
-    /// What the *Get* call answers.
-    type Result: Send;
-
-    /// Name for logs and metrics (the *Start* call's, snake case).
-    const NAME: &'static str;
-
-    /// The id that the *Get* call takes.
-    fn id(&self) -> RequestId;
-
-    /// The id that picks the shard: key generation follows its preprocessing.
-    fn shard_id(&self) -> RequestId {
-        self.id()
-    }
-
-    /// Whether `UNAVAILABLE` on *Start* means that a preprocessing still runs.
-    const WAITS_FOR_PREPROCESSING: bool = false;
-
-    /// What a *Start* needs besides KMS Core, by its name in outages.
-    const NEEDS: &'static [&'static str] = &[];
-
-    /// Whether *Start* must not be repeated for an id that the core knows, so that *Get* is asked first, always.
-    const GET_FIRST: bool = false;
-
-    /// Makes the request; only called when the core does not have the id yet, since ciphertexts are fetched for it.
-    fn start(
-        &self,
-        client: CoreServiceEndpointClient<Channel>,
-        timeout: Duration,
-    ) -> impl Future<Output = Result<Result<(), Status>, Trouble>> + Send;
-
-    /// Asks for the result.
-    fn get(
-        &self,
-        client: CoreServiceEndpointClient<Channel>,
-        request: Request<core::RequestId>,
-    ) -> impl Future<Output = Result<Response<Self::Result>, Status>> + Send;
-}
-
-impl KmsCore {
-    /// Runs `operation` until its result, however long that takes: the stage cancels an attempt that outlasts its lane.
+    /// Runs `operation` until its end, however long that takes: the stage cancels an attempt that outlasts its lane.
     ///
     /// `repeated` says that an earlier attempt may have started the id: then the result is asked for first, which saves the
     /// ciphertexts' download. `answered` is told of every answer, since the result may be hours away.
@@ -143,62 +317,136 @@ impl KmsCore {
         operation: &O,
         repeated: bool,
         answered: &Answered,
-    ) -> Result<O::Result, Trouble> {
-        let mut restarts = 0;
+    ) -> Result<Ended<O::Result>, Trouble> {
+        tokio::select! {
+            biased;
+            () = self.aborts.told(operation.abort_id()) => {
+                let text = format!("{} of id {}: the chain aborted it", O::NAME, operation.id());
+                Ok(Ended::Aborted { by_chain: true, text })
+            }
+            ended = self.run_to_its_end(operation, repeated, answered) => ended,
+        }
+    }
+
+    async fn run_to_its_end<O: Operation>(
+        &self,
+        operation: &O,
+        repeated: bool,
+        answered: &Answered,
+    ) -> Result<Ended<O::Result>, Trouble> {
+        let shard = self.shard(operation.shard_id());
+        let is_decryption = O::CLASS == Class::Decryption;
+        let begun = Instant::now();
+        let aborted = |text| Ok(Ended::Aborted { by_chain: false, text });
+        let mut starts = 0;
+        let mut refused = None;
         if !repeated && !O::GET_FIRST {
-            self.start(operation, answered).await?;
+            starts = 1;
+            match self.start(operation, answered).await? {
+                Started::Accepted | Started::Known => {}
+                Started::Refused(text) => refused = Some(text),
+                Started::Aborted(text) => return aborted(text),
+            }
         }
         loop {
-            if let Some(result) = self.get(operation, answered).await? {
-                return Ok(result);
+            match self.get(operation, begun, answered).await? {
+                Got::Result(result) => {
+                    if is_decryption {
+                        shard.memory().finished(operation.id(), begun);
+                    }
+                    return Ok(Ended::Result(result));
+                }
+                // Text decides between the two in KMS Core, and a decryption is never aborted on purpose.
+                Got::Failed(text) | Got::Aborted(text) if is_decryption => {
+                    if !self.version.restarts_failed_decryptions() {
+                        return Err(Trouble::permanent(codes::CORE_FAILED, text));
+                    }
+                    // What an earlier attempt left behind is started anew; what failed in this one is tried again later.
+                    if starts > 0 {
+                        return Err(Trouble::may_heal(codes::CORE_FAILED, text));
+                    }
+                }
+                Got::Failed(text) => return Err(Trouble::permanent(codes::CORE_FAILED, text)),
+                Got::Aborted(text) => return aborted(text),
+                Got::Unknown => {
+                    if let (Some(text), Some(code)) = (refused.take(), O::REFUSED_OR_THERE) {
+                        return Err(Trouble::permanent(code, text));
+                    }
+                    operation.before_restart().await?;
+                }
             }
-            if restarts == MAX_RESTARTS {
+            if starts > MAX_RESTARTS {
                 return Err(Trouble::may_heal(
                     codes::CORE_NOT_READY,
                     format!("{}: kms core accepts id {} and forgets it", O::NAME, operation.id()),
                 ));
             }
-            restarts += 1;
-            self.start(operation, answered).await?;
+            starts += 1;
+            match self.start(operation, answered).await? {
+                Started::Accepted | Started::Known => {}
+                Started::Refused(text) => refused = Some(text),
+                Started::Aborted(text) => return aborted(text),
+            }
         }
     }
 
-    async fn start<O: Operation>(&self, operation: &O, answered: &Answered) -> Result<(), Trouble> {
+    async fn start<O: Operation>(&self, operation: &O, answered: &Answered) -> Result<Started, Trouble> {
         let shard = self.shard(operation.shard_id());
+        let mut pause = Pause::new(self);
         loop {
-            let started = operation.start(shard.client.clone(), self.start_timeout).await?;
+            let asked = Instant::now();
+            let started = operation.start(Starting { core: self, shard, answered }).await?;
             O::NEEDS.iter().for_each(|dependency| answered.by(dependency));
             let Err(status) = started else {
                 metrics::core_call(O::NAME, "start", Code::Ok);
                 shard.reachability.answers(answered);
                 answered.by(CAPACITY);
-                return Ok(());
+                shard.memory().refused.remove(&operation.id());
+                return Ok(Started::Accepted);
             };
             metrics::core_call(O::NAME, "start", status.code());
             let text = format!("{} of id {}: {}", O::NAME, operation.id(), describe(&status));
-            let verdict = start_verdict(&status, O::WAITS_FOR_PREPROCESSING);
-            shard.reachability.after_start(verdict, &text, answered);
+            let verdict = start_verdict(&status, self.version, O::CLASS);
+            shard.after_start(verdict, &text, answered);
+            if O::CLASS == Class::Decryption && self.may_leave_stuck(&status) {
+                shard.memory().remember_refused(operation.id());
+            }
             match verdict {
-                StartVerdict::AlreadyKnown => return Ok(()),
-                StartVerdict::NotYet => tokio::time::sleep(self.await_pause).await,
+                StartVerdict::AlreadyKnown => return Ok(Started::Known),
+                StartVerdict::NotYet => pause.wait(asked).await,
+                StartVerdict::Aborted => return Ok(Started::Aborted(text)),
+                StartVerdict::Refused if O::REFUSED_OR_THERE.is_some() => return Ok(Started::Refused(text)),
                 verdict => return Err(self.start_trouble(verdict, text)),
             }
         }
     }
 
-    /// `None`: the core does not know the id.
-    async fn get<O: Operation>(&self, operation: &O, answered: &Answered) -> Result<Option<O::Result>, Trouble> {
+    /// Whether a decryption refused like this may be held as pending for ever.
+    fn may_leave_stuck(&self, status: &Status) -> bool {
+        match status.code() {
+            Code::NotFound | Code::FailedPrecondition => self.version.leaves_ids_stuck(),
+            Code::Aborted => self.version == CoreVersion::V0_12,
+            _ => false,
+        }
+    }
+
+    async fn get<O: Operation>(
+        &self,
+        operation: &O,
+        begun: Instant,
+        answered: &Answered,
+    ) -> Result<Got<O::Result>, Trouble> {
         let core_hex = operation.id().to_core_hex();
         let shard = self.shard(operation.shard_id());
+        let mut pause = Pause::new(self);
         loop {
-            let mut request = Request::new(core_request::id(operation.id()));
-            request.set_timeout(self.await_timeout);
-            let asked = tokio::time::Instant::now();
+            let request = with_timeout(core_request::id(operation.id()), self.await_timeout);
+            let asked = Instant::now();
             let status = match operation.get(shard.client.clone(), request).await {
                 Ok(response) => {
                     metrics::core_call(O::NAME, "get", Code::Ok);
                     shard.reachability.answers(answered);
-                    return Ok(Some(response.into_inner()));
+                    return Ok(Got::Result(response.into_inner()));
                 }
                 Err(status) => status,
             };
@@ -207,16 +455,20 @@ impl KmsCore {
             let verdict = await_verdict(&status, &core_hex);
             // A time-out is pending too, and no sign of life.
             if verdict == AwaitVerdict::Unreachable {
-                shard.reachability.is_silent(&text());
+                shard.is_silent(&text());
             } else if !matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) {
                 shard.reachability.answers(answered);
             }
             match verdict {
-                // Some cores answer at once instead of holding the line.
-                AwaitVerdict::Pending => tokio::time::sleep_until(asked + self.await_pause).await,
-                AwaitVerdict::Unknown => return Ok(None),
-                AwaitVerdict::Failed => return Err(Trouble::permanent(codes::CORE_FAILED, text())),
-                AwaitVerdict::Aborted => return Err(Trouble::permanent(codes::CORE_ABORTED, text())),
+                AwaitVerdict::Pending => {
+                    if O::CLASS == Class::Decryption {
+                        self.refuse_stuck(operation.id(), begun, O::NAME)?;
+                    }
+                    pause.wait(asked).await;
+                }
+                AwaitVerdict::Unknown => return Ok(Got::Unknown),
+                AwaitVerdict::Failed => return Ok(Got::Failed(text())),
+                AwaitVerdict::Aborted => return Ok(Got::Aborted(text())),
                 AwaitVerdict::Unreachable => return Err(self.outage(codes::CORE_UNREACHABLE, KMS_CORE, text())),
                 AwaitVerdict::Refused => return Err(Trouble::permanent(codes::CORE_REFUSED, text())),
                 AwaitVerdict::Unimplemented => return Err(Trouble::permanent(codes::CORE_LACKS_CALL, text())),
@@ -224,27 +476,60 @@ impl KmsCore {
         }
     }
 
-    /// Runs the PRSS initialisation, which is one call that answers when it is done.
+    /// Sets a pending decryption aside that will not end before KMS Core is restarted: one that was refused before, or one that
+    /// is old while younger ones have finished.
+    fn refuse_stuck(&self, id: RequestId, begun: Instant, name: &'static str) -> Result<(), Trouble> {
+        let memory = self.shard(id).memory();
+        let age = begun.elapsed();
+        let was_refused = memory.refused.contains_key(&id);
+        let overtaken = memory.youngest_finished.is_some_and(|finished| finished > begun);
+        let is_stuck = (was_refused && age > STUCK_AFTER_REFUSAL)
+            || (self.version.leaves_ids_stuck() && overtaken && age > STUCK_BY_AGE);
+        if !is_stuck {
+            return Ok(());
+        }
+        drop(memory);
+        let why = if was_refused { "was refused once" } else { "is older than others that have finished" };
+        let text = format!(
+            "{name} of id {id} {why} and is pending for {} s: kms core {} holds such an id until it is restarted",
+            age.as_secs(),
+            self.version.as_str()
+        );
+        metrics::core_stuck(&text);
+        Err(Trouble::SetAside { code: codes::CORE_STUCK, dependency: STUCK, after: self.stuck_poll, text })
+    }
+
+    /// Makes one call that is done when it answers. `shard_id` picks the shard; `subject` is what the text calls it.
     ///
     /// # Errors
-    /// As the status says; a set-up that was there before is success.
-    pub async fn prss_init(&self, answered: &Answered) -> Result<(), Trouble> {
-        let request = core_request::prss_init();
-        let id = RequestId::from(alloy::primitives::U256::from(core_request::PRSS_ID));
-        let mut call = Request::new(request);
-        call.set_timeout(self.await_timeout);
-        let shard = self.shard(id);
-        let Err(status) = shard.client.clone().init(call).await else {
-            metrics::core_call("init", "start", Code::Ok);
-            shard.reachability.answers(answered);
-            return Ok(());
+    /// As the status says. "Already there" and "not found" are left to the caller.
+    pub async fn call<T, F>(
+        &self,
+        (name, class): (&'static str, Class),
+        shard_id: RequestId,
+        answered: &Answered,
+        make: impl FnOnce(Client, Timeouts) -> F,
+    ) -> Result<Reply<T>, Trouble>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let shard = self.shard(shard_id);
+        let timeouts = Timeouts { start: self.start_timeout, long: self.await_timeout };
+        let status = match make(shard.client.clone(), timeouts).await {
+            Ok(response) => {
+                metrics::core_call(name, "start", Code::Ok);
+                shard.reachability.answers(answered);
+                return Ok(Reply::Done(response.into_inner()));
+            }
+            Err(status) => status,
         };
-        metrics::core_call("init", "start", status.code());
-        let text = format!("init: {}", describe(&status));
-        let verdict = start_verdict(&status, false);
-        shard.reachability.after_start(verdict, &text, answered);
+        metrics::core_call(name, "start", status.code());
+        let text = format!("{name} of id {shard_id}: {}", describe(&status));
+        let verdict = start_verdict(&status, self.version, class);
+        shard.after_start(verdict, &text, answered);
         match verdict {
-            StartVerdict::AlreadyKnown => Ok(()),
+            StartVerdict::AlreadyKnown => Ok(Reply::AlreadyThere),
+            StartVerdict::MayHeal if status.code() == Code::NotFound => Ok(Reply::NotFound(text)),
             verdict => Err(self.start_trouble(verdict, text)),
         }
     }
@@ -255,9 +540,80 @@ impl KmsCore {
                 Trouble::may_heal(codes::CORE_NOT_READY, text)
             }
             StartVerdict::Busy => self.outage(codes::CORE_BUSY, CAPACITY, text),
+            StartVerdict::Aborted => Trouble::permanent(codes::CORE_ABORTED, text),
             StartVerdict::Unreachable => self.outage(codes::CORE_UNREACHABLE, KMS_CORE, text),
             StartVerdict::Refused => Trouble::permanent(codes::CORE_REFUSED, text),
             StartVerdict::Unimplemented => Trouble::permanent(codes::CORE_LACKS_CALL, text),
+        }
+    }
+}
+
+/// Deadlines of single calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// Of a call that answers at once.
+    pub start: Duration,
+    /// Of a call that works before it answers.
+    pub long: Duration,
+}
+
+/// Time between two calls that ask for the same thing: none where the core held the line, and ever longer where it answers at
+/// once, up to a limit.
+struct Pause {
+    next: Duration,
+    least: Duration,
+    most: Duration,
+}
+
+impl Pause {
+    const fn new(core: &KmsCore) -> Self {
+        Self { next: core.await_pause, least: core.await_pause, most: core.await_pause_max }
+    }
+
+    async fn wait(&mut self, asked: Instant) {
+        if asked.elapsed() >= self.most {
+            self.next = self.least;
+            return;
+        }
+        tokio::time::sleep_until(asked + self.next).await;
+        self.next = (self.next * 2).min(self.most);
+    }
+}
+
+impl Memory {
+    fn remember_refused(&mut self, id: RequestId) {
+        self.refused.insert(id, Instant::now());
+        if self.refused.len() > MAX_REFUSED {
+            let oldest = self.refused.iter().min_by_key(|(_, at)| **at).map(|(id, _)| *id);
+            oldest.and_then(|oldest| self.refused.remove(&oldest));
+        }
+    }
+
+    fn finished(&mut self, id: RequestId, begun: Instant) {
+        self.refused.remove(&id);
+        self.youngest_finished = self.youngest_finished.max(Some(begun));
+    }
+}
+
+impl Shard {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A core that falls silent may be restarted: what was known of its keys is asked again.
+    fn is_silent(&self, why: &str) {
+        self.memory().keys.clear();
+        self.reachability.is_silent(why);
+    }
+
+    fn after_start(&self, verdict: StartVerdict, text: &str, answered: &Answered) {
+        match verdict {
+            StartVerdict::Unreachable => self.is_silent(text),
+            StartVerdict::AlreadyKnown => {
+                self.reachability.answers(answered);
+                answered.by(CAPACITY);
+            }
+            _ => self.reachability.answers(answered),
         }
     }
 }
@@ -289,17 +645,6 @@ impl Reachability {
             metrics::shard_reachable(self.number, false);
             let code = codes::CORE_UNREACHABLE;
             tracing::warn!(shard = self.number, endpoint = self.endpoint, code, why, "kms core does not answer");
-        }
-    }
-
-    fn after_start(&self, verdict: StartVerdict, text: &str, answered: &Answered) {
-        match verdict {
-            StartVerdict::Unreachable => self.is_silent(text),
-            StartVerdict::AlreadyKnown => {
-                self.answers(answered);
-                answered.by(CAPACITY);
-            }
-            _ => self.answers(answered),
         }
     }
 }

@@ -20,6 +20,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+pub mod aborts;
 pub mod access;
 pub mod answer;
 pub mod attestation;

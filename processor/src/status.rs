@@ -7,6 +7,21 @@ use std::error::Error;
 
 use tonic::{Code, Status};
 
+use crate::config::CoreVersion;
+
+/// What kind of call a status answers, as far as its code means something else for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Public and user decryption.
+    Decryption,
+    /// Key generation, which needs a preprocessing.
+    Keygen,
+    /// Creation and destruction of contexts and epochs, which exclude each other.
+    Lifecycle,
+    /// Everything else.
+    Other,
+}
+
 /// What to do after a *Start* call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartVerdict {
@@ -18,6 +33,8 @@ pub enum StartVerdict {
     NotYet,
     /// The core is full or cannot serve anybody at the moment: try again, not counting, and take in less.
     Busy,
+    /// What the operation builds on was aborted on purpose.
+    Aborted,
     /// Nobody answered, or an intermediary did: an outage.
     Unreachable,
     /// The same request will be refused again.
@@ -45,21 +62,27 @@ pub enum AwaitVerdict {
     Unimplemented,
 }
 
-/// Reads the status of a *Start* call. `waits_for_preprocessing` is set for key generation, whose `UNAVAILABLE` without a
-/// transport error means that the preprocessing still runs.
+/// Reads the status of a *Start* call to a KMS Core of this version.
 #[must_use]
-pub fn start_verdict(status: &Status, waits_for_preprocessing: bool) -> StartVerdict {
+pub fn start_verdict(status: &Status, version: CoreVersion, class: Class) -> StartVerdict {
     if is_transport(status) {
         return StartVerdict::Unreachable;
     }
-    match status.code() {
-        Code::AlreadyExists => StartVerdict::AlreadyKnown,
-        // ABORTED is a full store, or a launch that failed, on the versions of generation (a).
-        Code::NotFound | Code::Aborted | Code::Internal => StartVerdict::MayHeal,
-        Code::Unavailable if waits_for_preprocessing => StartVerdict::NotYet,
-        Code::ResourceExhausted | Code::FailedPrecondition => StartVerdict::Busy,
-        Code::InvalidArgument | Code::OutOfRange => StartVerdict::Refused,
-        Code::Unimplemented => StartVerdict::Unimplemented,
+    match (status.code(), class) {
+        (Code::AlreadyExists, _) => StartVerdict::AlreadyKnown,
+        // The store of decryptions is full. (A centralized v0.12 also answers so for an unknown key, and holds the id as pending
+        // afterwards; see the pitfall of v0.13.)
+        (Code::Aborted, Class::Decryption) if version.aborts_when_full() => StartVerdict::Busy,
+        (Code::Aborted, Class::Keygen) if version >= CoreVersion::V0_13_20 => StartVerdict::Aborted,
+        // Another context or epoch is being created or destroyed, or this is the last one: nobody else has to wait for that.
+        (Code::FailedPrecondition, Class::Lifecycle) => StartVerdict::MayHeal,
+        // ABORTED is a launch that failed, on old versions.
+        (Code::NotFound | Code::Aborted | Code::Internal, _) => StartVerdict::MayHeal,
+        // The preprocessing of the key still runs.
+        (Code::Unavailable, Class::Keygen) => StartVerdict::NotYet,
+        (Code::ResourceExhausted | Code::FailedPrecondition, _) => StartVerdict::Busy,
+        (Code::InvalidArgument | Code::OutOfRange, _) => StartVerdict::Refused,
+        (Code::Unimplemented, _) => StartVerdict::Unimplemented,
         _ => StartVerdict::Unreachable,
     }
 }
@@ -134,7 +157,7 @@ mod tests {
 
     #[test]
     fn each_start_code_has_its_verdict() {
-        let verdict = |status: Status| start_verdict(&status, false);
+        let verdict = |status: Status| start_verdict(&status, CoreVersion::V0_15, Class::Other);
         assert_eq!(verdict(Status::already_exists(ID)), StartVerdict::AlreadyKnown);
         assert_eq!(verdict(Status::not_found(ID)), StartVerdict::MayHeal);
         assert_eq!(verdict(Status::aborted(ID)), StartVerdict::MayHeal);
@@ -146,7 +169,22 @@ mod tests {
         assert_eq!(verdict(Status::unavailable(ID)), StartVerdict::Unreachable);
         assert_eq!(verdict(transport(Code::Unavailable)), StartVerdict::Unreachable);
         assert_eq!(verdict(transport(Code::Internal)), StartVerdict::Unreachable);
-        assert_eq!(start_verdict(&Status::unavailable(ID), true), StartVerdict::NotYet);
-        assert_eq!(start_verdict(&transport(Code::Unavailable), true), StartVerdict::Unreachable);
+        let keygen = |status: Status| start_verdict(&status, CoreVersion::V0_15, Class::Keygen);
+        assert_eq!(keygen(Status::unavailable(ID)), StartVerdict::NotYet);
+        assert_eq!(keygen(transport(Code::Unavailable)), StartVerdict::Unreachable);
+        let lifecycle = start_verdict(&Status::failed_precondition(ID), CoreVersion::V0_15, Class::Lifecycle);
+        assert_eq!(lifecycle, StartVerdict::MayHeal);
+    }
+
+    #[test]
+    fn aborted_is_a_full_store_an_abort_or_a_failed_launch_by_version_and_call() {
+        let verdict = |version, class| start_verdict(&Status::aborted(ID), version, class);
+        for version in [CoreVersion::V0_12, CoreVersion::V0_13_0, CoreVersion::V0_13_10, CoreVersion::V0_13_20] {
+            assert_eq!(verdict(version, Class::Decryption), StartVerdict::Busy, "{version:?}");
+        }
+        assert_eq!(verdict(CoreVersion::V0_14, Class::Decryption), StartVerdict::MayHeal);
+        assert_eq!(verdict(CoreVersion::V0_12, Class::Keygen), StartVerdict::MayHeal);
+        assert_eq!(verdict(CoreVersion::V0_13_20, Class::Keygen), StartVerdict::Aborted);
+        assert_eq!(verdict(CoreVersion::V0_15, Class::Keygen), StartVerdict::Aborted);
     }
 }

@@ -1,0 +1,165 @@
+//! The operations, a file each: how one builds its message, which calls it makes, and what makes a result an answer.
+//! `docs/adding-an-operation.md` says what a further one takes.
+
+use kms_chain::event::ContractSet;
+use kms_chain::release::Release;
+use kms_chain::rpc::{BlockId, Rpc};
+use kms_chain::views::{KmsGenerationViews, ProtocolConfigViews, ViewError};
+use kms_runtime::stage::Answered;
+use kms_schemas::identity::RequestId;
+
+use crate::answer::Verifier;
+use crate::ciphertext::CiphertextStore;
+use crate::codes;
+use crate::core::{Ended, KmsCore, Operation};
+use crate::error::Trouble;
+
+pub mod abort;
+pub mod context;
+pub mod crsgen;
+pub mod destroy;
+pub mod epoch;
+pub mod key_reshare;
+pub mod keygen;
+pub mod prep_keygen;
+pub mod prss_init;
+pub mod public_decryption;
+pub mod user_decryption;
+
+/// What every operation works with.
+#[derive(Clone, Copy, Debug)]
+pub struct Work<'a> {
+    /// Release of the contracts.
+    pub release: Release,
+    /// The KMS Core.
+    pub core: &'a KmsCore,
+    /// Whose signatures are published.
+    pub verifier: &'a Verifier,
+    /// Where ciphertexts come from.
+    pub ciphertexts: &'a CiphertextStore,
+    /// The chain of KMSGeneration and ProtocolConfig, if it is configured.
+    pub generation: Option<GenerationChain<'a>>,
+    /// An earlier attempt may have started the request.
+    pub repeated: bool,
+    /// Told of every answer of a dependency.
+    pub answered: &'a Answered,
+}
+
+/// The chain of KMSGeneration and ProtocolConfig: the Gateway up to v0.12, the Ethereum host chain afterwards.
+#[derive(Clone, Copy, Debug)]
+pub struct GenerationChain<'a> {
+    /// Its name in outages.
+    pub dependency: &'static str,
+    /// Its nodes.
+    pub rpc: &'a Rpc,
+    /// The contracts there.
+    pub contracts: &'a ContractSet,
+    /// The block at which state is read.
+    pub block: BlockId,
+}
+
+impl<'a> Work<'a> {
+    /// Runs an operation that nobody aborts on purpose.
+    ///
+    /// # Errors
+    /// As [`KmsCore::run`].
+    pub async fn run<O: Operation>(&self, operation: &O) -> Result<O::Result, Trouble> {
+        match self.core.run(operation, self.repeated, self.answered).await? {
+            Ended::Result(result) => Ok(result),
+            Ended::Aborted { text, .. } => Err(Trouble::permanent(codes::CORE_ABORTED, text)),
+        }
+    }
+
+    /// Runs a generation that the chain can abort; none if it did. `ids` are those that the chain marks.
+    ///
+    /// # Errors
+    /// As [`KmsCore::run`], also if KMS Core aborted what the chain did not.
+    pub async fn run_abortable<O: Operation>(
+        &self,
+        operation: &O,
+        ids: &[RequestId],
+    ) -> Result<Option<O::Result>, Trouble> {
+        if self.is_aborted(ids).await? {
+            return Ok(None);
+        }
+        match self.core.run(operation, self.repeated, self.answered).await? {
+            Ended::Result(result) => Ok(Some(result)),
+            Ended::Aborted { by_chain: true, .. } => Ok(None),
+            Ended::Aborted { text, .. } if self.is_aborted(ids).await? => {
+                tracing::info!(text, "aborted by the chain");
+                Ok(None)
+            }
+            Ended::Aborted { text, .. } => Err(Trouble::permanent(codes::CORE_ABORTED, text)),
+        }
+    }
+
+    /// Whether the chain aborted one of these ids: done, without anybody having agreed. Releases before v0.13 abort nothing.
+    async fn is_aborted(&self, ids: &[RequestId]) -> Result<bool, Trouble> {
+        if !self.release.key_management_on_host() {
+            return Ok(false);
+        }
+        let chain = self.generation()?;
+        let views = chain.kms_generation()?;
+        for id in ids {
+            let done = views.is_request_done(*id, chain.block).await.map_err(|error| chain.trouble(&error))?;
+            if done && !chain.has_consensus(*id).await? {
+                return Ok(true);
+            }
+        }
+        self.answered.by(chain.dependency);
+        Ok(false)
+    }
+
+    /// The chain of KMSGeneration.
+    ///
+    /// # Errors
+    /// [`Trouble::Permanent`] if it is not configured.
+    pub fn generation(&self) -> Result<GenerationChain<'a>, Trouble> {
+        self.generation.ok_or_else(|| {
+            Trouble::permanent(codes::CHAIN_NOT_CONFIGURED, "the chain of KMSGeneration is not configured")
+        })
+    }
+}
+
+impl GenerationChain<'_> {
+    /// Views of KMSGeneration.
+    ///
+    /// # Errors
+    /// [`Trouble::Permanent`] if it is not configured.
+    pub fn kms_generation(&self) -> Result<KmsGenerationViews, Trouble> {
+        let contract = self.contracts.kms_generation.ok_or_else(|| missing("KMSGeneration"))?;
+        Ok(KmsGenerationViews::new(self.rpc.clone(), contract))
+    }
+
+    /// Views of ProtocolConfig.
+    ///
+    /// # Errors
+    /// [`Trouble::Permanent`] if it is not configured.
+    pub fn protocol_config(&self) -> Result<ProtocolConfigViews, Trouble> {
+        let contract = self.contracts.protocol_config.ok_or_else(|| missing("ProtocolConfig"))?;
+        Ok(ProtocolConfigViews::new(self.rpc.clone(), contract))
+    }
+
+    /// Whether enough nodes agreed on a preprocessing, key or CRS.
+    ///
+    /// # Errors
+    /// As [`Self::trouble`].
+    pub async fn has_consensus(&self, id: RequestId) -> Result<bool, Trouble> {
+        let agreed = self.kms_generation()?.consensus_tx_senders(id, self.block).await;
+        agreed.map(|agreed| !agreed.is_empty()).map_err(|error| self.trouble(&error))
+    }
+
+    /// What an unreadable view keeps a request from: an outage, or, if the chain answered, something that may heal.
+    #[must_use]
+    pub fn trouble(&self, error: &ViewError) -> Trouble {
+        if error.is_outage() {
+            Trouble::outage(codes::HOST_CHAIN_UNREACHABLE, self.dependency, error.to_string())
+        } else {
+            Trouble::may_heal(error.code(), error.to_string())
+        }
+    }
+}
+
+fn missing(contract: &str) -> Trouble {
+    Trouble::permanent(codes::CHAIN_NOT_CONFIGURED, format!("no {contract} contract is configured"))
+}
