@@ -1,4 +1,4 @@
-//! The KMS Core simulator behaves as `docs/protocol.md` says of version 0.12: over real gRPC, one test per row of its tables.
+//! The KMS Core simulator behaves as `docs/protocol.md` says of each version: over real gRPC, one test per row of its tables.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,10 +6,10 @@
 mod answers;
 #[path = "simulator/control.rs"]
 mod control;
+#[path = "simulator/former.rs"]
+mod former;
 #[path = "simulator/introspection.rs"]
 mod introspection;
-#[path = "simulator/only_v0_12.rs"]
-mod only_v0_12;
 #[path = "simulator/program.rs"]
 mod program;
 #[path = "simulator/restarts.rs"]

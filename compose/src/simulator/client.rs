@@ -40,6 +40,10 @@ pub struct NodeDescription {
     pub nodes: u32,
     /// Degree of the sharing.
     pub degree: u32,
+    /// Contexts it knows, 64 hex digits each.
+    pub contexts: Vec<String>,
+    /// Epochs it knows, 64 hex digits each.
+    pub epochs: Vec<String>,
     /// The address its signatures recover to.
     pub signer: Address,
 }
@@ -53,6 +57,8 @@ pub struct StoreCounts {
     pub done: usize,
     /// Finished with an error.
     pub failed: usize,
+    /// Removed, with an id that cannot be used again.
+    pub deleted: usize,
 }
 
 /// Entries of every store, and the tokens that no operation holds.
@@ -70,6 +76,8 @@ pub struct Stores {
     pub crs: StoreCounts,
     /// Resharings.
     pub resharings: StoreCounts,
+    /// Creations of epochs.
+    pub epochs: StoreCounts,
     /// Tokens left in the bucket.
     pub free_tokens: usize,
 }
@@ -87,6 +95,8 @@ pub struct SwitchPositions {
     pub held: BTreeSet<Operation>,
     /// Latencies in force.
     pub latency_ms: Latencies,
+    /// Whether there is no signing key.
+    pub recovery: bool,
 }
 
 /// What `grpc.health.v1` is made to say.
@@ -266,6 +276,15 @@ impl ControlClient {
         self.change(Method::PUT, &format!("/health/{status}"), None).await
     }
 
+    /// Takes the signing key away, so that every start is refused with FAILED_PRECONDITION, or gives it back.
+    ///
+    /// # Errors
+    /// As [`ControlError`].
+    pub async fn set_recovery(&self, recovery: bool) -> Done {
+        let method = if recovery { Method::PUT } else { Method::DELETE };
+        self.change(method, "/recovery", None).await
+    }
+
     /// What the stores hold.
     ///
     /// # Errors
@@ -274,7 +293,8 @@ impl ControlClient {
         self.get("/stores").await
     }
 
-    /// Restarts the node in place: connections break, decryptions and preprocessings are forgotten, keys and CRSs stay.
+    /// Restarts the node in place: connections break; decryptions, preprocessings and results of epochs are forgotten; keys,
+    /// CRSs, contexts and epochs stay.
     ///
     /// # Errors
     /// As [`ControlError`].

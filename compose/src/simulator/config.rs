@@ -71,14 +71,29 @@ pub struct SimulatorConfig {
     /// File that holds the signing key in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub private_key_file: Option<PathBuf>,
-    /// Directory for what survives a restart of the process (keys, CRSs, the PRSS set-up, contexts). Absent: memory, which
-    /// survives only a restart ordered over the control endpoint.
+    /// Directory for what survives a restart of the process (keys, CRSs, the PRSS set-up, contexts, epochs). Absent: memory,
+    /// which survives only a restart ordered over the control endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_dir: Option<PathBuf>,
-    /// Whether the PRSS set-up was made before the start. Until it is, a threshold node is NOT_SERVING and refuses work.
+    /// Whether the PRSS set-up (up to 0.13.3) or the default epoch and `epochs` (later) were made before the first start.
+    /// Until they are, a threshold node is NOT_SERVING and refuses work.
     pub initialized: bool,
-    /// FHE keys (64 hex digits) that the node holds from the start, without a key generation.
+    /// Contexts (64 hex digits) of these same nodes that the node knows before its first start, besides the version's
+    /// default context.
+    pub contexts: Vec<String>,
+    /// Epochs that the node knows before its first start, besides the version's default epoch.
+    pub epochs: Vec<EpochConfig>,
+    /// FHE keys (64 hex digits) that the node holds from the start, without a key generation: in the default epoch and in
+    /// every one of `epochs`.
     pub keys: Vec<String>,
+    /// Digests in place of the made-up ones, as hex: by key or CRS id, then by part (`ServerKey`, `PublicKey`,
+    /// `CompressedXofKeySet`, `CRS`). A node with other digests than its peers is a faulty one.
+    pub digests: BTreeMap<String, BTreeMap<String, String>>,
+    /// Whether there is no signing key, so that every start is refused with FAILED_PRECONDITION. Can be switched.
+    pub recovery: bool,
+    /// Whether the nodes of a new context must be three times its threshold and one. KMS Core always checks; networks of
+    /// another size switch it off.
+    pub check_node_counts: bool,
     /// Whether decryptions under any key are accepted, known or not.
     pub any_key: bool,
     /// Whether a user's public key must be decodable. KMS Core always checks; tests with made-up keys switch it off.
@@ -106,7 +121,7 @@ impl Default for SimulatorConfig {
         Self {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             control: None,
-            version: CoreVersion::K12,
+            version: CoreVersion::default(),
             mode: Mode::Threshold,
             party_id: 1,
             nodes: 4,
@@ -115,7 +130,12 @@ impl Default for SimulatorConfig {
             private_key_file: None,
             state_dir: None,
             initialized: true,
+            contexts: vec![],
+            epochs: vec![],
             keys: vec![],
+            digests: BTreeMap::new(),
+            recovery: false,
+            check_node_counts: true,
             any_key: false,
             check_user_keys: true,
             time_scale: 1.0,
@@ -128,6 +148,17 @@ impl Default for SimulatorConfig {
             faults: vec![],
         }
     }
+}
+
+/// An epoch that a node knows before its first start.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochConfig {
+    /// Its id, 64 hex digits.
+    pub id: String,
+    /// Its context, the default one or one of `contexts`; absent: the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
 }
 
 /// How long operations run, in milliseconds before `time_scale`.
@@ -148,39 +179,57 @@ pub struct Latencies {
     pub prss_setup: u64,
     /// A resharing.
     pub resharing: u64,
+    /// The creation of a context, during which the call is held.
+    pub context_creation: u64,
+    /// The creation of an epoch.
+    pub epoch_creation: u64,
+    /// The destruction of a context or an epoch, during which the call is held.
+    pub destruction: u64,
     /// Part by which a latency varies with the operation's id: 0.2 makes 100 anything from 80 to 120.
     pub jitter: f64,
 }
 
-/// How long a Get holds the call while its operation runs, in milliseconds before `time_scale`. The defaults are those of
-/// version 0.12.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+/// How long a Get holds the call while its operation runs, in milliseconds before `time_scale`. What is absent is as long as
+/// in the configured version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Waits {
-    /// `GetPublicDecryptionResult`.
-    pub public_decryption: u64,
-    /// `GetUserDecryptionResult`.
-    pub user_decryption: u64,
-    /// `GetKeyGenPreprocResult`, and `KeyGen` while its preprocessing runs.
-    pub preprocessing: u64,
+    /// `GetPublicDecryptionResult`, and `PublicDecryptSync`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_decryption: Option<u64>,
+    /// `GetUserDecryptionResult`, and `UserDecryptSync`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_decryption: Option<u64>,
+    /// `GetKeyGenPreprocResult`, and in 0.12 `KeyGen` while its preprocessing runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preprocessing: Option<u64>,
     /// `GetKeyGenResult`.
-    pub key_generation: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_generation: Option<u64>,
     /// `GetCrsGenResult`.
-    pub crs_generation: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crs_generation: Option<u64>,
     /// `GetResharingResult`.
-    pub resharing: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resharing: Option<u64>,
+    /// `GetEpochResult`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch_creation: Option<u64>,
 }
 
-impl Default for Waits {
-    fn default() -> Self {
-        let minute = 60_000;
+impl Waits {
+    /// The same wait for every Get.
+    #[must_use]
+    pub fn all(milliseconds: u64) -> Self {
+        let wait = Some(milliseconds);
         Self {
-            public_decryption: minute,
-            user_decryption: minute,
-            preprocessing: minute,
-            key_generation: minute,
-            crs_generation: minute,
-            resharing: minute,
+            public_decryption: wait,
+            user_decryption: wait,
+            preprocessing: wait,
+            key_generation: wait,
+            crs_generation: wait,
+            resharing: wait,
+            epoch_creation: wait,
         }
     }
 }
@@ -191,8 +240,9 @@ impl Default for Waits {
 pub struct Limits {
     /// Greatest message in either direction, in bytes.
     pub message_bytes: usize,
-    /// After this the transport ends a call, in milliseconds before `time_scale`.
-    pub request_timeout_ms: u64,
+    /// After this the transport ends a call, in milliseconds before `time_scale`; absent: the version's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_timeout_ms: Option<u64>,
     /// Most entries of each decryption store.
     pub decryption_capacity: usize,
     /// The latest finished decryptions that are never evicted.
@@ -209,7 +259,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             message_bytes: kms_proto::MAX_MESSAGE_BYTES,
-            request_timeout_ms: 420_000,
+            request_timeout_ms: None,
             decryption_capacity: 10_000,
             decryptions_kept: 6_000,
             bucket: 50_000,
@@ -235,6 +285,8 @@ pub struct Tokens {
     pub crs_generation: u32,
     /// A resharing.
     pub resharing: u32,
+    /// The creation of an epoch.
+    pub epoch_creation: u32,
 }
 
 impl Default for Tokens {
@@ -246,6 +298,7 @@ impl Default for Tokens {
             key_generation: 1_000,
             crs_generation: 100,
             resharing: 1,
+            epoch_creation: 1,
         }
     }
 }
@@ -259,13 +312,15 @@ impl Tokens {
             Operation::KeyGeneration => self.key_generation,
             Operation::CrsGeneration => self.crs_generation,
             Operation::Resharing => self.resharing,
-            Operation::PrssSetup => 0,
+            Operation::EpochCreation => self.epoch_creation,
+            Operation::PrssSetup | Operation::ContextCreation | Operation::Destruction => 0,
         }
     }
 }
 
 impl Waits {
-    pub(super) fn of(&self, operation: Operation) -> u64 {
+    /// The configured wait.
+    fn of(&self, operation: Operation) -> Option<u64> {
         match operation {
             Operation::PublicDecryption => self.public_decryption,
             Operation::UserDecryption => self.user_decryption,
@@ -273,7 +328,8 @@ impl Waits {
             Operation::KeyGeneration => self.key_generation,
             Operation::CrsGeneration => self.crs_generation,
             Operation::Resharing => self.resharing,
-            Operation::PrssSetup => 0,
+            Operation::EpochCreation => self.epoch_creation,
+            Operation::PrssSetup | Operation::ContextCreation | Operation::Destruction => None,
         }
     }
 }
@@ -289,6 +345,9 @@ impl Latencies {
             Operation::CrsGeneration => self.crs_generation,
             Operation::Resharing => self.resharing,
             Operation::PrssSetup => self.prss_setup,
+            Operation::ContextCreation => self.context_creation,
+            Operation::EpochCreation => self.epoch_creation,
+            Operation::Destruction => self.destruction,
         };
         // The last two bytes of an id are a counter; multiplied by an odd number they spread over the range.
         let counter = u16::from_be_bytes([id.0[30], id.0[31]]).wrapping_mul(40_503);
@@ -313,12 +372,19 @@ pub(super) struct Checked {
     pub(super) signing_key: SigningKey,
     pub(super) state_dir: Option<PathBuf>,
     pub(super) initialized: bool,
+    /// The contexts that the node knows before its first start.
+    pub(super) contexts: Vec<OperationId>,
+    /// The epochs that it knows before its first start, with their contexts.
+    pub(super) epochs: Vec<(OperationId, OperationId)>,
     pub(super) keys: Vec<OperationId>,
+    pub(super) digests: BTreeMap<OperationId, BTreeMap<String, Vec<u8>>>,
+    pub(super) recovery: bool,
+    pub(super) check_node_counts: bool,
     pub(super) any_key: bool,
     pub(super) check_user_keys: bool,
     pub(super) time_scale: f64,
     pub(super) latency_ms: Latencies,
-    pub(super) wait_ms: Waits,
+    wait_ms: Waits,
     pub(super) limits: Limits,
     pub(super) plaintexts: BTreeMap<B256, Vec<u8>>,
     pub(super) failing_handles: BTreeSet<B256>,
@@ -330,6 +396,18 @@ impl Checked {
     /// A configured number of milliseconds as the time to wait.
     pub(super) fn scaled(&self, milliseconds: f64) -> Duration {
         Duration::try_from_secs_f64(milliseconds * self.time_scale / 1000.0).unwrap_or(Duration::MAX)
+    }
+
+    /// How long a Get holds the call.
+    pub(super) fn wait(&self, operation: Operation) -> Duration {
+        let wait = self.wait_ms.of(operation).unwrap_or_else(|| self.version.wait_ms(self.mode, operation));
+        self.scaled(wait as f64)
+    }
+
+    /// After this the transport ends a call.
+    pub(super) fn request_timeout(&self) -> Duration {
+        let timeout = self.limits.request_timeout_ms.unwrap_or_else(|| self.version.request_timeout_ms());
+        self.scaled(timeout as f64)
     }
 }
 
@@ -356,8 +434,8 @@ impl SimulatorConfig {
                 mistakes.push(format!("{key}: not a loopback address; the services know no authentication"));
             }
         }
-        if !self.version.is_simulated() {
-            mistakes.push(format!("version: {:?} is not simulated yet; k12 is", self.version));
+        if !self.version.has_epochs() && !self.epochs.is_empty() {
+            mistakes.push("epochs: v0.12 has none".to_owned());
         }
         match self.mode {
             Mode::Centralized if self.party_id != 1 => mistakes.push("party_id: 1 in centralized mode".to_owned()),
@@ -385,7 +463,10 @@ impl SimulatorConfig {
             read.filter_map(Result::ok).collect()
         };
         let keys = ids("keys", &mut self.keys.iter());
+        let mut contexts = vec![self.version.default_context()];
+        contexts.extend(ids("contexts", &mut self.contexts.iter()));
         let failing_ids = ids("failing_ids", &mut self.failing_ids.iter()).into_iter().collect();
+        let epochs = self.known_epochs(&contexts, &mut mistakes);
         let mut handle =
             |key: &str, text: &String| parse_handle(text).map_err(|why| mistakes.push(format!("{key}: {why}"))).ok();
         let failing_handles = self.failing_handles.iter().filter_map(|text| handle("failing_handles", text)).collect();
@@ -398,6 +479,7 @@ impl SimulatorConfig {
                 (None, Ok(_)) => {}
             }
         }
+        let digests = self.known_digests(&mut mistakes);
 
         let Some(signing_key) = signing_key.filter(|_| mistakes.is_empty()) else {
             return Err(SimulatorError::Configuration(mistakes));
@@ -413,7 +495,12 @@ impl SimulatorConfig {
             signing_key,
             state_dir: self.state_dir,
             initialized: self.initialized,
+            contexts,
+            epochs,
             keys,
+            digests,
+            recovery: self.recovery,
+            check_node_counts: self.check_node_counts,
             any_key: self.any_key,
             check_user_keys: self.check_user_keys,
             time_scale: self.time_scale,
@@ -425,6 +512,37 @@ impl SimulatorConfig {
             failing_ids,
             faults: self.faults,
         })
+    }
+
+    /// The default epoch and the configured ones, with their contexts.
+    fn known_epochs(&self, contexts: &[OperationId], mistakes: &mut Vec<String>) -> Vec<(OperationId, OperationId)> {
+        let default = (self.version.default_epoch(), self.version.default_context());
+        let mut epochs = vec![default];
+        for (at, epoch) in self.epochs.iter().enumerate() {
+            let context = epoch.context.as_deref().map_or(Ok(default.1), parse_id);
+            match (parse_id(&epoch.id), context) {
+                (Ok(id), Ok(context)) if contexts.contains(&context) => epochs.push((id, context)),
+                (Ok(_), Ok(context)) => mistakes.push(format!("epochs[{at}].context: {context} is not in contexts")),
+                (Err(why), _) => mistakes.push(format!("epochs[{at}].id: {why}")),
+                (_, Err(why)) => mistakes.push(format!("epochs[{at}].context: {why}")),
+            }
+        }
+        epochs
+    }
+
+    fn known_digests(&self, mistakes: &mut Vec<String>) -> BTreeMap<OperationId, BTreeMap<String, Vec<u8>>> {
+        const PARTS: [&str; 4] = ["ServerKey", "PublicKey", "CompressedXofKeySet", "CRS"];
+        let mut known: BTreeMap<OperationId, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
+        for (id, parts) in &self.digests {
+            for (part, digest) in parts {
+                match (parse_id(id), parse_bytes(digest)) {
+                    _ if !PARTS.contains(&part.as_str()) => mistakes.push(format!("digests: there is no part {part}")),
+                    (Ok(id), Ok(digest)) => drop(known.entry(id).or_default().insert(part.clone(), digest)),
+                    (Err(why), _) | (_, Err(why)) => mistakes.push(format!("digests: {why}")),
+                }
+            }
+        }
+        known
     }
 
     fn signing_key(&self, mistakes: &mut Vec<String>) -> Option<SigningKey> {
@@ -466,12 +584,14 @@ mod tests {
     fn every_mistake_is_named_at_once() {
         let config = SimulatorConfig {
             listen: "0.0.0.0:1".parse().unwrap(),
-            version: CoreVersion::Head,
             party_id: 5,
             threshold: 4,
             time_scale: f64::NAN,
             latency_ms: Latencies { jitter: 2.0, ..Latencies::default() },
             limits: Limits { decryption_capacity: 1, ..Limits::default() },
+            contexts: vec!["07".to_owned()],
+            epochs: vec![EpochConfig { id: "08".to_owned(), context: None }],
+            digests: [("05".to_owned(), [("CRS".to_owned(), "00".to_owned())].into())].into(),
             keys: vec!["04".to_owned()],
             failing_handles: ["0x12".to_owned()].into(),
             plaintexts: [("0x12".to_owned(), "zz".to_owned())].into(),
@@ -481,7 +601,10 @@ mod tests {
         let Err(SimulatorError::Configuration(mistakes)) = config.check() else { panic!("no mistake found") };
         for key in [
             "listen",
-            "version",
+            "contexts",
+            "epochs: v0.12",
+            "epochs[0].id",
+            "digests",
             "party_id",
             "threshold",
             "time_scale",

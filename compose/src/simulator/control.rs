@@ -2,7 +2,7 @@
 //!
 //! | route | what it does |
 //! |---|---|
-//! | `GET /` | the node: addresses, party number, version, signer |
+//! | `GET /` | the node: version, mode, party number, signer, contexts and epochs |
 //! | `GET /calls` | every call: by RPC and by request id, with the answers by status code |
 //! | `GET /calls/{id}` | the calls of one request id |
 //! | `DELETE /calls` | forgets the record |
@@ -13,11 +13,12 @@
 //! | `PUT`, `DELETE /plaintexts/{handle}` | sets a plaintext (body `{"plaintext": "0x…"}`, little-endian), or removes it |
 //! | `PUT`, `DELETE /failing-handles/{handle}` | decryptions of the handle fail, or not |
 //! | `PUT`, `DELETE /failing-ids/{id}` | the operation with the id fails, or not |
-//! | `PUT`, `DELETE /held/{operation}` | operations of a kind do not finish until released: `public-decryption`, `user-decryption`, `preprocessing`, `key-generation`, `crs-generation`, `prss-setup`, `resharing` |
+//! | `PUT`, `DELETE /held/{operation}` | operations of a kind do not finish until released: `public-decryption`, `user-decryption`, `preprocessing`, `key-generation`, `crs-generation`, `prss-setup`, `resharing`, `context-creation`, `epoch-creation`, `destruction` |
 //! | `PATCH /latency-ms` | changes latencies; keys as in the configuration |
 //! | `PUT /health/{status}` | what `grpc.health.v1` says: `serving`, `not-serving`, or `own` for what the node would |
+//! | `PUT`, `DELETE /recovery` | takes the signing key away, or gives it back |
 //! | `GET /stores` | entries by store and state, and the free tokens |
-//! | `POST /restart` | restarts in place: connections break, decryptions and preprocessings are forgotten |
+//! | `POST /restart` | restarts in place: connections break, decryptions, preprocessings and results of epochs are forgotten |
 //!
 //! Changes answer 204 once they are in force; wrong input answers 400 with a text that says what is wrong.
 
@@ -41,6 +42,7 @@ use super::error::SimulatorError;
 use super::faults::Fault;
 use super::operation::Operation;
 use super::store::{self, Store};
+use super::vault::Shelf;
 
 type Node = State<Arc<Engine>>;
 type Wrong = (StatusCode, String);
@@ -65,6 +67,7 @@ pub(super) async fn serve(
         .route("/held/{operation}", put(hold).delete(release))
         .route("/latency-ms", patch(set_latency))
         .route("/health/{status}", put(set_health))
+        .route("/recovery", put(begin_recovery).delete(end_recovery))
         .route("/stores", get(stores))
         .route("/restart", post(restart))
         .with_state(engine);
@@ -79,12 +82,15 @@ fn wrong(why: impl ToString) -> Wrong {
 
 async fn node(State(engine): Node) -> Json<NodeDescription> {
     let config = &engine.config;
+    let texts = |shelf| engine.vault.ids(shelf).iter().map(ToString::to_string).collect();
     Json(NodeDescription {
         version: config.version,
         mode: config.mode,
         party_id: config.party_id,
         nodes: config.nodes,
         degree: config.degree,
+        contexts: texts(Shelf::Contexts),
+        epochs: texts(Shelf::Epochs),
         signer: engine.signer(),
     })
 }
@@ -142,6 +148,7 @@ async fn switches(State(engine): Node) -> Json<SwitchPositions> {
         failing_ids: switches.failing_ids.iter().map(ToString::to_string).collect(),
         held,
         latency_ms: switches.latency_ms,
+        recovery: switches.recovery,
     })
 }
 
@@ -217,6 +224,16 @@ async fn set_health(State(engine): Node, Path(status): Path<String>) -> Changed 
     DONE
 }
 
+async fn begin_recovery(State(engine): Node) -> Changed {
+    lock(&engine.switches).recovery = true;
+    DONE
+}
+
+async fn end_recovery(State(engine): Node) -> Changed {
+    lock(&engine.switches).recovery = false;
+    DONE
+}
+
 async fn stores(State(engine): Node) -> Json<Stores> {
     let life = engine.life();
     Json(Stores {
@@ -226,6 +243,7 @@ async fn stores(State(engine): Node) -> Json<Stores> {
         keys: counts(&life.keys),
         crs: counts(&life.crs),
         resharings: counts(&life.resharings),
+        epochs: counts(&life.epochs),
         free_tokens: life.free_tokens(),
     })
 }
@@ -237,6 +255,7 @@ fn counts<T>(store: &Mutex<Store<T>>) -> StoreCounts {
             store::State::Pending => counts.pending += 1,
             store::State::Done(_) => counts.done += 1,
             store::State::Failed(_) => counts.failed += 1,
+            store::State::Deleted => counts.deleted += 1,
         }
     }
     counts

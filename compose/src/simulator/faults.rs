@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 
 use super::calls::code_from_name;
 use super::engine::lock;
-use super::version::RPCS;
+use super::version::rpc;
 
 /// A failure that calls meet until it is used up or removed.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -73,7 +73,7 @@ impl Fault {
     /// Everything that is wrong with it.
     pub(super) fn mistakes(&self) -> Vec<String> {
         let mut mistakes = vec![];
-        if self.rpc != "*" && !RPCS.iter().any(|(name, _, _)| *name == self.rpc) {
+        if self.rpc != "*" && rpc(&self.rpc).is_none() {
             mistakes.push(format!("rpc: KMS Core has no RPC {}", self.rpc));
         }
         if let Some(id) = &self.id

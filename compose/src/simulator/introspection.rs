@@ -130,6 +130,7 @@ fn entries_of<T>(store: &Mutex<Store<T>>, kind: MetaStoreType) -> Vec<RequestSta
         State::Pending => (RequestProcessingStatus::Processing, None),
         State::Done(_) => (RequestProcessingStatus::Completed, None),
         State::Failed(why) => (RequestProcessingStatus::Failed, Some(why.to_string())),
+        State::Deleted => (RequestProcessingStatus::Deleted, None),
     };
     let held = lock(store).list();
     let entry = |(id, state): (OperationId, State<T>)| {

@@ -8,6 +8,8 @@ use sha3::digest::{ExtendableOutput, Update, XofReader};
 
 use kms_proto::encoding::{plaintext_bytes, signcryption_message};
 
+use super::version::KeyLayout;
+
 /// Bytes of an ML-KEM-512 encapsulation key.
 const ML_KEM_512_KEY_BYTES: usize = 800;
 /// Bytes of an ML-KEM-1024 encapsulation key.
@@ -50,13 +52,14 @@ pub fn plaintext(handle: &[u8], fhe_type: i32) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The parts of an uncompressed key set, in the order of responses and signatures, with their digests.
+/// The parts of a key set, in the order of responses and signatures, with their digests.
 #[must_use]
-pub fn key_digests(key_id: &[u8; 32], params: i32) -> [(&'static str, Vec<u8>); 2] {
-    ["ServerKey", "PublicKey"].map(|part| {
+pub fn key_digests(key_id: &[u8; 32], params: i32, layout: KeyLayout) -> Vec<(&'static str, Vec<u8>)> {
+    let digest = |part: &str| {
         let object: [&[u8]; 4] = [b"simulated ", part.as_bytes(), key_id, &params.to_le_bytes()];
-        (part, shake(b"PDAT_KEY", &object, 32))
-    })
+        shake(b"PDAT_KEY", &object, 32)
+    };
+    layout.parts().iter().map(|&(part, _)| (part, digest(part))).collect()
 }
 
 /// The digest of a CRS.
@@ -124,11 +127,12 @@ fn user_key_header(format: &[u8], type_version: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Takes the encapsulation key out of a user's public key: a safe-serialized ML-KEM-512 key, or up to version 0.13.11 also the
-/// bincode of an ML-KEM-1024 key. None where it is neither.
+/// Takes the encapsulation key out of a user's public key: a safe-serialized ML-KEM-512 key, or where `legacy` (versions up to
+/// 0.13.11) also the bincode of an ML-KEM-1024 key, which is tried first. None where it is neither.
 #[must_use]
-pub fn encapsulation_key(public_key: &[u8]) -> Option<&[u8]> {
-    legacy_key(public_key).or_else(|| serialized_key(public_key))
+pub fn encapsulation_key(public_key: &[u8], legacy: bool) -> Option<&[u8]> {
+    let old = if legacy { legacy_key(public_key) } else { None };
+    old.or_else(|| serialized_key(public_key))
 }
 
 fn legacy_key(public_key: &[u8]) -> Option<&[u8]> {
@@ -170,34 +174,44 @@ mod tests {
     }
 
     #[test]
-    fn key_digests_are_ordered_server_key_then_public_key() {
-        let [(first, server), (second, public)] = key_digests(&[4; 32], 0);
-        assert_eq!((first, second), ("ServerKey", "PublicKey"));
-        assert_ne!(server, public);
-        assert_eq!((server.len(), public.len()), (32, 32));
+    fn key_digests_are_ordered_by_their_number_in_signatures() {
+        for layout in KeyLayout::ALL {
+            assert!(layout.parts().is_sorted_by_key(|(_, number)| *number));
+            let digests = key_digests(&[4; 32], 0, layout);
+            assert!(digests.iter().all(|(_, digest)| digest.len() == 32));
+            assert!(digests.iter().map(|(name, _)| name).eq(layout.parts().iter().map(|(name, _)| name)));
+        }
+        let of = |layout| key_digests(&[4; 32], 0, layout);
+        assert_eq!(
+            of(KeyLayout::Compressed)[0],
+            of(KeyLayout::Uncompressed)[1],
+            "a part has one digest in every layout"
+        );
+        assert_ne!(of(KeyLayout::Uncompressed)[0].1, of(KeyLayout::Uncompressed)[1].1);
     }
 
     #[test]
     fn a_made_up_user_key_is_decodable_and_has_the_real_length() {
         let key = user_public_key(1);
         assert_eq!(key.len(), 869);
-        assert_eq!(encapsulation_key(&key).map(<[u8]>::len), Some(ML_KEM_512_KEY_BYTES));
+        assert_eq!(encapsulation_key(&key, false).map(<[u8]>::len), Some(ML_KEM_512_KEY_BYTES));
     }
 
     #[test]
     fn a_legacy_user_key_is_decodable() {
         let mut key = (ML_KEM_1024_KEY_BYTES as u64).to_le_bytes().to_vec();
         key.extend([9; ML_KEM_1024_KEY_BYTES]);
-        assert!(encapsulation_key(&key).is_some());
+        assert!(encapsulation_key(&key, true).is_some());
+        assert!(encapsulation_key(&key, false).is_none());
     }
 
     #[test]
     fn cut_extended_and_foreign_user_keys_are_not_decodable() {
         let key = user_public_key(1);
         for length in [0, 1, 7, 8, 40, 868] {
-            assert_eq!(encapsulation_key(&key[..length]), None);
+            assert_eq!(encapsulation_key(&key[..length], true), None);
         }
-        assert_eq!(encapsulation_key(&[key.clone(), vec![0]].concat()), None);
-        assert_eq!(encapsulation_key(&[0xff; 869]), None);
+        assert_eq!(encapsulation_key(&[key.clone(), vec![0]].concat(), true), None);
+        assert_eq!(encapsulation_key(&[0xff; 869], true), None);
     }
 }

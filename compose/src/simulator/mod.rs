@@ -4,28 +4,35 @@
 //! ```text
 //!   gRPC :listen ──▶ service ──▶ calls (record) ──▶ faults ──▶ engine ──▶ stores ──▶ signing
 //!                                                                │  ▲
-//!   HTTP :control ──▶ control ── faults, switches, holds ────────┘  └── vault (keys, CRSs: survive a restart)
+//!   HTTP :control ──▶ control ── faults, switches, holds ────────┘  └── vault (keys, CRSs, contexts, epochs: survive a restart)
 //! ```
 //!
 //! What it makes up is the same on every node that ought to agree ([`material`]): plaintexts follow from the handle, digests
 //! from the id. What differs between nodes differs here: the signature, the shares, the party number.
 //!
 //! What it leaves out: it neither decrypts nor encrypts anything, so a user cannot open its shares; it talks to no other node,
-//! so thresholds other than 3t + 1 nodes work; custodian backup answers UNIMPLEMENTED. One version is simulated so far
-//! ([`CoreVersion::K12`]).
+//! so thresholds other than 3t + 1 nodes work; custodian backup answers UNIMPLEMENTED. What differs between KMS Core's
+//! versions is told by [`CoreVersion`]; a simulator takes on one of them.
 //!
 //! Start with [`SimulatorConfig`] for what can be set, [`start`] for running it inside a test, and [`control`] and [`ControlClient`] for what can be
 //! changed and read while it runs.
 
 mod calls;
 mod client;
+mod condition;
 mod config;
 mod connection;
+mod context;
 pub mod control;
+mod decryption;
 mod engine;
 mod error;
 mod faults;
+mod former;
+mod generation;
 mod introspection;
+mod leases;
+mod lifecycle;
 pub mod material;
 mod operation;
 mod program;
@@ -49,12 +56,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use calls::{CallRecord, Calls, CallsByRpc};
 pub use client::{ControlClient, ControlError, NodeDescription, ReportedHealth, StoreCounts, Stores, SwitchPositions};
-pub use config::{Latencies, Limits, Mode, PrivateKey, SimulatorConfig, Tokens, Waits};
+pub use config::{EpochConfig, Latencies, Limits, Mode, PrivateKey, SimulatorConfig, Tokens, Waits};
 pub use error::{CODES, SimulatorError};
 pub use faults::{Effect, Fault, When};
 pub use operation::Operation;
 pub use program::main_from;
-pub use version::CoreVersion;
+pub use version::{CoreVersion, KeyLayout};
 
 use engine::Engine;
 

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// A kind of work, named in routes and switches as `public-decryption` and so on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Operation {
     /// A public decryption.
@@ -18,15 +18,21 @@ pub enum Operation {
     KeyGeneration,
     /// A CRS generation.
     CrsGeneration,
-    /// The PRSS set-up.
+    /// The PRSS set-up of versions up to 0.13.3, which holds its call.
     PrssSetup,
-    /// A resharing.
+    /// A resharing of versions up to 0.13.3.
     Resharing,
+    /// The creation of a context, which holds its call.
+    ContextCreation,
+    /// The creation of an epoch, with the resharing of its keys.
+    EpochCreation,
+    /// The destruction of a context or an epoch, which holds its call.
+    Destruction,
 }
 
 impl Operation {
     /// Every kind, in the order of their definition.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::PublicDecryption,
         Self::UserDecryption,
         Self::Preprocessing,
@@ -34,6 +40,9 @@ impl Operation {
         Self::CrsGeneration,
         Self::PrssSetup,
         Self::Resharing,
+        Self::ContextCreation,
+        Self::EpochCreation,
+        Self::Destruction,
     ];
 }
 
@@ -47,6 +56,9 @@ impl fmt::Display for Operation {
             Self::CrsGeneration => "crs-generation",
             Self::PrssSetup => "prss-setup",
             Self::Resharing => "resharing",
+            Self::ContextCreation => "context-creation",
+            Self::EpochCreation => "epoch-creation",
+            Self::Destruction => "destruction",
         })
     }
 }

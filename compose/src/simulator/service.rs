@@ -18,8 +18,9 @@ use super::connection::{self, Cut};
 use super::engine::Engine;
 use super::error::SimulatorError;
 use super::faults::{Effect, Fault, When};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, Wording};
 use super::validation::readable_id;
+use super::version;
 
 /// A request that may name an id, under which its calls are recorded.
 pub(super) trait Identified {
@@ -102,7 +103,7 @@ pub(super) async fn serve(
         engine.cut_connections();
     };
     Server::builder()
-        .timeout(engine.config.scaled(engine.config.limits.request_timeout_ms as f64))
+        .timeout(engine.config.request_timeout())
         .add_service(core)
         .add_service(introspection)
         .add_service(health)
@@ -132,11 +133,16 @@ impl Service {
         let id = readable_id(message.id());
         let id = id.as_deref();
         engine.calls.arrived(rpc, id);
+        let wording = match version::rpc(rpc) {
+            Some(known) if engine.config.version.has_opaque_texts() => Wording::Opaque { tag: known.tag, id },
+            _ => Wording::Explained,
+        };
         let answer = match engine.faults.strike(rpc, id, When::Before) {
             Some(fault) => Err(self.suffer(&fault, cut.as_ref()).await),
             None if !engine.config.version.serves(rpc) => Err(Status::unimplemented("")),
             None => {
-                let answer = work(Arc::clone(engine), message).await.map_err(Status::from);
+                let answer = work(Arc::clone(engine), message).await;
+                let answer = answer.map_err(|refusal| refusal.into_status(wording));
                 match engine.faults.strike(rpc, id, When::After) {
                     Some(fault) => Err(self.suffer(&fault, cut.as_ref()).await),
                     None => answer,
@@ -158,7 +164,7 @@ impl Service {
         Status::unavailable("the node is shutting down")
     }
 
-    /// An RPC of other versions, or one that is not simulated.
+    /// An RPC that is not simulated.
     async fn absent<M: Identified, T>(&self, rpc: &'static str, request: Request<M>) -> Answer<T> {
         let refuse = |_, _| async move { Err(Refusal::new(Code::Unimplemented, format!("{rpc} is not simulated"))) };
         self.call(rpc, request, refuse).await
@@ -217,11 +223,12 @@ impl CoreServiceEndpoint for Service {
     }
 
     async fn new_kms_context(&self, request: Request<NewKmsContextRequest>) -> Answer<Empty> {
-        self.call("NewKmsContext", request, |engine, message| async move { engine.new_context(message).await }).await
+        let work = |engine: Arc<Engine>, message| async move { engine.new_kms_context(message).await };
+        self.call("NewKmsContext", request, work).await
     }
 
     async fn destroy_kms_context(&self, request: Request<DestroyKmsContextRequest>) -> Answer<Empty> {
-        let work = |engine: Arc<Engine>, message| async move { engine.destroy_context(message).await };
+        let work = |engine: Arc<Engine>, message| async move { engine.destroy_kms_context(message).await };
         self.call("DestroyKmsContext", request, work).await
     }
 
@@ -229,7 +236,8 @@ impl CoreServiceEndpoint for Service {
         &self,
         request: Request<InitiateResharingRequest>,
     ) -> Answer<InitiateResharingResponse> {
-        self.call("InitiateResharing", request, |engine, message| async move { engine.reshare(message) }).await
+        let work = |engine: Arc<Engine>, message| async move { engine.reshare_same_set(message) };
+        self.call("InitiateResharing", request, work).await
     }
 
     async fn get_resharing_result(&self, request: Request<RequestId>) -> Answer<ResharingResultResponse> {
@@ -248,42 +256,51 @@ impl CoreServiceEndpoint for Service {
     }
 
     async fn abort_key_gen(&self, request: Request<RequestId>) -> Answer<Empty> {
-        self.absent("AbortKeyGen", request).await
+        let work = |engine: Arc<Engine>, message| async move { engine.abort_key(&message).await };
+        self.call("AbortKeyGen", request, work).await
     }
 
     async fn abort_crs_gen(&self, request: Request<RequestId>) -> Answer<Empty> {
-        self.absent("AbortCrsGen", request).await
+        let work = |engine: Arc<Engine>, message| async move { engine.abort_crs(&message).await };
+        self.call("AbortCrsGen", request, work).await
     }
 
     async fn public_decrypt_sync(&self, request: Request<PublicDecryptionRequest>) -> Answer<PublicDecryptionResponse> {
-        self.absent("PublicDecryptSync", request).await
+        let work = |engine: Arc<Engine>, message| async move { engine.public_decrypt_sync(message).await };
+        self.call("PublicDecryptSync", request, work).await
     }
 
     async fn user_decrypt_sync(&self, request: Request<UserDecryptionRequest>) -> Answer<UserDecryptionResponse> {
-        self.absent("UserDecryptSync", request).await
+        let work = |engine: Arc<Engine>, message| async move { engine.user_decrypt_sync(message).await };
+        self.call("UserDecryptSync", request, work).await
     }
 
     async fn new_mpc_context(&self, request: Request<NewMpcContextRequest>) -> Answer<Empty> {
-        self.absent("NewMpcContext", request).await
+        let work = |engine: Arc<Engine>, message| async move { engine.new_context(message).await };
+        self.call("NewMpcContext", request, work).await
     }
 
     async fn destroy_mpc_context(
         &self,
         request: Request<DestroyMpcContextRequest>,
     ) -> Answer<DestroyMpcContextResponse> {
-        self.absent("DestroyMpcContext", request).await
+        let work = |engine: Arc<Engine>, message| async move { engine.destroy_context(message).await };
+        self.call("DestroyMpcContext", request, work).await
     }
 
     async fn new_mpc_epoch(&self, request: Request<NewMpcEpochRequest>) -> Answer<Empty> {
-        self.absent("NewMpcEpoch", request).await
+        let work = |engine: Arc<Engine>, message| async move { engine.new_epoch(message) };
+        self.call("NewMpcEpoch", request, work).await
     }
 
     async fn get_epoch_result(&self, request: Request<RequestId>) -> Answer<EpochResultResponse> {
-        self.absent("GetEpochResult", request).await
+        let work = |engine: Arc<Engine>, message| async move { engine.epoch(&message).await };
+        self.call("GetEpochResult", request, work).await
     }
 
     async fn destroy_mpc_epoch(&self, request: Request<DestroyMpcEpochRequest>) -> Answer<Empty> {
-        self.absent("DestroyMpcEpoch", request).await
+        let work = |engine: Arc<Engine>, message| async move { engine.destroy_epoch(message).await };
+        self.call("DestroyMpcEpoch", request, work).await
     }
 
     async fn new_custodian_context(&self, request: Request<NewCustodianContextRequest>) -> Answer<Empty> {
@@ -314,6 +331,7 @@ impl CoreServiceEndpoint for Service {
         &self,
         request: Request<BandwidthBenchmarkRequest>,
     ) -> Answer<BandwidthBenchmarkResponse> {
-        self.absent("BandwidthBenchmark", request).await
+        let work = |engine: Arc<Engine>, message| async move { engine.bandwidth(&message) };
+        self.call("BandwidthBenchmark", request, work).await
     }
 }

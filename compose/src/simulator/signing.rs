@@ -5,6 +5,9 @@ use alloy::signers::k256::ecdsa::{Signature, SigningKey, signature::Signer};
 use alloy::sol_types::{Eip712Domain, SolStruct};
 
 use kms_proto::encoding;
+use kms_proto::kms::v1::{SigningSchemeType, TypedSignature};
+
+use super::material::shake;
 
 alloy::sol! {
     /// Links the shares of a user decryption to the user's key and address.
@@ -20,6 +23,8 @@ alloy::sol! {
 pub(super) const PUBLIC_DECRYPTION: &[u8] = b"PUBL_DEC";
 /// Separator of the internal signature over a user decryption's payload.
 pub(super) const USER_DECRYPTION: &[u8] = b"USER_DEC";
+/// What stands before the made-up signatures of key management.
+pub(super) const KEY_MANAGEMENT: &[u8] = b"simulated key management";
 
 /// The node's key pair.
 pub(super) struct Signing {
@@ -58,6 +63,31 @@ impl Signing {
         let mut out = signature.to_bytes().to_vec();
         out.push(27 + recovery.to_byte());
         Ok(out)
+    }
+
+    /// One signature per requested scheme. That of the first scheme is the signature for the chain; those of the others are
+    /// made up, with the length of real ones, from the node and the bytes they would cover.
+    pub(super) fn sign_in(
+        &self,
+        schemes: &[SigningSchemeType],
+        external_signature: &[u8],
+        separator: &[u8],
+        payload: &[u8],
+    ) -> Vec<TypedSignature> {
+        let one = |&scheme: &SigningSchemeType| {
+            let length = match scheme {
+                SigningSchemeType::Ecdsa256k1 => {
+                    return TypedSignature { scheme: scheme.into(), signature: external_signature.to_vec() };
+                }
+                SigningSchemeType::Ed25519 => 64,
+                SigningSchemeType::Mldsa44 => 2420,
+                SigningSchemeType::Mldsa65 => 3309,
+                SigningSchemeType::Mldsa87 => 4627,
+            };
+            let parts: [&[u8]; 4] = [self.address.as_slice(), &i32::from(scheme).to_le_bytes(), separator, payload];
+            TypedSignature { scheme: scheme.into(), signature: shake(b"simulated signature", &parts, length) }
+        };
+        schemes.iter().map(one).collect()
     }
 
     /// 64 bytes r, s with low s, over SHA-256 of separator and bytes.

@@ -1,4 +1,5 @@
 //! The result store of one kind of operation: pending, then done or failed, until evicted, removed or forgotten.
+//! Entries that were removed are forgotten up to version 0.13.22 and stay as deleted from 0.14 on.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,6 +17,17 @@ pub(super) struct Bound {
     pub(super) kept: usize,
 }
 
+/// How a store treats what it holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rules {
+    /// Where entries are evicted.
+    pub(super) bound: Option<Bound>,
+    /// A failed entry can be started again.
+    pub(super) redoes_failed: bool,
+    /// A removed entry stays known as deleted.
+    pub(super) remembers_deleted: bool,
+}
+
 /// State of an id that a store knows.
 #[derive(Debug)]
 pub(super) enum State<T> {
@@ -25,6 +37,8 @@ pub(super) enum State<T> {
     Done(Arc<T>),
     /// Finished with an error, whose text only the introspection service tells.
     Failed(Arc<str>),
+    /// Removed, and never to be used again.
+    Deleted,
 }
 
 impl<T> Clone for State<T> {
@@ -33,6 +47,7 @@ impl<T> Clone for State<T> {
             Self::Pending => Self::Pending,
             Self::Done(result) => Self::Done(Arc::clone(result)),
             Self::Failed(why) => Self::Failed(Arc::clone(why)),
+            Self::Deleted => Self::Deleted,
         }
     }
 }
@@ -40,7 +55,7 @@ impl<T> Clone for State<T> {
 /// Why an id was not taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotInserted {
-    /// Running, done or failed already.
+    /// Running, done, failed or deleted already.
     Exists,
     /// No room, and too few finished entries to make any.
     Full,
@@ -53,26 +68,45 @@ struct Entry<T> {
     settled: CancellationToken,
 }
 
+impl<T> Entry<T> {
+    fn pending() -> Self {
+        Self { state: State::Pending, settled: CancellationToken::new() }
+    }
+
+    fn settled(state: State<T>) -> Self {
+        let settled = CancellationToken::new();
+        settled.cancel();
+        Self { state, settled }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Store<T> {
     entries: HashMap<OperationId, Entry<T>>,
     /// Finished entries, oldest first. Only kept where entries are evicted.
     finished: VecDeque<OperationId>,
-    bound: Option<Bound>,
+    rules: Rules,
 }
 
 impl<T> Store<T> {
-    pub(super) fn new(bound: Option<Bound>) -> Self {
-        Self { entries: HashMap::new(), finished: VecDeque::new(), bound }
+    pub(super) fn new(rules: Rules) -> Self {
+        Self { entries: HashMap::new(), finished: VecDeque::new(), rules }
     }
 
-    /// Takes an id in as pending, evicting the oldest finished entry where the store is full.
+    /// Takes an id in as pending, evicting the oldest finished entry where the store is full. A failed entry becomes pending
+    /// again where the rules say so.
     pub(super) fn insert(&mut self, id: OperationId) -> Result<(), NotInserted> {
-        if self.entries.contains_key(&id) {
-            return Err(NotInserted::Exists);
+        match self.entries.get(&id).map(|entry| &entry.state) {
+            Some(State::Failed(_)) if self.rules.redoes_failed => {
+                self.finished.retain(|finished| *finished != id);
+                self.entries.insert(id, Entry::pending());
+                return Ok(());
+            }
+            Some(_) => return Err(NotInserted::Exists),
+            None => {}
         }
-        if let Some(bound) = self.bound
+        if let Some(bound) = self.rules.bound
             && self.entries.len() >= bound.capacity
         {
             if self.finished.len() <= bound.kept {
@@ -82,28 +116,29 @@ impl<T> Store<T> {
                 self.entries.remove(&oldest);
             }
         }
-        self.entries.insert(id, Entry { state: State::Pending, settled: CancellationToken::new() });
+        self.entries.insert(id, Entry::pending());
         Ok(())
     }
 
     /// Settles a pending entry. An entry that was removed meanwhile stays removed.
     pub(super) fn settle(&mut self, id: OperationId, outcome: Result<T, String>) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
+        if !matches!(entry.state, State::Pending) {
+            return;
+        }
         entry.state = match outcome {
             Ok(result) => State::Done(Arc::new(result)),
             Err(why) => State::Failed(why.into()),
         };
         entry.settled.cancel();
-        if self.bound.is_some() {
+        if self.rules.bound.is_some() {
             self.finished.push_back(id);
         }
     }
 
     /// Puts a finished entry in, as a restart does from storage.
     pub(super) fn restore(&mut self, id: OperationId, result: T) {
-        let settled = CancellationToken::new();
-        settled.cancel();
-        self.entries.insert(id, Entry { state: State::Done(Arc::new(result)), settled });
+        self.entries.insert(id, Entry::settled(State::Done(Arc::new(result))));
     }
 
     pub(super) fn state(&self, id: OperationId) -> Option<State<T>> {
@@ -115,18 +150,22 @@ impl<T> Store<T> {
         self.entries.get(&id).map(|entry| entry.settled.clone())
     }
 
-    /// Forgets an id (a preprocessing that was consumed).
+    /// Removes an id (a preprocessing that was consumed).
     pub(super) fn remove(&mut self, id: OperationId) {
-        self.entries.remove(&id);
+        let removed = self.entries.remove(&id);
+        if self.rules.remembers_deleted && removed.is_some() {
+            self.entries.insert(id, Entry::settled(State::Deleted));
+        }
     }
 
+    /// Entries that were not deleted.
     pub(super) fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.values().filter(|entry| !matches!(entry.state, State::Deleted)).count()
     }
 
     /// Most entries; none where the store is unbounded.
     pub(super) fn capacity(&self) -> Option<usize> {
-        self.bound.map(|bound| bound.capacity)
+        self.rules.bound.map(|bound| bound.capacity)
     }
 
     /// Every id with its state, in the order of the ids.
@@ -148,7 +187,7 @@ mod tests {
     }
 
     fn bounded(capacity: usize, kept: usize) -> Store<u8> {
-        Store::new(Some(Bound { capacity, kept }))
+        Store::new(Rules { bound: Some(Bound { capacity, kept }), ..Rules::default() })
     }
 
     #[test]
@@ -192,7 +231,7 @@ mod tests {
 
     #[test]
     fn an_unbounded_store_takes_everything() {
-        let mut store = Store::new(None);
+        let mut store = Store::new(Rules::default());
         for number in 0..=255 {
             store.insert(id(number)).unwrap();
             store.settle(id(number), Ok(number));
@@ -207,5 +246,41 @@ mod tests {
         store.remove(id(1));
         store.settle(id(1), Ok(1));
         assert!(store.state(id(1)).is_none());
+    }
+
+    #[test]
+    fn where_failed_entries_are_redone_only_they_are_taken_in_again() {
+        let mut store =
+            Store::new(Rules { bound: Some(Bound { capacity: 2, kept: 1 }), redoes_failed: true, ..Rules::default() });
+        store.insert(id(1)).unwrap();
+        store.settle(id(1), Err("no".to_owned()));
+        store.insert(id(1)).unwrap();
+        assert!(matches!(store.state(id(1)), Some(State::Pending)));
+        assert_eq!(store.insert(id(1)), Err(NotInserted::Exists));
+        store.settle(id(1), Ok(1));
+        assert_eq!(store.insert(id(1)), Err(NotInserted::Exists));
+        assert_eq!(store.finished.len(), 1, "it is evicted once only");
+    }
+
+    #[test]
+    fn where_deleted_entries_are_remembered_their_ids_are_burnt() {
+        let mut store = Store::new(Rules { remembers_deleted: true, ..Rules::default() });
+        store.insert(id(1)).unwrap();
+        store.settle(id(1), Ok(1));
+        store.remove(id(1));
+        store.remove(id(2));
+        assert!(matches!(store.state(id(1)), Some(State::Deleted)));
+        assert!(store.state(id(2)).is_none());
+        assert_eq!(store.insert(id(1)), Err(NotInserted::Exists));
+        assert_eq!(store.len(), 0);
+    }
+
+    #[test]
+    fn an_entry_settles_once() {
+        let mut store = bounded(3, 1);
+        store.insert(id(1)).unwrap();
+        store.settle(id(1), Err("aborted".to_owned()));
+        store.settle(id(1), Ok(1));
+        assert!(matches!(store.state(id(1)), Some(State::Failed(_))));
     }
 }

@@ -3,16 +3,29 @@
 use alloy::primitives::{Address, B256, U256};
 use alloy::sol_types::Eip712Domain;
 use kms_proto::id::{self, IdError};
-use kms_proto::kms::v1::{Eip712DomainMsg, FheParameter, KeySetConfig, KeySetType, RequestId, TypedCiphertext};
+use kms_proto::kms::v1::{
+    ComputeKeyType, Eip712DomainMsg, FheParameter, KeyGenSecretKeyConfig, KeySetConfig, KeySetType, RequestId,
+    SigningSchemeType, TypedCiphertext,
+};
 
 use super::material;
 use super::refusal::{OperationId, Refusal};
+use super::version::{CoreVersion, KeyLayout};
 
 /// A user's part of a request.
 #[derive(Debug)]
 pub(super) struct User {
     pub(super) address: Address,
     pub(super) public_key: Vec<u8>,
+}
+
+/// What a key generation must have in common with its preprocessing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KeySet {
+    /// The parts to make.
+    pub(super) layout: KeyLayout,
+    /// Field 2 of the configuration.
+    secret_keys: i32,
 }
 
 /// A ciphertext without its bytes, which nothing here reads.
@@ -92,18 +105,20 @@ pub(super) fn user_handles(operands: &[Operand]) -> Result<(), Refusal> {
     if fit { Ok(()) } else { Err(Refusal::invalid("a handle is longer than 32 bytes")) }
 }
 
-/// Reads the user's address and key.
+/// Reads the user's address and key. The key is checked as a version does, where one is given.
 pub(super) fn user(
     client_address: &str,
     public_key: Vec<u8>,
     domain: &Eip712Domain,
-    check_key: bool,
+    check_key: Option<CoreVersion>,
 ) -> Result<User, Refusal> {
     let address = address("the client address", client_address)?;
     if domain.verifying_contract == Some(address) {
         return Err(Refusal::invalid("the client address equals the verifying contract"));
     }
-    if check_key && material::encapsulation_key(&public_key).is_none() {
+    let decodable =
+        |version: CoreVersion| material::encapsulation_key(&public_key, version.takes_legacy_user_keys()).is_some();
+    if !check_key.is_none_or(decodable) {
         return Err(Refusal::invalid("the client's encryption key cannot be decoded"));
     }
     Ok(User { address, public_key })
@@ -115,23 +130,43 @@ pub(super) fn params(number: i32) -> Result<i32, Refusal> {
     if known { Ok(number) } else { Err(Refusal::invalid(format!("unknown FHE parameters {number}"))) }
 }
 
-/// Checks a key set's configuration. Version 0.12 takes none, or a standard set; of the others nothing is simulated.
-pub(super) fn key_set(config: Option<KeySetConfig>) -> Result<Option<KeySetConfig>, Refusal> {
-    match config {
-        Some(config) if KeySetType::try_from(config.keyset_type) != Ok(KeySetType::Standard) => {
-            Err(Refusal::invalid(format!("key set type {} is not accepted", config.keyset_type)))
-        }
-        config => Ok(config),
+/// Reads which key set a configuration stands for. A standard set with secret keys of its own is taken, as a version numbers
+/// its fields; of the other sets nothing is simulated.
+pub(super) fn key_set(version: CoreVersion, config: Option<&KeySetConfig>) -> Result<KeySet, Refusal> {
+    let wrong = |what: &str, number: i32| Refusal::invalid(format!("{what} {number} of the key set is not accepted"));
+    let Some(config) = config else {
+        let layout = version.layout(None).unwrap_or(KeyLayout::Uncompressed);
+        return Ok(KeySet { layout, secret_keys: 0 });
+    };
+    if KeySetType::try_from(config.keyset_type) != Ok(KeySetType::Standard) {
+        return Err(wrong("type", config.keyset_type));
     }
+    let standard = config.standard_keyset_config.unwrap_or_default();
+    if ComputeKeyType::try_from(standard.compute_key_type).is_err() {
+        return Err(wrong("hardware", standard.compute_key_type));
+    }
+    let own = i32::from(KeyGenSecretKeyConfig::GenerateAll);
+    if version.has_secret_key_config() && standard.secret_key_config != own {
+        return Err(wrong("secret key configuration", standard.secret_key_config));
+    }
+    let compressed = standard.compressed_key_config;
+    let layout = version.layout(Some(compressed)).ok_or_else(|| wrong("compression", compressed))?;
+    Ok(KeySet { layout, secret_keys: standard.secret_key_config })
 }
 
-/// Whether a key generation's configuration fits its preprocessing's: unset means the standard set.
-pub(super) fn key_sets_fit(one: Option<&KeySetConfig>, other: Option<&KeySetConfig>) -> bool {
-    let normal = |config: Option<&KeySetConfig>| {
-        let config = config.cloned().unwrap_or_default();
-        (config.keyset_type, config.standard_keyset_config.unwrap_or_default())
-    };
-    normal(one) == normal(other)
+/// Reads the signature schemes of a request, each once.
+pub(super) fn schemes(version: CoreVersion, numbers: &[i32]) -> Result<Vec<SigningSchemeType>, Refusal> {
+    let mut schemes = vec![];
+    if version.has_signing_schemes() {
+        for &number in numbers {
+            let unknown = |_| Refusal::invalid(format!("unknown signature scheme {number}"));
+            let scheme = SigningSchemeType::try_from(number).map_err(unknown)?;
+            if !schemes.contains(&scheme) {
+                schemes.push(scheme);
+            }
+        }
+    }
+    Ok(schemes)
 }
 
 /// Reads the size of a CRS: a power of two from 1 to 2048, 2048 where left out.

@@ -208,7 +208,7 @@ fn a_signcrypted_share_is_laid_out_as_its_vector() {
     assert_eq!(encoding::signcryption_message(&unhex(&vector["plaintext"]), fhe_type, &link), message);
 
     let enc_key = unhex(&vector["enc_key"]);
-    let encapsulation = encapsulation_key(&enc_key).unwrap();
+    let encapsulation = encapsulation_key(&enc_key, false).unwrap();
     assert_eq!(encapsulation, unhex(&vector["user_encapsulation_key"]));
 
     let length = (encapsulation.len() as u64).to_le_bytes();

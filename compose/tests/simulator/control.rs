@@ -87,17 +87,22 @@ async fn the_switches_can_be_read_back() {
     assert!(switches.failing_ids.contains(&crs_id(1).request_id));
     assert_eq!(switches.plaintexts[&handle(8, 0)], "0x01");
     assert!(switches.held.contains(&Operation::CrsGeneration));
+    assert!(!switches.recovery);
+    world.control.set_recovery(true).await.unwrap();
+    assert!(world.control.switches().await.unwrap().recovery);
 }
 
 #[tokio::test]
 async fn a_node_describes_itself() {
     let world = World::centralized().await;
     let expected = NodeDescription {
-        version: CoreVersion::K12,
+        version: CoreVersion::V0_12,
         mode: Mode::Centralized,
         party_id: 1,
         nodes: 1,
         degree: 0,
+        contexts: vec![hex::encode(kms_proto::id::DEFAULT_CONTEXT_UNTIL_V0_13_3)],
+        epochs: vec![],
         signer: world.node.signer(),
     };
     assert_eq!(world.control.node().await.unwrap(), expected);

@@ -54,11 +54,24 @@ async fn it_announces_its_addresses_serves_and_ends_with_0_on_sigterm() {
 
 #[test]
 fn a_wrong_configuration_names_every_mistake_and_ends_with_2() {
-    let output =
-        simulator().args(["--party-id", "9", "--listen", "0.0.0.0:0", "--core-version", "head"]).output().unwrap();
+    let output = simulator()
+        .args([
+            "--party-id",
+            "9",
+            "--listen",
+            "0.0.0.0:0",
+            "--core-version",
+            "v0.15",
+            "--mode",
+            "threshold",
+            "--threshold",
+            "9",
+        ])
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8(output.stderr).unwrap();
-    for key in ["KC-0851", "party_id", "listen", "version", "private_key"] {
+    for key in ["KC-0851", "party_id", "listen", "threshold", "private_key"] {
         assert!(text.contains(key), "{key} is not in {text}");
     }
 }

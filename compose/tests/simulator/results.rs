@@ -201,9 +201,9 @@ async fn an_operation_runs_as_long_as_its_latency() {
 async fn the_time_scale_shortens_hours_to_moments() {
     let mut world = World::with(|config| {
         config.time_scale = 1e-6;
-        config.limits.request_timeout_ms = u64::MAX / 2;
+        config.limits.request_timeout_ms = Some(u64::MAX / 2);
         config.latency_ms.crs_generation = 60 * 60 * 1000;
-        config.wait_ms.crs_generation = 24 * 60 * 60 * 1000 * 1000;
+        config.wait_ms.crs_generation = Some(24 * 60 * 60 * 1000 * 1000);
     })
     .await;
     world.core.crs_gen(crsgen(1)).await.unwrap();

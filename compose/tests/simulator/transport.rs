@@ -96,7 +96,7 @@ async fn a_clients_deadline_is_cancelled_with_a_source() {
 
 #[tokio::test]
 async fn the_servers_own_timeout_is_cancelled_without_a_source() {
-    let mut world = World::with(|config| config.limits.request_timeout_ms = 1_500).await;
+    let mut world = World::with(|config| config.limits.request_timeout_ms = Some(1_500)).await;
     held_decryption(&mut world).await;
     let status = world.core.get_public_decryption_result(public_id(1)).await.unwrap_err();
     assert_eq!(status.code(), Code::Cancelled);

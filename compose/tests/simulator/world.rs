@@ -155,14 +155,7 @@ pub(crate) fn reshare(counter: u64) -> InitiateResharingRequest {
 
 /// Waits so short that a Get of a running operation answers at once.
 pub(crate) fn short_waits() -> Waits {
-    Waits {
-        public_decryption: 1,
-        user_decryption: 1,
-        preprocessing: 1,
-        key_generation: 1,
-        crs_generation: 1,
-        resharing: 1,
-    }
+    Waits::all(1)
 }
 
 pub(crate) struct World {

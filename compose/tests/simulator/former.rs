@@ -1,12 +1,11 @@
-//! The calls that went with later versions, and those that came with them.
+//! The calls of version 0.12 that later ones do not have, and its answers to those that it does not have itself.
 
 use alloy::primitives::U256;
 use alloy::sol_types::SolStruct;
 use kms_chain::eip712::message::{KeyDigest, KeygenVerification};
 use kms_chain::eip712::recover;
 use kms_proto::kms::v1::*;
-use kms_stack::simulator::{CoreVersion, Operation, SimulatorError};
-use tokio_util::sync::CancellationToken;
+use kms_stack::simulator::Operation;
 use tonic::Code;
 
 use crate::world::*;
@@ -168,14 +167,4 @@ async fn calls_of_later_versions_and_custodian_calls_are_unimplemented_and_recor
     let calls = world.control.calls().await.unwrap();
     assert_eq!(calls.rpcs["PublicDecryptSync"].answered("UNIMPLEMENTED"), 1);
     assert_eq!(code(world.core.get_public_decryption_result(public_id(1)).await), Code::NotFound);
-}
-
-#[tokio::test]
-async fn a_version_that_is_not_simulated_is_refused_at_start() {
-    for version in [CoreVersion::K13_22, CoreVersion::Head] {
-        let config = kms_stack::simulator::SimulatorConfig { version, ..config() };
-        let refused = kms_stack::simulator::start(config, CancellationToken::new()).await;
-        let Err(SimulatorError::Configuration(mistakes)) = refused else { panic!("{version:?} was started") };
-        assert!(mistakes[0].contains("not simulated yet"), "{mistakes:?}");
-    }
 }
