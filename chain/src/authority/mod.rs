@@ -24,6 +24,8 @@ mod header;
 pub(crate) mod metrics;
 mod receipt;
 mod rlp;
+#[cfg(test)]
+mod tests;
 mod transaction;
 
 use std::collections::HashMap;
@@ -65,7 +67,7 @@ pub struct Occurrence {
 }
 
 /// A log that the chain has, at the authority's finality.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ProvenLog {
     /// Where it stands.
     pub at: Occurrence,
@@ -78,6 +80,18 @@ pub struct ProvenLog {
     /// Time of the block, in seconds since 1970.
     pub timestamp: u64,
     block: Arc<Entry>,
+}
+
+impl fmt::Debug for ProvenLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProvenLog")
+            .field("at", &self.at)
+            .field("log", &self.log)
+            .field("transaction_hash", &self.transaction_hash)
+            .field("transaction_index", &self.transaction_index)
+            .field("timestamp", &self.timestamp)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ProvenLog {
