@@ -8,6 +8,7 @@ mod faults;
 mod fetching;
 mod ingest;
 mod kafka;
+mod kmsctl;
 mod parts;
 mod pipeline;
 mod processor;

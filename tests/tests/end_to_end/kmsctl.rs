@@ -1,0 +1,258 @@
+//! `kmsctl` as an operator runs it, on a real broker.
+
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use alloy::primitives::{Address, B256, Bytes, U256};
+use kms_runtime::kafka::{KafkaConfig, OutgoingRecord, TransactionalProducer, ensure_topics};
+use kms_schemas::codec::{Codec, Record};
+use kms_schemas::identity::{Coordinates, Identity, Kind, Lane, RequestId};
+use kms_schemas::record::*;
+use kms_schemas::topics::{Topics, intent_key, partition_for_key, request_key};
+use kms_tests::{kafka, prefix, program};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const LANE: Lane = Lane::KeyManagement;
+
+/// A deployment's topics, to be filled by hand.
+struct Bench {
+    kafka: KafkaConfig,
+    topics: Topics,
+    codec: Codec,
+    producer: TransactionalProducer,
+}
+
+impl Bench {
+    async fn new(test: &str) -> Self {
+        let kafka = KafkaConfig {
+            bootstrap_servers: kafka().await.bootstrap_servers().to_owned(),
+            topic_prefix: prefix(test),
+            create_topics: true,
+            ..KafkaConfig::default()
+        };
+        let made = move || {
+            let begun = Instant::now();
+            let topics = Topics::new(&kafka.topic_prefix);
+            ensure_topics(&kafka, "test", &topics.all(), || begun.elapsed() < LIMIT, |_| {}).unwrap();
+            let id = format!("{}.test", kafka.topic_prefix);
+            let producer = TransactionalProducer::new(&kafka, "test", &id, 4 << 20).unwrap();
+            producer.init(|| begun.elapsed() < LIMIT).unwrap();
+            Self { kafka, topics, codec: Codec::single_object(), producer }
+        };
+        tokio::task::spawn_blocking(made).await.unwrap()
+    }
+
+    fn record<R: Record>(&self, topic: &str, partition: i32, key: Vec<u8>, record: &R) -> OutgoingRecord {
+        let value = self.codec.encode(topic, record).unwrap();
+        OutgoingRecord {
+            topic: topic.to_owned(),
+            partition: Some(partition),
+            key: Some(key),
+            value: Some(value),
+            ..OutgoingRecord::default()
+        }
+    }
+
+    fn write(&self, records: &[OutgoingRecord]) {
+        for batch in records.chunks(3_000) {
+            self.producer.write(batch, Instant::now() + LIMIT).unwrap();
+        }
+    }
+
+    /// A key from its request to its acceptance.
+    fn key(&self, counter: u64) -> [OutgoingRecord; 3] {
+        let (prep_keygen_id, id) = (numbered(3, counter), numbered(4, counter));
+        let key = request_key(id).to_vec();
+        let partition = partition_for_key(&key, 3);
+        let source = Coordinates { topic: self.topics.requests(LANE).to_owned(), partition, offset: 0 };
+        let request = request(Kind::Keygen, id, RequestBody::Keygen { prep_keygen_id, extra_data: Bytes::new() });
+        let answer = Answer::Keygen {
+            prep_keygen_id,
+            key_digests: vec![KeyDigest { key_type: 0, digest: vec![7; 32].into() }],
+            extra_data: Bytes::new(),
+            signature: Signed { signature: vec![1; 65].into(), digest: B256::ZERO, signer: Address::ZERO },
+        };
+        let result = ResultRecord {
+            source: source.clone(),
+            deferred: None,
+            identity: request.identity(),
+            block_number: 1,
+            block_hash: B256::ZERO,
+            log_index: 0,
+            attempts: 1,
+            answer,
+        };
+        let submission = Submission {
+            result: Coordinates { topic: self.topics.results(LANE).to_owned(), ..source.clone() },
+            request: source,
+            identity: request.identity(),
+            verdict: Verdict::AlreadyAnswered { evidence: "event".to_owned(), transaction_hash: None },
+            attempts: 1,
+            settled_ms: 1,
+        };
+        let of_submission = partition_for_key(&key, 12);
+        [
+            self.record(self.topics.requests(LANE), partition, key.clone(), &request),
+            self.record(self.topics.results(LANE), partition, key.clone(), &result),
+            self.record(self.topics.submissions(), of_submission, key, &submission),
+        ]
+    }
+
+    async fn ctl(&self, arguments: &[&str]) -> Output {
+        ctl(&self.kafka.bootstrap_servers, &self.kafka.topic_prefix, arguments).await
+    }
+}
+
+async fn ctl(servers: &str, prefix: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program());
+    command.arg("ctl").args(["--set", &format!("kafka.bootstrap_servers={servers}")]);
+    command.args(["--set", &format!("kafka.topic_prefix={prefix}"), "--set", "kafka.request_timeout_ms=5000"]);
+    command.args(arguments);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+/// An id as the contracts make them.
+fn numbered(tag: u8, counter: u64) -> RequestId {
+    RequestId::from((U256::from(tag) << 248) | U256::from(counter))
+}
+
+fn request(kind: Kind, id: RequestId, body: RequestBody) -> Request {
+    Request {
+        source: "ethereum".to_owned(),
+        seq: 0,
+        previous_hash: B256::ZERO,
+        chain_id: 12_345,
+        kind,
+        id,
+        block_number: 1,
+        block_hash: B256::ZERO,
+        block_timestamp: 1,
+        transaction_hash: B256::ZERO,
+        log_index: 0,
+        log: RawLog { address: Address::repeat_byte(9), topics: vec![], data: Bytes::new() },
+        body,
+    }
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[tokio::test]
+async fn the_lifecycle_of_tens_of_thousands_of_keys_is_read_in_moments() {
+    const KEYS: u64 = 20_000;
+    let bench = Bench::new("lifecycle").await;
+    let mut records: Vec<OutgoingRecord> = (1..=KEYS).flat_map(|counter| bench.key(counter)).collect();
+    let topic = bench.topics.requests(LANE);
+    let epoch = numbered(8, 1);
+    let destroyed = request(Kind::KmsEpochDestroyed, epoch, RequestBody::KmsEpochDestroyed);
+    records.push(bench.record(topic, 0, request_key(epoch).to_vec(), &destroyed));
+    // Somebody else's bytes.
+    let foreign = OutgoingRecord {
+        topic: topic.to_owned(),
+        partition: Some(0),
+        value: Some(b"{}".to_vec()),
+        ..OutgoingRecord::default()
+    };
+    records.push(foreign);
+    let bench = tokio::task::spawn_blocking(move || {
+        bench.write(&records);
+        bench
+    })
+    .await
+    .unwrap();
+
+    let begun = Instant::now();
+    let output = bench.ctl(&["lifecycle", "--output", "json"]).await;
+    let took = begun.elapsed();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let objects: Vec<Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(objects.len() as u64, KEYS + 2);
+    for (counter, key) in (1..=KEYS).zip(&objects) {
+        assert_eq!((&key["object"], &key["state"]), (&json!("key"), &json!("accepted")), "{key}");
+        assert_eq!(key["key"]["id"], json!(numbered(4, counter)));
+    }
+    let gone = &objects[objects.len() - 2];
+    assert_eq!((&gone["object"], &gone["id"], &gone["state"]), (&json!("epoch"), &json!(epoch), &json!("destroyed")));
+    let summary = objects.last().unwrap();
+    assert_eq!((&summary["requests"], &summary["unreadable"]), (&json!(KEYS + 1), &json!(1)));
+    assert!(stderr(&output).contains("1 records do not decode"), "{}", stderr(&output));
+    assert!(took < Duration::from_secs(30), "{took:?}");
+
+    let text = bench.ctl(&["lifecycle"]).await;
+    assert_eq!(stdout(&text).lines().count() as u64, KEYS + 1, "one line per object");
+}
+
+#[tokio::test]
+async fn a_trace_shows_the_transaction_that_carried_the_answer() {
+    let bench = Bench::new("trace").await;
+    let identity = |counter| Identity {
+        chain_id: 12_345,
+        contract: Address::repeat_byte(9),
+        kind: Kind::Keygen,
+        id: numbered(4, counter),
+    };
+    let item = |counter| IntentItem {
+        result: Coordinates { topic: bench.topics.results(LANE).to_owned(), partition: 0, offset: 0 },
+        identity: identity(counter),
+    };
+    let intent = |nonce, items| Intent {
+        chain_id: 12_345,
+        sender: Address::repeat_byte(8),
+        nonce,
+        attempt: 0,
+        raw: vec![2; 77].into(),
+        hash: B256::repeat_byte(nonce as u8),
+        items,
+        settled_below: 0,
+        written_ms: 1,
+    };
+    let mut records = bench.key(1).to_vec();
+    for intent in [intent(5, vec![item(2)]), intent(6, vec![item(1), item(2)]), intent(7, vec![])] {
+        let key = intent_key(intent.chain_id, intent.sender, intent.nonce, intent.attempt);
+        records.push(bench.record(bench.topics.intents(), 0, key, &intent));
+    }
+    let bench = tokio::task::spawn_blocking(move || {
+        bench.write(&records);
+        bench
+    })
+    .await
+    .unwrap();
+    let id = numbered(4, 1).to_string();
+
+    let output = bench.ctl(&["trace", &id, "--output", "json"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let lines: Vec<Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let intents: Vec<&Value> = lines.iter().filter(|line| line["record"] == "org.kmsconnector.Intent").collect();
+    assert_eq!((lines.len(), intents.len()), (4, 1));
+    assert_eq!(
+        (&intents[0]["value"]["nonce"], &intents[0]["value"]["items"][1]["identity"]["kind"]),
+        (&json!(6), &json!("keygen"))
+    );
+
+    let text = stdout(&bench.ctl(&["trace", &id]).await);
+    assert!(text.contains("1 for other requests") && text.contains("77 bytes"), "{text}");
+}
+
+#[tokio::test]
+async fn every_message_has_a_code_and_every_end_its_exit_code() {
+    let bench = Bench::new("ctl-codes").await;
+    let ends = |output: &Output, exit: i32, said: &str| {
+        assert_eq!(output.status.code(), Some(exit), "{}", stderr(output));
+        assert!(stderr(output).contains(said), "{}", stderr(output));
+    };
+    ends(&bench.ctl(&["dead-letters", "redrive", "--yes"]).await, 0, "nothing to redrive: of 0 dead letters");
+    ends(&bench.ctl(&["dead-letters", "redrive"]).await, 0, "nothing to redrive: of 0 dead letters");
+    ends(&bench.ctl(&["read", "nonsense"]).await, 2, "kmsctl: error[KC-0120]: ");
+    ends(&bench.ctl(&["trace", "0x01"]).await, 2, "kmsctl: error[KC-0120]: ");
+    ends(&bench.ctl(&["--set", "kafka.nonsense=1", "lifecycle"]).await, 2, "KC-0103");
+    let servers = &bench.kafka.bootstrap_servers;
+    ends(&ctl(servers, "nobodys", &["lifecycle"]).await, 3, "kmsctl: error[KC-0211]: ");
+    ends(&ctl(servers, "nobodys", &["topics", "check"]).await, 3, "kmsctl: error[KC-0211]: ");
+    ends(&ctl("127.0.0.1:1", "nobodys", &["lifecycle"]).await, 3, "kmsctl: error[KC-0210]: ");
+}
