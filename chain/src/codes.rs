@@ -53,19 +53,19 @@ codes! {
         "the contracts of a chain are not of the configured release, or of different ones",
         "check the contract addresses, and `release` (best left to `auto`); during an upgrade, start again when it is finished";
     /// The chain, at the finality that is asked for, has not reached a block.
-    AUTHORITY_BEHIND = "KC-0320", "authority_behind",
+    AUTHORITY_BEHIND = "KC-0340", "authority_behind",
         "the chain, at the finality that is asked for, has not reached the block of a record",
         "nothing: it is looked at again; if it stays so, check that the service's RPC endpoints keep up";
     /// A record's block is not the chain's.
-    BLOCK_ORPHANED = "KC-0321", "block_orphaned",
+    BLOCK_ORPHANED = "KC-0341", "block_orphaned",
         "the chain has another block with the number of the record's: it was reorganised away, or never was there",
         "nothing, after a reorganisation; otherwise check that the service and ingest follow the same chain, and who can write to the topics";
     /// A record's log is not in its block.
-    LOG_NOT_IN_BLOCK = "KC-0322", "log_not_in_block",
+    LOG_NOT_IN_BLOCK = "KC-0342", "log_not_in_block",
         "the block of a record has no log with the record's index",
         "the record is forged: check who can write to the topics";
     /// A block cannot be proven.
-    PROOF_UNDECIDABLE = "KC-0323", "proof_undecidable",
+    PROOF_UNDECIDABLE = "KC-0343", "proof_undecidable",
         "what the RPC endpoints state about a block does not recompute to its hash, or holds something unknown here",
         "the log names the endpoint and what does not fit: use another endpoint, or update the connector";
     /// A signature has a form that the contracts refuse.

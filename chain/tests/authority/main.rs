@@ -163,7 +163,7 @@ async fn p4_a_self_consistent_invented_block_is_refused() {
     at.block_hash = B256::repeat_byte(0xf0);
     let error = authority.prove(at).await.expect_err("another block");
     assert!(matches!(error, Unproven::Orphaned { number: 4, .. }), "{error}");
-    assert_eq!(error.code(), "KC-0321");
+    assert_eq!(error.code(), "KC-0341");
     assert!(!error.is_outage());
 
     let asked = node.methods().len();
