@@ -14,8 +14,36 @@ macro_rules! codes {
 codes! {
     /// A result for another chain or contract.
     WRONG_DESTINATION = "KC-0651", "wrong_destination",
-        "a result names another chain or contract than this emitter serves",
-        "check `[destination]`, and that deployments do not share a topic prefix";
+        "a result names a chain or contract that no destination of this emitter serves",
+        "check the list of `[[destination]]`, and that deployments do not share a topic prefix; then redrive";
+    /// The chain holds something else at the place that a result names.
+    NOT_REQUESTED = "KC-0652", "not_requested",
+        "the destination's own view of the chain has no such request at the place that a result names",
+        "nothing was sent; somebody else may be writing to the results topics, or the processor reads another chain";
+    /// A genuine signature under another request.
+    ANSWER_OF_ANOTHER = "KC-0653", "answer_of_another_request",
+        "an answer that the node's signer did sign does not fit the request that it is put under",
+        "nothing was sent; somebody else may be replaying answers in the results topics";
+    /// The request did not appear in time.
+    NOT_REACHED = "KC-0654", "request_not_reached",
+        "the destination's own nodes do not show the block of a request at the configured finality",
+        "compare the chain's finality and the RPC endpoints' heads with the request's block, then redrive";
+    /// A retraction of what is there.
+    RETRACTION_CONTRADICTED = "KC-0655", "retraction_contradicted",
+        "a result says that its request left the chain, and the destination's own nodes show it there",
+        "nothing was sent; compare the chains that processor and emitter read";
+    /// The nodes do not let a block be proven.
+    UNPROVABLE = "KC-0656", "block_unprovable",
+        "a block's header or receipts, as a node tells them, do not add up to its hash",
+        "use a node of another kind for the destination; the answers wait";
+    /// An abort of what was not aborted.
+    ABORT_CONTRADICTED = "KC-0657", "abort_contradicted",
+        "a result says that its generation was aborted, and the contract does not",
+        "nothing was sent; somebody else may be writing to the results topics";
+    /// Not the keys of the epoch.
+    EPOCH_INCOMPLETE = "KC-0658", "epoch_incomplete",
+        "the keys and CRSs of an epoch's activation are not those that the contract names for the epoch",
+        "nothing was sent: a diverging confirmation would block the epoch; compare KMS Core's key material with the contract's";
     /// The service stops while an answer is on its way.
     INTERRUPTED = "KC-0750", "submission_interrupted",
         "the emitter stopped, or lost its partitions, while an answer was on its way",
@@ -47,11 +75,15 @@ codes! {
     /// The destination is another chain.
     WRONG_CHAIN = "KC-0757", "wrong_chain",
         "the RPC endpoints serve another chain than `destination.chain_id`",
-        "correct `[destination]`";
+        "correct the `[[destination]]`";
     /// No contract at a configured address.
     NO_CONTRACT = "KC-0758", "no_contract",
         "there is no contract at a configured address of the destination, where every call would seem to succeed",
-        "correct the addresses in `[destination]`, or the chain";
+        "correct the addresses in `[[destination]]`, or the chain";
+    /// Bytes that our key did not sign for what they claim.
+    FOREIGN_INTENT = "KC-0759", "foreign_intent",
+        "a record of `emitter.intents` names this sender, and is not what its key signed for the results that it names",
+        "nothing of it is sent or believed; somebody else is writing to the journal";
 }
 
 #[cfg(test)]

@@ -5,8 +5,11 @@ use std::time::Duration;
 use alloy::primitives::Address;
 use kms_chain::eip712::{Domain, Domains};
 use kms_chain::event::ContractSet;
+use kms_chain::finality::Finality;
+use kms_chain::release::{Release, ReleaseChoice};
 use kms_runtime::config::{Configuration, Endpoint, Problems, SchemaRegistryConfig, Secret, TelemetryConfig};
 use kms_runtime::kafka::KafkaConfig;
+use kms_schemas::identity::{Kind, Lane};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,8 +31,10 @@ pub struct EmitterConfig {
     /// Logs, metrics and health.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
-    /// The chain that is answered.
-    pub destination: DestinationConfig,
+    /// The chains that are answered. Results of a chain and contract that no destination names become dead letters by
+    /// the first one.
+    #[schemars(length(min = 1))]
+    pub destination: Vec<DestinationConfig>,
     /// The KMS node's signer.
     pub signer: SignerConfig,
     /// The account that pays.
@@ -47,7 +52,10 @@ impl Configuration for EmitterConfig {
         problems.within("kafka", &self.kafka);
         problems.within("schema_registry", &self.schema_registry);
         problems.within("telemetry", &self.telemetry);
-        problems.within("destination", &self.destination);
+        for (index, destination) in self.destination.iter().enumerate() {
+            problems.within(&format!("destination.{index}"), destination);
+        }
+        self.validate_side_by_side(problems);
         problems.within("signer", &self.signer);
         problems.within("wallet", &self.wallet);
         problems.within("submission", &self.submission);
@@ -55,30 +63,103 @@ impl Configuration for EmitterConfig {
     }
 }
 
-/// The chain whose contracts are answered.
+impl EmitterConfig {
+    /// What destinations may not share.
+    fn validate_side_by_side(&self, problems: &mut Problems) {
+        for (index, destination) in self.destination.iter().enumerate() {
+            let before = &self.destination[..index];
+            let path = |key: &str| format!("destination.{index}.{key}");
+            if before.iter().any(|other| other.id == destination.id) {
+                problems.at(&path("id"), format!("`{}` names an earlier destination too", destination.id));
+            }
+            let on_chain = before.iter().filter(|other| other.chain_id == destination.chain_id);
+            for other in on_chain {
+                for (key, contract) in destination.named_contracts() {
+                    if other.named_contracts().any(|(_, known)| known == contract) {
+                        problems.at(&path(key), format!("is answered by destination `{}` already", other.id));
+                    }
+                }
+                if self.account(other).is_some() && self.account(other) == self.account(destination) {
+                    let text = "the account sends for an earlier destination of this chain too: one list of nonces cannot \
+                                be kept twice; put the contracts into one destination, or give this one a `wallet`";
+                    problems.at(&path("chain_id"), text);
+                }
+            }
+        }
+    }
+
+    /// The wallet of a destination.
+    #[must_use]
+    pub fn wallet_of<'a>(&'a self, destination: &'a DestinationConfig) -> &'a WalletConfig {
+        destination.wallet.as_ref().unwrap_or(&self.wallet)
+    }
+
+    /// How answers are sent to a destination.
+    #[must_use]
+    pub fn submission_of<'a>(&'a self, destination: &'a DestinationConfig) -> &'a SubmissionConfig {
+        destination.submission.as_ref().unwrap_or(&self.submission)
+    }
+
+    fn account(&self, destination: &DestinationConfig) -> Option<Address> {
+        Wallet::new(&self.wallet_of(destination).private_key).ok().map(|wallet| wallet.address())
+    }
+}
+
+/// A chain whose contracts are answered. On the Gateway of generation (a) both `decryption` and `kms_generation` are answered,
+/// on later Gateways `decryption` alone; the Ethereum host chain of generation (b) has `kms_generation` and `protocol_config`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DestinationConfig {
+    /// Name of the destination in logs, metrics and readiness checks.
+    #[serde(default = "destination_id")]
+    #[schemars(length(min = 1, max = 100))]
+    pub id: String,
     /// EIP-155 chain id.
     #[schemars(range(min = 1))]
     pub chain_id: u64,
     /// JSON-RPC endpoints: the first is the primary, the others take over in order.
     #[schemars(length(min = 1))]
     pub rpc_urls: Vec<Endpoint>,
-    /// Address of the Decryption contract.
-    #[schemars(with = "String", extend("format" = "address"))]
-    pub decryption: Address,
-    /// Address of the KMSGeneration contract.
-    #[schemars(with = "String", extend("format" = "address"))]
-    pub kms_generation: Address,
-    /// EIP-712 domain name of the Decryption contract.
+    /// Address of the `Decryption` contract, where this chain has the one in use.
+    #[serde(default)]
+    #[schemars(with = "Option<String>", extend("format" = "address"))]
+    pub decryption: Option<Address>,
+    /// Address of the `KMSGeneration` contract, where this chain has the one in use.
+    #[serde(default)]
+    #[schemars(with = "Option<String>", extend("format" = "address"))]
+    pub kms_generation: Option<Address>,
+    /// Address of the `ProtocolConfig` contract, on the Ethereum host chain.
+    #[serde(default)]
+    #[schemars(with = "Option<String>", extend("format" = "address"))]
+    pub protocol_config: Option<Address>,
+    /// Release of the contracts: `auto` asks them at every start of a term, and otherwise they are held against it.
+    #[serde(default)]
+    #[schemars(with = "String", extend("format" = "release"))]
+    pub release: ReleaseChoice,
+    /// EIP-712 domain name of the `Decryption` contract.
     #[serde(default = "decryption_domain")]
     pub decryption_domain_name: String,
-    /// EIP-712 domain name of the KMSGeneration contract.
+    /// EIP-712 domain name of the `KMSGeneration` contract.
     #[serde(default = "kms_generation_domain")]
     pub kms_generation_domain_name: String,
-    /// EIP-712 domain version of both.
+    /// EIP-712 domain name of the `ProtocolConfig` contract.
+    #[serde(default = "protocol_config_domain")]
+    pub protocol_config_domain_name: String,
+    /// EIP-712 domain version of all.
     #[serde(default = "domain_version")]
     pub domain_version: String,
+    /// Up to which block a decryption request counts as made: `latest`, `safe`, `finalized` or `depth:N`. An answer waits
+    /// until its request is there.
+    #[serde(default)]
+    #[schemars(with = "String", extend("format" = "finality"))]
+    pub finality: Finality,
+    /// The same for requests of key management, contexts and epochs.
+    #[serde(default = "key_management_finality")]
+    #[schemars(with = "String", extend("format" = "finality"))]
+    pub key_management_finality: Finality,
+    /// Blocks whose proven requests are remembered, so that the answers to one block's requests cost two calls together.
+    #[serde(default = "proof_cache_blocks")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub proof_cache_blocks: usize,
     /// Blocks on top of a transaction's block before its nonce is final and its bytes are forgotten. A result is settled at
     /// inclusion either way; 0 suits chains that do not reorganise.
     #[serde(default)]
@@ -95,6 +176,11 @@ pub struct DestinationConfig {
     #[serde(default = "idle_poll_interval_ms")]
     #[schemars(range(min = 10, max = 600_000))]
     pub idle_poll_interval_ms: u64,
+    /// Blocks whose receipts are read one after the other after an outage; what was mined before them is looked up by
+    /// hash.
+    #[serde(default = "catch_up_blocks")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub catch_up_blocks: u64,
     /// Milliseconds that a call to a node may take.
     #[serde(default = "rpc_timeout_ms")]
     #[schemars(range(min = 100))]
@@ -103,6 +189,17 @@ pub struct DestinationConfig {
     #[serde(default = "send_timeout_ms")]
     #[schemars(range(min = 100))]
     pub send_timeout_ms: u64,
+    /// The account that sends to this chain, in place of `[wallet]`.
+    #[serde(default)]
+    pub wallet: Option<WalletConfig>,
+    /// How answers are sent to this chain, in place of `[submission]`. Keys that are left out have their defaults, not
+    /// what `[submission]` says.
+    #[serde(default)]
+    pub submission: Option<SubmissionConfig>,
+}
+
+fn destination_id() -> String {
+    "gateway".to_owned()
 }
 
 fn decryption_domain() -> String {
@@ -113,8 +210,20 @@ fn kms_generation_domain() -> String {
     kms_chain::eip712::KMS_GENERATION_DOMAIN_NAME.to_owned()
 }
 
+fn protocol_config_domain() -> String {
+    kms_chain::eip712::PROTOCOL_CONFIG_DOMAIN_NAME.to_owned()
+}
+
 fn domain_version() -> String {
     kms_chain::eip712::DOMAIN_VERSION.to_owned()
+}
+
+const fn key_management_finality() -> Finality {
+    Finality::Finalized
+}
+
+const fn proof_cache_blocks() -> usize {
+    1_024
 }
 
 const fn yes() -> bool {
@@ -129,6 +238,10 @@ const fn idle_poll_interval_ms() -> u64 {
     2_000
 }
 
+const fn catch_up_blocks() -> u64 {
+    64
+}
+
 const fn rpc_timeout_ms() -> u64 {
     10_000
 }
@@ -139,31 +252,90 @@ const fn send_timeout_ms() -> u64 {
 
 impl Configuration for DestinationConfig {
     fn validate(&self, problems: &mut Problems) {
-        for (path, address) in [("decryption", self.decryption), ("kms_generation", self.kms_generation)] {
+        let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+        if !self.id.bytes().all(is_legal) {
+            problems.at("id", format!("`{}` has other characters than letters, digits, `_` and `-`", self.id));
+        }
+        let contracts: Vec<(&str, Address)> = self.named_contracts().collect();
+        for (index, (path, address)) in contracts.iter().enumerate() {
             if address.is_zero() {
                 problems.at(path, "the zero address is no contract");
             }
+            if let Some((other, _)) = contracts[..index].iter().find(|(_, other)| other == address) {
+                problems.at(path, format!("is the same address as {other}"));
+            }
         }
-        if self.decryption == self.kms_generation {
-            problems.at("kms_generation", "is the same address as decryption");
+        if contracts.is_empty() {
+            problems
+                .at("decryption", "none of decryption, kms_generation, protocol_config is given: nothing to answer");
+        }
+        if self.protocol_config.is_some() && self.kms_generation.is_none() {
+            problems.at("kms_generation", "required with protocol_config: it names the keys of an epoch");
+        }
+        if let Some(wallet) = &self.wallet {
+            problems.within("wallet", wallet);
+        }
+        if let Some(submission) = &self.submission {
+            problems.within("submission", submission);
         }
     }
 }
 
 impl DestinationConfig {
-    /// The contracts.
+    /// The configured contracts with their keys.
+    pub fn named_contracts(&self) -> impl Iterator<Item = (&'static str, Address)> {
+        let all = [
+            ("decryption", self.decryption),
+            ("kms_generation", self.kms_generation),
+            ("protocol_config", self.protocol_config),
+        ];
+        all.into_iter().filter_map(|(key, address)| Some((key, address?)))
+    }
+
+    /// The contract that emits requests of this kind and takes their answers.
     #[must_use]
-    pub fn contracts(&self) -> ContractSet {
-        ContractSet { decryption: self.decryption, kms_generation: self.kms_generation }
+    pub fn contract_of(&self, kind: Kind) -> Option<Address> {
+        match kind {
+            Kind::PublicDecryption | Kind::UserDecryption => self.decryption,
+            Kind::NewKmsContext | Kind::NewKmsEpoch | Kind::KmsContextDestroyed | Kind::KmsEpochDestroyed => {
+                self.protocol_config
+            }
+            Kind::PrepKeygen
+            | Kind::Keygen
+            | Kind::Crsgen
+            | Kind::PrssInit
+            | Kind::KeyReshareSameSet
+            | Kind::AbortKeygen
+            | Kind::AbortCrsgen => self.kms_generation,
+        }
+    }
+
+    /// Whether results of this lane can be this destination's.
+    #[must_use]
+    pub fn serves(&self, lane: Lane) -> bool {
+        Kind::ALL.iter().any(|kind| kind.lane() == lane && self.contract_of(*kind).is_some())
+    }
+
+    /// The contracts, as those of a release.
+    #[must_use]
+    pub fn contracts(&self, release: Release) -> ContractSet {
+        ContractSet {
+            release,
+            decryption: self.decryption,
+            kms_generation: self.kms_generation,
+            protocol_config: self.protocol_config,
+        }
     }
 
     /// The domains that answers are signed in.
     #[must_use]
-    pub fn domains(&self) -> Domains {
-        let domain = |name: &str, contract| Domain::new(name, &*self.domain_version, self.chain_id, contract);
+    pub fn domains(&self, release: Release) -> Domains {
+        let domain = |name: &str, contract: Address| Domain::new(name, &*self.domain_version, self.chain_id, contract);
         Domains {
-            decryption: domain(&self.decryption_domain_name, self.decryption),
-            kms_generation: domain(&self.kms_generation_domain_name, self.kms_generation),
+            release,
+            decryption: self.decryption.map(|contract| domain(&self.decryption_domain_name, contract)),
+            kms_generation: self.kms_generation.map(|contract| domain(&self.kms_generation_domain_name, contract)),
+            protocol_config: self.protocol_config.map(|contract| domain(&self.protocol_config_domain_name, contract)),
         }
     }
 }
@@ -273,16 +445,69 @@ pub struct SubmissionConfig {
     pub brief_retry_ms: u64,
     /// Milliseconds that an answer is tried again while the contract says that it is too early for it.
     pub retryable_limit_ms: u64,
-    /// Milliseconds between such tries; doubles up to 60 s.
+    /// Milliseconds between such tries; doubles up to `retry_pause_max_ms`.
     #[schemars(range(min = 10))]
     pub retry_pause_ms: u64,
+    /// Upper end of that doubling.
+    #[schemars(range(min = 10))]
+    pub retry_pause_max_ms: u64,
+    /// Milliseconds that an answer waits for its request to be on the chain that the destination's own nodes show, at the
+    /// destination's finality, while these nodes answer.
+    #[schemars(range(min = 1000))]
+    pub not_yet_patience_ms: u64,
+    /// Milliseconds that the destination's own nodes must keep showing another block in the place of the request's before
+    /// the answer is settled as retracted; and that they must keep showing the request before a retraction, or an answer that
+    /// says "aborted", is given up as contradicted.
+    #[schemars(range(min = 100))]
+    pub orphan_patience_ms: u64,
     /// Transactions with more gas after one that ran out.
     #[schemars(range(min = 0, max = 10))]
     pub gas_tries: u32,
+    /// Transactions after a revert that nothing explains.
+    #[schemars(range(min = 0, max = 10))]
+    pub unexplained_tries: u32,
+    /// Refusals of one nonce's transaction, by an error of the node that this release does not know, before its answer gets
+    /// a transaction of its own making anew.
+    #[schemars(range(min = 1, max = 1000))]
+    pub unknown_refusals: u32,
+    /// Such new transactions before the answer is given up.
+    #[schemars(range(min = 0, max = 100))]
+    pub unsendable_tries: u32,
+    /// Milliseconds before a transaction is sent again that the node refused for now (a missing nonce, missing funds).
+    #[schemars(range(min = 10, max = 60_000))]
+    pub refusal_pause_ms: u64,
+    /// Milliseconds before a receipt is looked up again that the node did not show.
+    #[schemars(range(min = 10, max = 60_000))]
+    pub lookup_retry_ms: u64,
+    /// Milliseconds before sending goes on after no node took a request; doubles up to `send_pause_max_ms`.
+    #[schemars(range(min = 10))]
+    pub send_pause_ms: u64,
+    /// Upper end of that doubling.
+    #[schemars(range(min = 10))]
+    pub send_pause_max_ms: u64,
+    /// Answers about which the chain is asked in one request.
+    #[schemars(range(min = 1, max = 1000))]
+    pub question_batch: usize,
+    /// Latest blocks that are searched for the node's own response event where the contract says that it has the answer
+    /// already. It only adds the transaction's hash to the record.
+    #[schemars(range(min = 1))]
+    pub evidence_blocks: u64,
     /// Milliseconds between two looks at whether the node is registered, after the contract said that it is not; doubles up to
-    /// 5 minutes.
+    /// `registration_probe_max_ms`. Meanwhile every further answer is tried by a call before it is sent.
     #[schemars(range(min = 100))]
     pub registration_probe_ms: u64,
+    /// Upper end of that doubling.
+    #[schemars(range(min = 100))]
+    pub registration_probe_max_ms: u64,
+    /// Milliseconds that an answer is kept for a registration that would make it valid, before it becomes a dead letter.
+    #[schemars(range(min = 1000))]
+    pub registration_limit_ms: u64,
+    /// Gas of a transaction that only fills a gap in the nonces: 21 000, and on a rollup its share of L1.
+    #[schemars(range(min = 21_000))]
+    pub filler_gas: u64,
+    /// Milliseconds between two looks at the account's balance.
+    #[schemars(range(min = 1000))]
+    pub balance_interval_ms: u64,
 }
 
 impl Default for SubmissionConfig {
@@ -308,16 +533,44 @@ impl Default for SubmissionConfig {
             brief_retry_ms: 60_000,
             retryable_limit_ms: 24 * 60 * 60 * 1000,
             retry_pause_ms: 500,
+            retry_pause_max_ms: 60_000,
+            not_yet_patience_ms: 60 * 60 * 1000,
+            orphan_patience_ms: 30_000,
             gas_tries: 3,
+            unexplained_tries: 3,
+            unknown_refusals: 5,
+            unsendable_tries: 2,
+            refusal_pause_ms: 500,
+            lookup_retry_ms: 1_000,
+            send_pause_ms: 100,
+            send_pause_max_ms: 5_000,
+            question_batch: 100,
+            evidence_blocks: 5_000,
             registration_probe_ms: 5_000,
+            registration_probe_max_ms: 300_000,
+            registration_limit_ms: 7 * 24 * 60 * 60 * 1000,
+            filler_gas: 100_000,
+            balance_interval_ms: 30_000,
         }
     }
 }
 
 impl Configuration for SubmissionConfig {
     fn validate(&self, problems: &mut Problems) {
-        if self.resend_max_ms < self.resend_after_ms {
-            problems.at("resend_max_ms", "must not be below resend_after_ms");
+        for (upper, most, lower, least) in [
+            ("resend_max_ms", self.resend_max_ms, "resend_after_ms", self.resend_after_ms),
+            ("retry_pause_max_ms", self.retry_pause_max_ms, "retry_pause_ms", self.retry_pause_ms),
+            ("send_pause_max_ms", self.send_pause_max_ms, "send_pause_ms", self.send_pause_ms),
+            (
+                "registration_probe_max_ms",
+                self.registration_probe_max_ms,
+                "registration_probe_ms",
+                self.registration_probe_ms,
+            ),
+        ] {
+            if most < least {
+                problems.at(upper, format!("must not be below {lower}"));
+            }
         }
         if self.priority_fee_wei > self.max_fee_per_gas_wei {
             problems.at("priority_fee_wei", "must not be above max_fee_per_gas_wei");
@@ -336,8 +589,8 @@ impl SubmissionConfig {
             resend_max_ms: self.resend_max_ms,
             replace_after_rounds: destination.pool.then_some(self.replace_after_rounds),
             max_variants: self.max_variants,
-            refusal_pause_ms: 500,
-            lookup_retry_ms: 1_000,
+            refusal_pause_ms: self.refusal_pause_ms,
+            lookup_retry_ms: self.lookup_retry_ms,
             confirmations: destination.confirmations,
             past_memory_ms: 10 * self.journal_memory_s * 1000,
         }
@@ -372,9 +625,10 @@ impl SubmissionConfig {
             brief_ms: self.brief_retry_ms,
             retryable_ms: self.retryable_limit_ms,
             pause_ms: self.retry_pause_ms,
-            max_pause_ms: 60_000,
+            max_pause_ms: self.retry_pause_max_ms,
             gas_tries: self.gas_tries,
-            unexplained_tries: 3,
+            unexplained_tries: self.unexplained_tries,
+            registration_ms: self.registration_limit_ms,
         }
     }
 
@@ -391,7 +645,7 @@ impl SubmissionConfig {
 pub struct LanesConfig {
     /// Public and user decryptions.
     pub decryption: LaneConfig,
-    /// Preprocessing, keys, CRS, PRSS, resharing.
+    /// Preprocessing, keys, CRS, PRSS, resharing, contexts, epochs, aborts.
     pub key_management: LaneConfig,
 }
 
@@ -444,12 +698,20 @@ mod tests {
 
     const KEY: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
     const SMALLEST: [&str; 6] = [
-        "destination.chain_id=31337",
-        "destination.rpc_urls=http://127.0.0.1:8545",
-        "destination.decryption=0x00000000000000000000000000000000000dec01",
-        "destination.kms_generation=0x00000000000000000000000000000000000dec02",
+        "destination.0.chain_id=31337",
+        "destination.0.rpc_urls=http://127.0.0.1:8545",
+        "destination.0.decryption=0x00000000000000000000000000000000000dec01",
+        "destination.0.kms_generation=0x00000000000000000000000000000000000dec02",
         "signer.address=0x0000000000000000000000000000000000000051",
         "wallet.private_key=0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80",
+    ];
+    /// The Ethereum host chain beside the Gateway.
+    const SECOND: [&str; 5] = [
+        "destination.1.id=ethereum",
+        "destination.1.chain_id=12345",
+        "destination.1.rpc_urls=http://127.0.0.1:8546",
+        "destination.1.kms_generation=0x00000000000000000000000000000000000dec02",
+        "destination.1.protocol_config=0x00000000000000000000000000000000000dec03",
     ];
 
     fn with(more: &[&str]) -> Sources {
@@ -457,25 +719,36 @@ mod tests {
         Sources { set, ..Sources::default() }
     }
 
+    fn paths(sources: &Sources) -> Vec<String> {
+        let errors = load::<EmitterConfig>(sources).unwrap_err();
+        errors.problems().iter().map(|problem| problem.path.clone()).collect()
+    }
+
     #[test]
     fn chain_signer_and_wallet_are_all_that_has_to_be_given() {
         let loaded = load::<EmitterConfig>(&with(&[])).unwrap();
         assert!(!loaded.to_toml().contains(KEY), "a private key is printed");
-        let policy = loaded.config.submission.nonce_policy(&loaded.config.destination);
+        let destination = &loaded.config.destination[0];
+        let policy = loaded.config.submission.nonce_policy(destination);
         assert_eq!((policy.confirmations, policy.replace_after_rounds), (0, Some(3)));
+        assert_eq!(destination.id, "gateway");
+        assert_eq!(
+            (destination.finality, destination.key_management_finality),
+            (Finality::Latest, Finality::Finalized)
+        );
     }
 
     #[test]
     fn a_chain_without_a_pool_replaces_nothing() {
-        let loaded = load::<EmitterConfig>(&with(&["destination.pool=false"])).unwrap();
-        let policy = loaded.config.submission.nonce_policy(&loaded.config.destination);
+        let loaded = load::<EmitterConfig>(&with(&["destination.0.pool=false"])).unwrap();
+        let policy = loaded.config.submission.nonce_policy(&loaded.config.destination[0]);
         assert_eq!(policy.replace_after_rounds, None);
     }
 
     #[test]
     fn every_mistake_is_told_at_once() {
         let mistakes = [
-            "destination.kms_generation=0x00000000000000000000000000000000000dec01",
+            "destination.0.kms_generation=0x00000000000000000000000000000000000dec01",
             "wallet.private_key=nonsense",
             "submission.max_in_flight=0",
             "submission.resend_max_ms=200",
@@ -484,7 +757,7 @@ mod tests {
         let errors = load::<EmitterConfig>(&with(&mistakes)).unwrap_err();
         let paths: Vec<&str> = errors.problems().iter().map(|problem| problem.path.as_str()).collect();
         for path in [
-            "destination.kms_generation",
+            "destination[0].kms_generation",
             "wallet.private_key",
             "submission.max_in_flight",
             "submission.resend_max_ms",
@@ -497,7 +770,48 @@ mod tests {
 
     #[test]
     fn a_key_of_another_account_than_the_one_given_is_refused() {
-        let errors = load::<EmitterConfig>(&with(&["wallet.address=0x0000000000000000000000000000000000000001"]));
-        assert_eq!(errors.unwrap_err().problems()[0].path, "wallet.address");
+        let wrong = ["wallet.address=0x0000000000000000000000000000000000000001"];
+        assert_eq!(paths(&with(&wrong)), ["wallet.address"]);
+    }
+
+    #[test]
+    fn two_chains_share_the_wallet_and_each_may_have_its_own_way_of_sending() {
+        let mut set = SECOND.to_vec();
+        set.push("destination.1.submission.priority_fee_wei=1000000000");
+        let config = load::<EmitterConfig>(&with(&set)).unwrap().config;
+        let [gateway, ethereum] = &config.destination[..] else { panic!() };
+        assert_eq!(config.account(gateway), config.account(ethereum));
+        assert_eq!(config.submission_of(gateway).priority_fee_wei, 1);
+        assert_eq!(config.submission_of(ethereum).priority_fee_wei, 1_000_000_000);
+        assert!(gateway.serves(Lane::Decryption) && gateway.serves(Lane::KeyManagement));
+        assert!(!ethereum.serves(Lane::Decryption) && ethereum.serves(Lane::KeyManagement));
+        assert_eq!(ethereum.contract_of(Kind::NewKmsEpoch), ethereum.protocol_config);
+        assert_eq!(gateway.contract_of(Kind::NewKmsEpoch), None);
+    }
+
+    #[test]
+    fn destinations_that_would_take_each_others_nonces_contracts_or_names_are_refused() {
+        let mut set = SECOND.to_vec();
+        set.extend(["destination.1.id=gateway", "destination.1.chain_id=31337"]);
+        let found = paths(&with(&set));
+        assert_eq!(found, ["destination[1].id", "destination[1].kms_generation", "destination[1].chain_id"]);
+
+        // An account of its own, and contracts of its own.
+        let mut set = SECOND.to_vec();
+        set.extend([
+            "destination.1.chain_id=31337",
+            "destination.1.kms_generation=0x00000000000000000000000000000000000dec04",
+            "destination.1.wallet.private_key=0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d",
+        ]);
+        assert!(load::<EmitterConfig>(&with(&set)).is_ok());
+    }
+
+    #[test]
+    fn a_destination_without_contracts_or_with_half_of_a_host_chain_is_refused() {
+        let mut set = SECOND.to_vec();
+        set.truncate(3);
+        assert_eq!(paths(&with(&set)), ["destination[1].decryption"]);
+        set.push(SECOND[4]);
+        assert_eq!(paths(&with(&set)), ["destination[1].kms_generation"]);
     }
 }

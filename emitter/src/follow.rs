@@ -14,10 +14,8 @@ use kms_schemas::record::BlockRef;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::Metrics;
 use crate::nonce::{Mined, Nonce};
-
-/// Blocks whose receipts are read one after the other after an outage; what was mined before them is looked up by hash.
-const CATCH_UP_BLOCKS: u64 = 64;
 
 /// What the chain did.
 #[derive(Debug)]
@@ -73,12 +71,16 @@ pub struct Follower {
     pub interval: Duration,
     /// The same while nothing is.
     pub idle_interval: Duration,
+    /// Blocks whose receipts are read one after the other after an outage.
+    pub catch_up_blocks: u64,
     /// What is asked for.
     pub wishes: Arc<Wishes>,
     /// Where it is told.
     pub events: mpsc::Sender<ChainEvent>,
     /// Readiness of the destination.
     pub check: Check,
+    /// Happenings of the destination.
+    pub metrics: Metrics,
 }
 
 impl Follower {
@@ -100,14 +102,15 @@ impl Follower {
             match self.look().await {
                 Ok(()) if failures == 0 => {}
                 Ok(()) => {
-                    tracing::info!("the destination answers again");
+                    tracing::info!(destination = self.metrics.destination(), "the destination answers again");
                     self.check.ready();
                     failures = 0;
                     self.tell(ChainEvent::Recovered).await;
                 }
                 Err(error) => {
                     if failures == 0 {
-                        tracing::warn!(code = error.code(), %error, "the destination cannot be read, trying again");
+                        let (destination, code) = (self.metrics.destination(), error.code());
+                        tracing::warn!(destination, code, %error, "the destination cannot be read, trying again");
                         self.check.not_ready("the destination's RPC endpoints do not answer");
                     }
                     failures = failures.saturating_add(1);
@@ -142,7 +145,7 @@ impl Follower {
 
     /// The blocks between the last one known and this head.
     async fn tell_blocks_before(&mut self, head: &Block) -> Result<bool, RpcError> {
-        let first = (self.last.number + 1).max(head.number().saturating_sub(CATCH_UP_BLOCKS));
+        let first = (self.last.number + 1).max(head.number().saturating_sub(self.catch_up_blocks));
         if first >= head.number() {
             return Ok(true);
         }

@@ -1,7 +1,7 @@
-//! What happens to one record of a results topic: decode, verify, hand to the submitter, and write how it ended.
+//! What happens to one record of a results topic: decode, judge, hand to the submitter, and write how it ended.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use alloy::primitives::{Bytes, keccak256};
 use kms_runtime::stage::{Attempt, Carry, Failure, Handler, InputRecord, Outcome, OutcomeView, OutputRecord};
@@ -14,9 +14,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::unix_ms;
 use crate::codes::INTERRUPTED;
-use crate::metrics;
+use crate::judge::{Judge, Judgement};
 use crate::submitter::{End, Ended, ItemKey, Job};
-use crate::verify::{Call, Checked, Verifier};
+use crate::verify::Call;
+use crate::waits::{Patience, Waits};
 
 /// Name of the service in records, groups and transactional ids.
 pub const SERVICE: &str = "emitter";
@@ -24,12 +25,14 @@ pub const SERVICE: &str = "emitter";
 /// The submitter, as a dependency whose outage burns no attempts.
 const SUBMITTER: &str = "submitter";
 
-/// Handles the results of one lane.
+/// Handles the results of one lane, for one destination.
 pub struct ResultHandler {
     codec: Codec,
     topics: Topics,
     lane: Lane,
-    verifier: Arc<Verifier>,
+    judge: Arc<Judge>,
+    patience: Patience,
+    waits: Waits,
     jobs: mpsc::Sender<Job>,
     source: String,
 }
@@ -37,9 +40,16 @@ pub struct ResultHandler {
 impl ResultHandler {
     /// A handler that hands what is to be submitted to `jobs`.
     #[must_use]
-    pub fn new(codec: Codec, topics: Topics, lane: Lane, verifier: Arc<Verifier>, jobs: mpsc::Sender<Job>) -> Self {
+    pub fn new(
+        codec: Codec,
+        topics: Topics,
+        lane: Lane,
+        judge: Arc<Judge>,
+        patience: Patience,
+        jobs: mpsc::Sender<Job>,
+    ) -> Self {
         let source = format!("/{}/{SERVICE}", topics.prefix());
-        Self { codec, topics, lane, verifier, jobs, source }
+        Self { codec, topics, lane, judge, patience, waits: Waits::default(), jobs, source }
     }
 
     fn decode(&self, record: &InputRecord) -> Result<ResultRecord, CodecError> {
@@ -84,28 +94,63 @@ impl ResultHandler {
     }
 }
 
+impl ResultHandler {
+    /// What is to be done with a result, when it has waited enough.
+    async fn judge(&self, record: &InputRecord, result: &ResultRecord) -> Result<Judgement, Outcome> {
+        let place = (record.partition, record.offset);
+        let judgement = match self.judge.judge(result).await {
+            Judgement::Wait { budget, why, then } => {
+                match self.waits.again(place, budget, &self.patience, Instant::now()) {
+                    Some(after) => return Err(Outcome::Wait { after, why }),
+                    None => *then,
+                }
+            }
+            Judgement::Outage(why) => return Err(Outcome::Retry { after: None, why }),
+            judgement => judgement,
+        };
+        self.waits.over(place);
+        Ok(judgement)
+    }
+
+    fn settle(&self, record: &InputRecord, result: ResultRecord, verdict: Verdict) -> Outcome {
+        let name = if verdict == Verdict::Retracted { "retracted" } else { "no_answer_on_chain" };
+        self.judge.metrics.settled(result.identity.kind, name, None);
+        self.submission(record, result, verdict, 0)
+    }
+
+    fn refuse(&self, why: Failure) -> Outcome {
+        self.judge.metrics.refused(why.code);
+        Outcome::DeadLetter { why }
+    }
+}
+
 impl Handler for ResultHandler {
     async fn handle(&self, record: Arc<InputRecord>, attempt: Attempt) -> Outcome {
         let result = match self.decode(&record) {
             Ok(result) => result,
-            Err(error) => return Outcome::DeadLetter { why: Failure::new(error.code(), error.to_string()) },
-        };
-        let call = match self.verifier.check(&result) {
-            Ok(Checked::Call(call)) => call,
-            Ok(Checked::NoAnswerOnChain) => {
-                metrics::settled(result.identity.kind, "no_answer_on_chain", None);
-                return self.submission(&record, result, Verdict::NoAnswerOnChain, 0);
+            // Whose it would be cannot be told: the first destination speaks for it.
+            Err(error) if self.judge.routes.is_first() => {
+                return self.refuse(Failure::new(error.code(), error.to_string()));
             }
-            Ok(Checked::Retracted) => {
-                metrics::settled(result.identity.kind, "retracted", None);
-                return self.submission(&record, result, Verdict::Retracted, 0);
-            }
-            Err(error) => {
-                metrics::refused(error.code());
-                return Outcome::DeadLetter { why: Failure::new(error.code(), error.to_string()) };
-            }
+            Err(_) => return Outcome::Done(Vec::new()),
         };
         let interrupted = |text| Outcome::Retry { after: None, why: Failure::outage(INTERRUPTED, SUBMITTER, text) };
+        let judged = tokio::select! {
+            () = attempt.cancel.cancelled() => return interrupted("the attempt was cancelled"),
+            judged = self.judge(&record, &result) => judged,
+        };
+        let call = match judged {
+            Ok(Judgement::Send(call)) => call,
+            Ok(Judgement::LeaveAlone) => {
+                self.judge.metrics.left_alone();
+                return Outcome::Done(Vec::new());
+            }
+            Ok(Judgement::Settle(verdict)) => return self.settle(&record, result, verdict),
+            Ok(Judgement::Refuse(why) | Judgement::Outage(why) | Judgement::Wait { why, .. }) => {
+                return self.refuse(why);
+            }
+            Err(outcome) => return outcome,
+        };
         let ended = tokio::select! {
             () = attempt.cancel.cancelled() => return interrupted("the attempt was cancelled"),
             ended = self.submit(&record, &result, call) => ended,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use alloy::primitives::{Address, Bytes, keccak256};
+use alloy::primitives::{Bytes, keccak256};
 use kms_runtime::kafka::{
     BatchError, KafkaConfig, LogContext, OutgoingRecord, ProducerError, ReadError, StoredRecord, TransactionalProducer,
     read_to_end,
@@ -25,12 +25,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::unix_ms;
+use crate::codes::FOREIGN_INTENT;
 use crate::fees::Fees;
 use crate::handler::SERVICE;
-use crate::metrics;
+use crate::metrics::Metrics;
 use crate::nonce::{Millis, Nonce, Variant};
 use crate::submitter::ItemKey;
-use crate::wallet::{Payload, SignedTransaction, Wallet};
+use crate::wallet::{self, Payload, SignedTransaction, Wallet};
 
 /// What the planner wants signed.
 #[derive(Clone, Debug)]
@@ -117,7 +118,17 @@ struct Found {
     /// Of this sender.
     intents: Vec<StoredIntent>,
     /// Written by nobody's journal.
-    foreign: Vec<(StoredRecord, CodecError)>,
+    foreign: Vec<Foreign>,
+}
+
+impl Found {
+    fn keep(&mut self, record: StoredRecord, code: &'static str, text: String) {
+        if self.foreign.len() < MOST_FOREIGN {
+            self.foreign.push(Foreign { record, code, text });
+        } else {
+            tracing::warn!(offset = record.offset, code, reason = text, "foreign record in the journal");
+        }
+    }
 }
 
 /// The journal of one sender on one chain.
@@ -127,8 +138,26 @@ pub struct Journal {
     codec: Codec,
     topic: String,
     source: String,
-    chain_id: u64,
-    wallet: Wallet,
+    account: Account,
+    metrics: Metrics,
+}
+
+/// Whose journal it is.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// The transaction sender.
+    pub wallet: Wallet,
+    /// Whether this destination speaks for what is nobody's.
+    pub is_first: bool,
+}
+
+/// What is in the journal and is no release's writing, or not its sender's.
+struct Foreign {
+    record: StoredRecord,
+    code: &'static str,
+    text: String,
 }
 
 impl Journal {
@@ -140,24 +169,26 @@ impl Journal {
         kafka: Arc<KafkaConfig>,
         topics: &Topics,
         codec: Codec,
-        chain_id: u64,
-        wallet: Wallet,
+        account: Account,
+        metrics: Metrics,
         keep_on: impl FnMut() -> bool,
     ) -> Result<Self, JournalError> {
         // Not by instance: whoever leads must fence whoever led.
-        let id = format!("{}.emitter.intents.{chain_id}.{:#x}", topics.prefix(), wallet.address());
+        let (chain_id, sender) = (account.chain_id, account.wallet.address());
+        let id = format!("{}.emitter.intents.{chain_id}.{sender:#x}", topics.prefix());
         let limit = u32::try_from(MAX_RECORD_BYTES).unwrap_or(u32::MAX);
         let producer = TransactionalProducer::new(&kafka, "emitter", &id, limit).map_err(JournalError::Client)?;
         producer.init(keep_on)?;
         let source = format!("/{}/emitter", topics.prefix());
-        Ok(Self { producer, kafka, codec, topic: topics.intents().to_owned(), source, chain_id, wallet })
+        Ok(Self { producer, kafka, codec, topic: topics.intents().to_owned(), source, account, metrics })
     }
 
     /// Reads what may still matter: every intent of this sender from `settled_below` of the newest one on. Blocking.
     ///
     /// # Errors
     /// See [`JournalError`]. A record of an unknown schema is an error: a newer release may have written it, and it could be bytes that
-    /// reach the chain. What no release writes becomes a dead letter.
+    /// reach the chain. What no release writes becomes a dead letter, and so does what names this sender without being what
+    /// its key signed for the results that it names.
     pub fn read(&self) -> Result<Vec<StoredIntent>, JournalError> {
         const FIRST_STEP: i64 = 1_000;
         let (begin, end) = self.watermarks()?;
@@ -184,12 +215,13 @@ impl Journal {
         let patience = self.patience();
         let mut found = Found::default();
         let mut broken = None;
-        let sender = self.wallet.address();
+        let (chain_id, sender) = (self.account.chain_id, self.account.wallet.address());
         read_to_end(&self.kafka, "emitter", &self.topic, 0, Some(from), patience, |record| {
             match self.codec.decode::<Intent>(&self.topic, record.value.as_deref().unwrap_or_default()) {
-                Ok(intent) if intent.chain_id == self.chain_id && intent.sender == sender => {
-                    found.intents.push(StoredIntent { offset: record.offset, intent });
-                }
+                Ok(intent) if intent.chain_id == chain_id && intent.sender == sender => match genuine(&intent) {
+                    Ok(()) => found.intents.push(StoredIntent { offset: record.offset, intent }),
+                    Err(text) => found.keep(record, FOREIGN_INTENT, text.to_owned()),
+                },
                 // Another sender's, of another deployment on this prefix or from before a change of wallet.
                 Ok(_) => {}
                 Err(
@@ -200,8 +232,8 @@ impl Journal {
                     broken.get_or_insert(JournalError::Undecodable { offset: record.offset, source });
                 }
                 // Kafka keeps bytes as they were written, and no release writes these.
-                Err(error) if found.foreign.len() < MOST_FOREIGN => found.foreign.push((record, error)),
-                Err(error) => tracing::warn!(offset = record.offset, %error, "foreign record in the journal"),
+                Err(error) if self.account.is_first => found.keep(record, error.code(), error.to_string()),
+                Err(_) => {}
             }
         })?;
         match broken {
@@ -216,17 +248,18 @@ impl Journal {
     }
 
     /// Keeps what others wrote into the journal as dead letters, unless a start before this one did.
-    fn bury(&self, mut foreign: Vec<(StoredRecord, CodecError)>) -> Result<(), JournalError> {
+    fn bury(&self, mut foreign: Vec<Foreign>) -> Result<(), JournalError> {
         if foreign.is_empty() {
             return Ok(());
         }
         let topics = Topics::new(&self.kafka.topic_prefix);
         let known = self.buried(&topics)?;
-        foreign.retain(|(record, _)| !known.contains(&record.offset));
+        foreign.retain(|one| !known.contains(&one.record.offset));
         let mut letters = Vec::with_capacity(foreign.len());
-        for (record, error) in foreign {
-            tracing::warn!(offset = record.offset, %error, code = error.code(), "foreign record in the journal, kept as a dead letter");
-            letters.extend(self.dead_letter(topics.dead_letters(), record, &error));
+        for one in foreign {
+            let (offset, code, reason) = (one.record.offset, one.code, &one.text);
+            tracing::warn!(offset, code, reason, "foreign record in the journal, kept as a dead letter");
+            letters.extend(self.dead_letter(topics.dead_letters(), one));
         }
         while !letters.is_empty() {
             match self.producer.write(&letters, Instant::now() + Duration::from_secs(30)) {
@@ -257,10 +290,11 @@ impl Journal {
         Ok(offsets)
     }
 
-    fn dead_letter(&self, topic: &str, record: StoredRecord, error: &CodecError) -> Option<OutgoingRecord> {
+    fn dead_letter(&self, topic: &str, foreign: Foreign) -> Option<OutgoingRecord> {
         /// Above it, length and digest have to do: the letter must fit what the journal's producer takes.
         const LARGEST_VALUE: usize = MAX_RECORD_BYTES / 2;
         let now = SystemTime::now();
+        let Foreign { record, code, text } = foreign;
         let value = record.value.unwrap_or_default();
         let letter = DeadLetter {
             service: SERVICE.to_owned(),
@@ -271,8 +305,8 @@ impl Journal {
             value_bytes: value.len() as u64,
             value_digest: keccak256(&value),
             value: (value.len() <= LARGEST_VALUE).then(|| value.into()),
-            reason: error.code().to_owned(),
-            text: error.to_string(),
+            reason: code.to_owned(),
+            text,
             attempts: 1,
             dead_ms: unix_ms(now),
         };
@@ -346,7 +380,7 @@ impl Journal {
         while !records.is_empty() {
             match self.producer.write(&records, Instant::now() + Duration::from_secs(30)) {
                 Ok(written) => {
-                    metrics::journal_committed(records.len(), started.elapsed());
+                    self.metrics.journal_committed(records.len(), started.elapsed());
                     for ((nonce, variant), (_, offset)) in signed.into_iter().zip(written) {
                         outcomes.push(Journalled::Committed { nonce, variant, offset });
                     }
@@ -370,12 +404,12 @@ impl Journal {
     /// The bytes and their record; else why there can be none.
     fn sign(&self, draft: Draft, settled_below: i64) -> Result<(Variant<ItemKey>, OutgoingRecord), String> {
         let Draft { nonce, attempt, items, payload, fees } = draft;
-        let signed = self.wallet.sign(self.chain_id, nonce, &payload, fees);
+        let signed = self.account.wallet.sign(self.account.chain_id, nonce, &payload, fees);
         let SignedTransaction { raw, hash } = signed.map_err(|error| error.to_string())?;
         let (keys, items): (Vec<ItemKey>, Vec<IntentItem>) = items.into_iter().unzip();
-        let sender = self.wallet.address();
+        let (chain_id, sender) = (self.account.chain_id, self.account.wallet.address());
         let intent = Intent {
-            chain_id: self.chain_id,
+            chain_id,
             sender,
             nonce: nonce.0,
             attempt,
@@ -389,18 +423,35 @@ impl Journal {
         let record = OutgoingRecord {
             topic: self.topic.clone(),
             partition: Some(0),
-            key: Some(intent_key(self.chain_id, sender, nonce.0, attempt)),
+            key: Some(intent_key(chain_id, sender, nonce.0, attempt)),
             value: Some(value),
             headers: headers(&self.source, SystemTime::now(), &intent),
         };
         Ok((Variant { attempt, hash, raw, fees, items: keys }, record))
     }
+}
 
-    /// The account whose journal this is.
-    #[must_use]
-    pub fn sender(&self) -> Address {
-        self.wallet.address()
+/// Whether an intent is what its sender's key signed, for the very results that it names; else what contradicts that.
+///
+/// Whoever can write to the journal could otherwise have foreign bytes sent, occupy nonces, or have results believed to be
+/// carried by a transaction that carries others. What he still can do is write an old record once more, which says
+/// nothing new.
+fn genuine(intent: &Intent) -> Result<(), &'static str> {
+    let Some(signed) = wallet::read_back(&intent.raw) else { return Err("its bytes are no transaction") };
+    if signed.sender != Some(intent.sender) {
+        return Err("its transaction is signed by another key than its sender's");
     }
+    if signed.chain_id != Some(intent.chain_id) || signed.nonce.0 != intent.nonce || signed.hash != intent.hash {
+        return Err("its transaction has another chain, nonce or hash than it says");
+    }
+    // Every response function has the request's id as its first argument.
+    let id = signed.payload.data.get(4..36);
+    let carries = |item: &IntentItem| {
+        item.identity.chain_id == intent.chain_id
+            && item.identity.contract == signed.payload.to
+            && id == Some(item.identity.id.0.as_slice())
+    };
+    if intent.items.iter().all(carries) { Ok(()) } else { Err("its transaction carries another answer than it says") }
 }
 
 /// Which offsets of the journal are still open; from it follows where recovery may start to read. Pure.
@@ -467,7 +518,67 @@ impl OpenIntents {
 
 #[cfg(test)]
 mod tests {
+    use alloy::primitives::{Address, B256};
+    use kms_runtime::config::Secret;
+    use kms_schemas::identity::{Identity, Kind, RequestId};
+
     use super::*;
+
+    const ID: RequestId = RequestId(B256::repeat_byte(3));
+
+    /// An intent as the journal writes it: one answer to request 3 of contract 5.
+    fn intent() -> Intent {
+        let wallet = Wallet::new(&Secret::new(format!("0x{}", "11".repeat(32)))).unwrap();
+        let data = [&[1, 2, 3, 4][..], ID.0.as_slice(), &[9; 64]].concat();
+        let payload = Payload { to: Address::repeat_byte(5), data: data.into(), gas_limit: 100_000 };
+        let signed = wallet.sign(7, Nonce(4), &payload, Fees { max_fee: 10, priority: 1 }).unwrap();
+        let contract = Address::repeat_byte(5);
+        let identity = Identity { chain_id: 7, contract, kind: Kind::PublicDecryption, id: ID };
+        let result = Coordinates { topic: "results".to_owned(), partition: 0, offset: 1 };
+        Intent {
+            chain_id: 7,
+            sender: wallet.address(),
+            nonce: 4,
+            attempt: 0,
+            raw: signed.raw,
+            hash: signed.hash,
+            items: vec![IntentItem { result, identity }],
+            settled_below: 0,
+            written_ms: 0,
+        }
+    }
+
+    #[test]
+    fn what_the_journal_writes_is_believed_when_it_is_read_back() {
+        assert_eq!(genuine(&intent()), Ok(()));
+        // A gap's filler carries nothing.
+        assert_eq!(genuine(&Intent { items: Vec::new(), ..intent() }), Ok(()));
+    }
+
+    #[test]
+    fn p4_an_intent_that_its_sender_did_not_sign_for_its_results_is_not_believed() {
+        let changes: [fn(&mut Intent); 8] = [
+            |one| one.sender = Address::repeat_byte(1),
+            |one| one.raw = Bytes::from_static(b"anything"),
+            |one| one.nonce = 5,
+            |one| one.hash = B256::ZERO,
+            |one| one.chain_id = 8,
+            |one| one.items[0].identity.id = RequestId(B256::repeat_byte(4)),
+            |one| one.items[0].identity.contract = Address::repeat_byte(6),
+            |one| {
+                // A transaction of somebody else, put under our name.
+                let other = Wallet::new(&Secret::new(format!("0x{}", "22".repeat(32)))).unwrap();
+                let payload = wallet::read_back(&one.raw).unwrap().payload;
+                let signed = other.sign(7, Nonce(4), &payload, Fees { max_fee: 10, priority: 1 }).unwrap();
+                (one.raw, one.hash) = (signed.raw, signed.hash);
+            },
+        ];
+        for (index, change) in changes.into_iter().enumerate() {
+            let mut forged = intent();
+            change(&mut forged);
+            assert!(genuine(&forged).is_err(), "change {index}");
+        }
+    }
 
     #[test]
     fn recovery_reads_from_the_lowest_open_record_on() {

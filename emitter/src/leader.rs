@@ -16,10 +16,21 @@ use rdkafka::statistics::Statistics;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Whether this process leads, as the group sees it.
+/// What this process is in the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The group has not said yet.
+    Joining,
+    /// Another process holds the partition.
+    Standby,
+    /// This one does.
+    Leader,
+}
+
+/// What this process is, as the group sees it.
 #[derive(Debug)]
 pub struct Leadership {
-    leads: watch::Receiver<bool>,
+    role: watch::Receiver<Role>,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
@@ -30,7 +41,7 @@ impl Leadership {
     /// # Errors
     /// The client library refuses the settings, or there is no thread.
     pub fn contend(config: &KafkaConfig, topic: &str, chain_id: u64, sender: Address) -> Result<Self, LeadershipError> {
-        let (tell, leads) = watch::channel(false);
+        let (tell, role) = watch::channel(Role::Joining);
         let group = format!("{}.emitter.leader.{chain_id}.{sender:#x}", config.topic_prefix);
         let mut settings = config.consumer("emitter", &group);
         settings
@@ -45,26 +56,26 @@ impl Leadership {
             .name("emitter-leader".to_owned())
             .spawn(move || run(&consumer, &stopped))
             .map_err(LeadershipError::Thread)?;
-        Ok(Self { leads, stop, thread: Some(thread) })
+        Ok(Self { role, stop, thread: Some(thread) })
     }
 
     /// Waits until this process leads.
     pub async fn acquired(&mut self) {
         // The sender lives as long as the thread; without it there is nothing to wait for any more.
-        if self.leads.wait_for(|leads| *leads).await.is_err() {
+        if self.role.wait_for(|role| *role == Role::Leader).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
     /// Waits until this process no longer leads.
     pub async fn lost(&mut self) {
-        let _ = self.leads.wait_for(|leads| !leads).await;
+        let _ = self.role.wait_for(|role| *role != Role::Leader).await;
     }
 
     /// A second view, for a task of its own.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<bool> {
-        self.leads.clone()
+    pub fn watch(&self) -> watch::Receiver<Role> {
+        self.role.clone()
     }
 
     /// Leaves the group, so that a standby takes over at once.
@@ -102,11 +113,11 @@ fn run(consumer: &BaseConsumer<Election>, stop: &CancellationToken) {
     }
     consumer.unsubscribe();
     consumer.poll(STEP);
-    consumer.context().tell.send_replace(false);
+    consumer.context().tell.send_replace(Role::Standby);
 }
 
 struct Election {
-    tell: watch::Sender<bool>,
+    tell: watch::Sender<Role>,
 }
 
 impl ClientContext for Election {
@@ -126,15 +137,16 @@ impl ConsumerContext for Election {
         if let Rebalance::Revoke(partitions) = rebalance
             && partitions.count() > 0
         {
-            self.tell.send_replace(false);
+            self.tell.send_replace(Role::Standby);
         }
     }
 
     fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Assign(partitions) = rebalance
-            && partitions.count() > 0
-        {
-            self.tell.send_replace(true);
+        let Rebalance::Assign(partitions) = rebalance else { return };
+        if partitions.count() > 0 {
+            self.tell.send_replace(Role::Leader);
+        } else if *self.tell.borrow() == Role::Joining {
+            self.tell.send_replace(Role::Standby);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! One place per happening: log and metric together.
+//! One place per happening: log and metric together. Everything but the description belongs to one destination, by whose
+//! name it is labelled.
 
 use std::time::Duration;
 
@@ -25,7 +26,11 @@ pub fn describe() {
         "kms_connector_destination_base_fee_gwei",
         "Base fee of the destination's latest block that was read"
     );
-    describe_gauge!("kms_connector_submissions_held", "1 while the contract does not accept this node, else 0");
+    describe_gauge!(
+        "kms_connector_submissions_held",
+        Unit::Count,
+        "Answers that the contract does not accept from this node, kept until it does"
+    );
     describe_counter!("kms_connector_sends_total", Unit::Count, "Transactions sent, by what the node said");
     describe_counter!("kms_connector_submissions_total", Unit::Count, "Settled results, by kind and verdict");
     describe_counter!("kms_connector_reverts_total", Unit::Count, "Reverts of answers, by error and class");
@@ -34,87 +39,183 @@ pub fn describe() {
     describe_counter!("kms_connector_gas_estimates_total", Unit::Count, "Calls of eth_estimateGas");
     describe_counter!("kms_connector_gas_used_total", Unit::Count, "Gas used by answers, by kind");
     describe_counter!("kms_connector_results_refused_total", Unit::Count, "Results that failed verification, by code");
+    describe_counter!(
+        "kms_connector_proofs_total",
+        Unit::Count,
+        "Results held against the destination's own view of the chain, by what it showed"
+    );
+    describe_counter!("kms_connector_results_left_total", Unit::Count, "Results of another destination, left alone");
+    describe_counter!("kms_connector_destination_failures_total", Unit::Count, "Terms that failed, by code");
     describe_counter!("kms_connector_intents_journalled_total", Unit::Count, "Intents committed to the journal");
     describe_histogram!("kms_connector_journal_commit_seconds", Unit::Seconds, "Time of one commit of the journal");
     describe_histogram!("kms_connector_submission_seconds", Unit::Seconds, "From a result's intake to its settlement");
 }
 
-/// Leadership changed.
-pub fn leads(leads: bool) {
-    if leads {
-        tracing::info!("this emitter is the active one");
+/// The happenings of one destination.
+#[derive(Clone, Copy, Debug)]
+pub struct Metrics {
+    /// Its name; there are as many as the configuration lists.
+    destination: &'static str,
+}
+
+impl Metrics {
+    /// Those of the destination of this name.
+    #[must_use]
+    pub const fn of(destination: &'static str) -> Self {
+        Self { destination }
     }
-    gauge!("kms_connector_emitter_leader").set(if leads { 1.0 } else { 0.0 });
-}
 
-/// A batch of intents was committed.
-pub fn journal_committed(intents: usize, took: Duration) {
-    counter!("kms_connector_intents_journalled_total").increment(intents as u64);
-    histogram!("kms_connector_journal_commit_seconds").record(took.as_secs_f64());
-}
-
-/// A node said something to a transaction.
-pub fn sent(outcome: &'static str) {
-    counter!("kms_connector_sends_total", "outcome" => outcome).increment(1);
-}
-
-/// A transaction is signed: for an answer the first time, again, or to fill a gap.
-pub fn signing(why: &'static str) {
-    counter!("kms_connector_transactions_signed_total", "why" => why).increment(1);
-}
-
-/// A result is settled.
-pub fn settled(kind: Kind, verdict: &'static str, took: Option<Duration>) {
-    counter!("kms_connector_submissions_total", "kind" => kind.as_str(), "verdict" => verdict).increment(1);
-    if let Some(took) = took {
-        histogram!("kms_connector_submission_seconds").record(took.as_secs_f64());
+    /// Name of the destination.
+    #[must_use]
+    pub const fn destination(self) -> &'static str {
+        self.destination
     }
-}
 
-/// An answer used gas.
-pub fn gas_used(kind: Kind, gas: u64) {
-    counter!("kms_connector_gas_used_total", "kind" => kind.as_str()).increment(gas);
-}
-
-/// A gas estimate is asked for.
-pub fn estimating() {
-    counter!("kms_connector_gas_estimates_total").increment(1);
-}
-
-/// An answer was refused by the chain.
-pub fn reverted(error: &'static str, class: &'static str) {
-    counter!("kms_connector_reverts_total", "error" => error, "class" => class).increment(1);
-}
-
-/// A nonce went to a transaction that we do not know.
-pub fn nonce_taken(nonce: u64) {
-    tracing::warn!(nonce, "a nonce was used by a transaction that is not the emitter's");
-    counter!("kms_connector_nonces_taken_total").increment(1);
-}
-
-/// A result failed verification.
-pub fn refused(code: &'static str) {
-    counter!("kms_connector_results_refused_total", "code" => code).increment(1);
-}
-
-/// The contract stopped or began to accept this node.
-pub fn held(error: Option<&str>) {
-    match error {
-        Some(error) => tracing::error!(
-            code = kms_chain::codes::NODE_NOT_REGISTERED,
-            error,
-            "the contract does not accept this node; answers are kept until it does"
-        ),
-        None => tracing::info!("the contract accepts this node again"),
+    /// Leadership changed.
+    pub fn leads(self, leads: bool) {
+        if leads {
+            tracing::info!(destination = self.destination, "this emitter is the active one");
+        }
+        gauge!("kms_connector_emitter_leader", "destination" => self.destination).set(if leads { 1.0 } else { 0.0 });
     }
-    gauge!("kms_connector_submissions_held").set(if error.is_some() { 1.0 } else { 0.0 });
-}
 
-/// The head of the destination.
-#[allow(clippy::cast_precision_loss)] // gauges are floats
-pub fn head(number: u64, base_fee: u128) {
-    gauge!("kms_connector_destination_block").set(number as f64);
-    gauge!("kms_connector_destination_base_fee_gwei").set(base_fee as f64 / 1e9);
+    /// A term ended by a failure.
+    pub fn failed(self, code: &'static str, reason: &str, pause: Option<Duration>) {
+        match pause {
+            Some(pause) => tracing::error!(
+                destination = self.destination,
+                code,
+                reason,
+                pause_s = pause.as_secs_f64(),
+                "a destination failed and starts anew after a pause; the others go on"
+            ),
+            None => tracing::error!(destination = self.destination, code, reason, "a destination failed"),
+        }
+        counter!("kms_connector_destination_failures_total", "destination" => self.destination, "code" => code)
+            .increment(1);
+    }
+
+    /// A batch of intents was committed.
+    pub fn journal_committed(self, intents: usize, took: Duration) {
+        counter!("kms_connector_intents_journalled_total", "destination" => self.destination).increment(intents as u64);
+        histogram!("kms_connector_journal_commit_seconds", "destination" => self.destination)
+            .record(took.as_secs_f64());
+    }
+
+    /// A node said something to a transaction.
+    pub fn sent(self, outcome: &'static str) {
+        counter!("kms_connector_sends_total", "destination" => self.destination, "outcome" => outcome).increment(1);
+    }
+
+    /// A transaction is signed: for an answer the first time, again, or to fill a gap.
+    pub fn signing(self, why: &'static str) {
+        counter!("kms_connector_transactions_signed_total", "destination" => self.destination, "why" => why)
+            .increment(1);
+    }
+
+    /// A result is settled.
+    pub fn settled(self, kind: Kind, verdict: &'static str, took: Option<Duration>) {
+        counter!(
+            "kms_connector_submissions_total",
+            "destination" => self.destination, "kind" => kind.as_str(), "verdict" => verdict
+        )
+        .increment(1);
+        if let Some(took) = took {
+            histogram!("kms_connector_submission_seconds", "destination" => self.destination)
+                .record(took.as_secs_f64());
+        }
+    }
+
+    /// An answer used gas.
+    pub fn gas_used(self, kind: Kind, gas: u64) {
+        counter!("kms_connector_gas_used_total", "destination" => self.destination, "kind" => kind.as_str())
+            .increment(gas);
+    }
+
+    /// A gas estimate is asked for.
+    pub fn estimating(self) {
+        counter!("kms_connector_gas_estimates_total", "destination" => self.destination).increment(1);
+    }
+
+    /// An answer was refused by the chain.
+    pub fn reverted(self, error: &'static str, class: &'static str) {
+        counter!(
+            "kms_connector_reverts_total",
+            "destination" => self.destination, "error" => error, "class" => class
+        )
+        .increment(1);
+    }
+
+    /// A nonce went to a transaction that we do not know.
+    pub fn nonce_taken(self, nonce: u64) {
+        tracing::warn!(
+            destination = self.destination,
+            nonce,
+            "a nonce was used by a transaction that is not the emitter's"
+        );
+        counter!("kms_connector_nonces_taken_total", "destination" => self.destination).increment(1);
+    }
+
+    /// A result failed verification.
+    pub fn refused(self, code: &'static str) {
+        counter!("kms_connector_results_refused_total", "destination" => self.destination, "code" => code).increment(1);
+    }
+
+    /// A result was held against the chain.
+    pub fn proved(self, outcome: &'static str) {
+        counter!("kms_connector_proofs_total", "destination" => self.destination, "outcome" => outcome).increment(1);
+    }
+
+    /// A result is another destination's.
+    pub fn left_alone(self) {
+        counter!("kms_connector_results_left_total", "destination" => self.destination).increment(1);
+    }
+
+    /// The contract stopped or began to accept this node.
+    pub fn held(self, error: Option<&str>) {
+        match error {
+            Some(error) => tracing::error!(
+                destination = self.destination,
+                code = kms_chain::codes::NODE_NOT_REGISTERED,
+                error,
+                "the contract does not accept this node; answers are kept until it does"
+            ),
+            None => tracing::info!(destination = self.destination, "the contract accepts this node again"),
+        }
+    }
+
+    /// The head of the destination.
+    #[allow(clippy::cast_precision_loss)] // gauges are floats
+    pub fn head(self, number: u64, base_fee: u128) {
+        gauge!("kms_connector_destination_block", "destination" => self.destination).set(number as f64);
+        gauge!("kms_connector_destination_base_fee_gwei", "destination" => self.destination).set(base_fee as f64 / 1e9);
+    }
+
+    /// Shows the sizes.
+    #[allow(clippy::cast_precision_loss)] // gauges are floats
+    pub fn levels(self, levels: &Levels) {
+        let destination = self.destination;
+        gauge!("kms_connector_nonces_in_flight", "destination" => destination).set(levels.in_flight as f64);
+        gauge!("kms_connector_nonces_unconfirmed", "destination" => destination).set(levels.unconfirmed as f64);
+        for (why, count) in [
+            ("nonce", levels.queued),
+            ("estimate", levels.unpriced),
+            ("chain", levels.examined),
+            ("registration", levels.held),
+        ] {
+            gauge!("kms_connector_answers_waiting", "destination" => destination, "for" => why).set(count as f64);
+        }
+        gauge!("kms_connector_submissions_held", "destination" => destination).set(levels.held as f64);
+        gauge!("kms_connector_sends_waiting", "destination" => destination).set(levels.sends as f64);
+        gauge!("kms_connector_intents_open", "destination" => destination).set(levels.intents as f64);
+        gauge!("kms_connector_gas_figures", "destination" => destination).set(levels.gas_figures as f64);
+        gauge!("kms_connector_sender_nonce", "destination" => destination).set(levels.account_nonce as f64);
+    }
+
+    /// The account's balance.
+    pub fn balance(self, ether: f64) {
+        gauge!("kms_connector_sender_balance_ether", "destination" => self.destination).set(ether);
+    }
 }
 
 /// Sizes of everything bounded.
@@ -140,28 +241,4 @@ pub struct Levels {
     pub gas_figures: usize,
     /// The account's nonce.
     pub account_nonce: u64,
-}
-
-/// Shows the sizes.
-#[allow(clippy::cast_precision_loss)] // gauges are floats
-pub fn levels(levels: &Levels) {
-    gauge!("kms_connector_nonces_in_flight").set(levels.in_flight as f64);
-    gauge!("kms_connector_nonces_unconfirmed").set(levels.unconfirmed as f64);
-    for (why, count) in [
-        ("nonce", levels.queued),
-        ("estimate", levels.unpriced),
-        ("chain", levels.examined),
-        ("registration", levels.held),
-    ] {
-        gauge!("kms_connector_answers_waiting", "for" => why).set(count as f64);
-    }
-    gauge!("kms_connector_sends_waiting").set(levels.sends as f64);
-    gauge!("kms_connector_intents_open").set(levels.intents as f64);
-    gauge!("kms_connector_gas_figures").set(levels.gas_figures as f64);
-    gauge!("kms_connector_sender_nonce").set(levels.account_nonce as f64);
-}
-
-/// The account's balance.
-pub fn balance(ether: f64) {
-    gauge!("kms_connector_sender_balance_ether").set(ether);
 }

@@ -1,19 +1,20 @@
-//! The emitter as a service: stand by, lead, and stand by again when leadership is lost.
+//! The emitter as a service: for each destination stand by, lead, and stand by again when leadership is lost.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kms_runtime::config::{SchemaRegistryConfig, TelemetryConfig};
 use kms_runtime::kafka::KafkaConfig;
+use kms_runtime::retry::Backoff;
 use kms_runtime::service::{Context, Service};
 use kms_runtime::shutdown::{Exit, Stopped};
+use tokio::task::JoinSet;
 
 use crate::config::EmitterConfig;
 use crate::handler::SERVICE;
-use crate::leader::Leadership;
+use crate::leader::{Leadership, Role};
 use crate::metrics;
-use crate::session::{self, Checks, Session};
-use crate::wallet::Wallet;
+use crate::session::Session;
 
 /// The emitter.
 #[derive(Clone, Copy, Debug)]
@@ -41,44 +42,114 @@ impl Service for Emitter {
         metrics::describe();
         kms_chain::metrics::describe();
         kms_runtime::stage::metrics::describe();
-        let refuse = |text: String| Stopped::new(Exit::Configuration, &kms_runtime::codes::CONFIG_VALUE, text);
-        let wallet = Wallet::new(&config.wallet.private_key).map_err(|error| refuse(error.to_string()))?;
-        let rpc = session::destination(&config)?;
-        let check = |name: &str| context.health.check(name);
-        let checks = Checks {
-            leader: check("leader"),
-            destination: check("destination"),
-            registration: check("registration"),
-            funds: check("funds"),
-        };
-        let leadership =
-            Leadership::contend(&context.kafka, context.topics.leader(), config.destination.chain_id, wallet.address())
-                .map_err(|error| Stopped::new(Exit::KafkaFatal, &kms_runtime::codes::KAFKA_FATAL, error.to_string()))?;
-        let session = Session { config: Arc::new(config), context, wallet, rpc, checks };
-        terms(session, leadership).await
+        let config = Arc::new(config);
+        let indices = 0..config.destination.len();
+        // Everything about the configuration is found out before anything begins.
+        let sessions = indices.map(|index| Session::new(config.clone(), index, &context).map(Arc::new));
+        let sessions = sessions.collect::<Result<Vec<_>, Stopped>>()?;
+        side_by_side(sessions).await
     }
 }
 
+/// What a task of a destination tells.
+enum Told {
+    /// Its destination works no more.
+    Ended(usize, Result<(), Stopped>),
+    /// The pause after a failure is over.
+    Again(usize),
+    /// The shutdown came during the pause.
+    Resting,
+}
+
+/// The destinations side by side, none of which stops another.
+///
+/// An outage, a standby or a fence is waited out within its destination. A failure that would end a process of its own
+/// (a wrong chain, a journal that cannot be read, a client that failed for good) gives up the destination's leadership, shows
+/// in its readiness, and is followed by a new beginning after a pause that doubles from a second to a minute. Only when every
+/// destination has failed at once does the process end, with the exit code of the failure that was last: a process with
+/// one destination ends at its first failure.
+async fn side_by_side(sessions: Vec<Arc<Session>>) -> Result<(), Stopped> {
+    const PAUSE: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(60), factor: 2.0 };
+    /// What lasted for so long was no failure at the start.
+    const LASTING: Duration = Duration::from_secs(300);
+    let mut tasks = JoinSet::new();
+    let mut alive = sessions.len();
+    let mut failures = vec![(0_u32, Instant::now()); sessions.len()];
+    for (index, session) in sessions.iter().enumerate() {
+        tasks.spawn(contend(index, session.clone()));
+    }
+    while let Some(told) = tasks.join_next().await {
+        match told {
+            Ok(Told::Ended(_, Ok(()))) => alive -= 1,
+            Ok(Told::Ended(index, Err(stopped))) => {
+                alive -= 1;
+                let session = &sessions[index];
+                if alive == 0 {
+                    if sessions.len() > 1 {
+                        session.metrics.failed(stopped.code, &stopped.text, None);
+                    }
+                    return Err(stopped);
+                }
+                let (count, began) = &mut failures[index];
+                *count = if began.elapsed() > LASTING { 1 } else { *count + 1 };
+                let pause = PAUSE.bound(*count);
+                session.metrics.failed(stopped.code, &stopped.text, Some(pause));
+                session.checks.leader.not_ready(format!("{}: {}", stopped.code, stopped.text));
+                let shutdown = session.context.shutdown.clone();
+                tasks.spawn(async move {
+                    match tokio::time::timeout(pause, shutdown.cancelled()).await {
+                        Ok(()) => Told::Resting,
+                        Err(_) => Told::Again(index),
+                    }
+                });
+            }
+            Ok(Told::Resting) => {}
+            Ok(Told::Again(index)) => {
+                alive += 1;
+                failures[index].1 = Instant::now();
+                tasks.spawn(contend(index, sessions[index].clone()));
+            }
+            Err(error) => {
+                return Err(Stopped::new(Exit::Internal, &kms_runtime::codes::INTERNAL, error.to_string()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes part in the election of one destination's active emitter until the shutdown or a failure.
+async fn contend(index: usize, session: Arc<Session>) -> Told {
+    let context = &session.context;
+    let leadership = Leadership::contend(
+        &context.kafka,
+        context.topics.leader(),
+        session.destination.chain_id,
+        session.wallet.address(),
+    );
+    let outcome = match leadership {
+        Ok(leadership) => terms(&session, leadership).await,
+        Err(error) => Err(Stopped::new(Exit::KafkaFatal, &kms_runtime::codes::KAFKA_FATAL, error.to_string())),
+    };
+    Told::Ended(index, outcome)
+}
+
 /// Leads whenever it may, until the shutdown or a failure.
-async fn terms(session: Session, mut leadership: Leadership) -> Result<(), Stopped> {
+async fn terms(session: &Session, mut leadership: Leadership) -> Result<(), Stopped> {
     let shutdown = session.context.shutdown.clone();
     let outcome = loop {
-        session
-            .checks
-            .leader
-            .not_ready("standby: another emitter is active for this chain and sender, or Kafka does not answer");
         tokio::select! {
             () = shutdown.cancelled() => break Ok(()),
-            () = leadership.acquired() => {}
+            () = elected(session, &mut leadership) => {}
         }
-        metrics::leads(true);
-        let outcome = term(&session, &mut leadership).await;
-        metrics::leads(false);
+        session.metrics.leads(true);
+        let outcome = term(session, &mut leadership).await;
+        session.metrics.leads(false);
+        let destination = session.metrics.destination();
         match outcome {
             Ok(()) if shutdown.is_cancelled() => break Ok(()),
-            Ok(()) => tracing::warn!("leadership was lost, standing by"),
+            Ok(()) => tracing::warn!(destination, "leadership was lost, standing by"),
             Err(stopped) if stopped.exit == Exit::Fenced && lost_soon(&mut leadership).await => {
-                tracing::warn!("another emitter took over, standing by");
+                tracing::warn!(destination, "another emitter took over, standing by");
             }
             Err(stopped) => break Err(stopped),
         }
@@ -88,13 +159,33 @@ async fn terms(session: Session, mut leadership: Leadership) -> Result<(), Stopp
     outcome
 }
 
+/// Waits until this process leads, and says meanwhile why it does not.
+async fn elected(session: &Session, leadership: &mut Leadership) {
+    /// An election of one member takes a moment. What lasts longer is a member that went silent, or Kafka.
+    const MOMENT: Duration = Duration::from_secs(10);
+    let check = &session.checks.leader;
+    check.waiting("the active emitter of this chain and sender is being elected");
+    let mut role = leadership.watch();
+    let _ = tokio::time::timeout(MOMENT, role.wait_for(|role| *role != Role::Joining)).await;
+    let now = *role.borrow();
+    match now {
+        Role::Leader => {}
+        Role::Standby => check.waiting("standby: another emitter is active for this chain and sender"),
+        Role::Joining => check.not_ready(
+            "the active emitter of this chain and sender is not elected: an emitter that is gone still counts, or Kafka \
+             does not answer",
+        ),
+    }
+    leadership.acquired().await;
+}
+
 async fn term(session: &Session, leadership: &mut Leadership) -> Result<(), Stopped> {
     // Ends with the service, and when leadership is lost.
     let stop = session.context.shutdown.child_token();
-    let mut leads = leadership.watch();
+    let mut role = leadership.watch();
     let lost = stop.clone();
     let watch = tokio::spawn(async move {
-        let _ = leads.wait_for(|leads| !leads).await;
+        let _ = role.wait_for(|role| *role != Role::Leader).await;
         lost.cancel();
     });
     let outcome = session.run(stop).await;

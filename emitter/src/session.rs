@@ -1,4 +1,4 @@
-//! One term of leadership: take over, reconcile, work, stop.
+//! One term of leadership of one destination: take over, reconcile, work, stop.
 //!
 //! ```text
 //! fence predecessors ──▶ read the journal to its end ──▶ ask the chain for the account's nonce ──▶ send again what is open
@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use alloy::primitives::{Address, U256};
+use kms_chain::release::{Release, ReleaseError, resolve_release};
 use kms_chain::rpc::{Block, BlockId, EndpointUrl, Rpc, RpcConfig, RpcError};
 use kms_runtime::http::Check;
 use kms_runtime::retry::Backoff;
@@ -25,22 +26,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::codes;
-use crate::config::{EmitterConfig, LaneConfig};
+use crate::config::{DestinationConfig, EmitterConfig, LaneConfig, SubmissionConfig};
 use crate::follow::{Follower, Wishes};
 use crate::handler::{ResultHandler, SERVICE};
-use crate::journal::{Journal, JournalError, OpenIntents, StoredIntent};
+use crate::journal::{Account, Journal, JournalError, OpenIntents, StoredIntent};
+use crate::judge::Judge;
+use crate::metrics::Metrics;
 use crate::nonce::{Action, Nonce, Planner, Recovered, Variant};
-use crate::submitter::{self, Inbox, ItemKey, Parts, Submitter};
+use crate::prove::Prover;
+use crate::routes::Routes;
+use crate::submitter::{self, Inbox, ItemKey, Job, Parts, Submitter};
 use crate::verify::Verifier;
-use crate::wallet::{self, Wallet};
+use crate::waits::Patience;
+use crate::wallet::{self, ReadBack, Wallet};
 
 /// Jobs between the handlers and the submitter.
 const JOBS: usize = 1_024;
 
-/// What every term needs.
+/// What every term of one destination needs.
 pub struct Session {
     /// The whole configuration.
     pub config: Arc<EmitterConfig>,
+    /// The destination.
+    pub destination: DestinationConfig,
+    /// How answers are sent to it.
+    pub submission: SubmissionConfig,
     /// What the service stands on.
     pub context: Context,
     /// The account that pays.
@@ -49,42 +59,113 @@ pub struct Session {
     pub rpc: Rpc,
     /// Readiness checks.
     pub checks: Checks,
+    /// Its happenings.
+    pub metrics: Metrics,
+    /// Which results are its own.
+    routes: Routes,
+    /// The lanes that it consumes, each with the name of its stage.
+    lanes: Vec<(Lane, &'static str)>,
 }
 
-/// Readiness checks of the emitter.
+/// Readiness checks of one destination.
 #[derive(Clone, Debug)]
 pub struct Checks {
     /// This emitter is the active one.
     pub leader: Check,
     /// The destination can be read.
-    pub destination: Check,
-    /// The contract accepts this node.
+    pub chain: Check,
+    /// The contracts accept this node.
     pub registration: Check,
     /// The account can pay.
     pub funds: Check,
 }
 
-/// Makes the client for the destination.
-///
-/// # Errors
-/// A URL is none.
-pub fn destination(config: &EmitterConfig) -> Result<Rpc, Stopped> {
-    let refuse = |text: String| Stopped::new(Exit::Configuration, &kms_runtime::codes::CONFIG_VALUE, text);
-    let destination = &config.destination;
+impl Session {
+    /// The destination at this place of the configuration. Connects to nothing.
+    ///
+    /// # Errors
+    /// A value of the configuration that only shows now.
+    pub fn new(config: Arc<EmitterConfig>, index: usize, context: &Context) -> Result<Self, Stopped> {
+        let refuse = |text: String| Stopped::new(Exit::Configuration, &kms_runtime::codes::CONFIG_VALUE, text);
+        let destination = config.destination[index].clone();
+        let submission = config.submission_of(&destination).clone();
+        let wallet = Wallet::new(&config.wallet_of(&destination).private_key);
+        let wallet = wallet.map_err(|error| refuse(format!("destination {}: {error}", destination.id)))?;
+        let rpc = client(&destination, &submission)
+            .map_err(|text| refuse(format!("destination {}: {text}", destination.id)))?;
+        // Labels of metrics live as long as the process, and there are as many as the configuration lists.
+        let name: &'static str = destination.id.clone().leak();
+        let check = |what: &str| context.health.check(format!("{name}.{what}"));
+        let checks = Checks {
+            leader: check("leader"),
+            chain: check("chain"),
+            registration: check("registration"),
+            funds: check("funds"),
+        };
+        let routes = Routes::new(&config.destination, index);
+        let lanes = Lane::ALL.into_iter().filter(|lane| routes.consumes(*lane));
+        let lanes = lanes.map(|lane| {
+            let stage: &'static str = format!("{SERVICE}.{name}.{}", lane.as_str()).leak();
+            (lane, stage)
+        });
+        Ok(Self {
+            lanes: lanes.collect(),
+            metrics: Metrics::of(name),
+            context: context.clone(),
+            destination,
+            submission,
+            config,
+            wallet,
+            rpc,
+            checks,
+            routes,
+        })
+    }
+}
+
+/// Makes the client for a destination; else what is wrong with a URL.
+fn client(destination: &DestinationConfig, submission: &SubmissionConfig) -> Result<Rpc, String> {
     let urls = destination.rpc_urls.iter().map(|url| EndpointUrl::parse(url.expose().as_str()));
-    let urls = urls.collect::<Result<Vec<_>, _>>().map_err(|error| refuse(error.to_string()))?;
-    let mut rpc = RpcConfig::new("destination", urls);
+    let urls = urls.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+    let mut rpc = RpcConfig::new(&destination.id, urls);
     rpc.chain_id = Some(destination.chain_id);
     rpc.timeout = Duration::from_millis(destination.rpc_timeout_ms);
     rpc.send_timeout = Duration::from_millis(destination.send_timeout_ms);
-    rpc.max_batch = rpc.max_batch.max(config.submission.send_batch);
-    Rpc::new(rpc).map_err(|error| refuse(error.to_string()))
+    rpc.max_batch = rpc.max_batch.max(submission.send_batch);
+    Rpc::new(rpc).map_err(|error| error.to_string())
+}
+
+/// Why it is not known where the chain stands.
+enum Unreadable {
+    /// Nobody answered.
+    Outage { code: &'static str, text: String },
+    /// The answer leaves no room for this configuration.
+    Refused(Stopped),
+}
+
+impl From<RpcError> for Unreadable {
+    fn from(error: RpcError) -> Self {
+        if error.code() == kms_chain::codes::RPC_WRONG_CHAIN {
+            return Self::Refused(stopped(Exit::Refused, codes::WRONG_CHAIN, error.to_string()));
+        }
+        Self::Outage { code: error.code(), text: error.to_string() }
+    }
+}
+
+impl From<ReleaseError> for Unreadable {
+    fn from(error: ReleaseError) -> Self {
+        if error.is_outage() {
+            return Self::Outage { code: error.code(), text: error.to_string() };
+        }
+        Self::Refused(stopped(Exit::Refused, error.code(), error.to_string()))
+    }
 }
 
 /// Where the chain stands when a term begins.
 struct Standing {
     head: Block,
     account: Nonce,
+    release: Release,
 }
 
 impl Session {
@@ -96,6 +177,8 @@ impl Session {
         let Some((journal, intents)) = self.take_over(&stop).await? else { return Ok(()) };
         let Some(standing) = self.reconcile(&stop).await? else { return Ok(()) };
         tracing::info!(
+            destination = self.metrics.destination(),
+            release = %standing.release,
             sender = %self.wallet.address(),
             account_nonce = standing.account.0,
             intents = intents.len(),
@@ -108,11 +191,15 @@ impl Session {
     async fn take_over(&self, stop: &CancellationToken) -> Result<Option<(Journal, Vec<StoredIntent>)>, Stopped> {
         let (kafka, topics, codec) =
             (self.context.kafka.clone(), self.context.topics.clone(), self.context.codec.clone());
-        let (chain_id, wallet) = (self.config.destination.chain_id, self.wallet.clone());
-        let stopped = stop.clone();
+        let account = Account {
+            chain_id: self.destination.chain_id,
+            wallet: self.wallet.clone(),
+            is_first: self.routes.is_first(),
+        };
+        let (stopped, metrics) = (stop.clone(), self.metrics);
         let blocking = move || {
             let keep_on = || !stopped.is_cancelled();
-            let journal = Journal::take_over(kafka, &topics, codec, chain_id, wallet, keep_on)?;
+            let journal = Journal::take_over(kafka, &topics, codec, account, metrics, keep_on)?;
             let intents = read_through_outages(&journal, keep_on)?;
             Ok::<_, JournalError>((journal, intents))
         };
@@ -129,21 +216,24 @@ impl Session {
         const RETRY: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(5), factor: 2.0 };
         let mut failures = 0;
         loop {
-            let error = match self.standing().await {
-                Ok(Ok(standing)) => {
-                    self.checks.destination.ready();
+            let outage = match self.standing().await {
+                Ok(standing) => {
+                    self.checks.chain.ready();
                     return Ok(Some(standing));
                 }
-                Ok(Err(stopped)) => return Err(stopped),
-                Err(error) if error.code() == kms_chain::codes::RPC_WRONG_CHAIN => {
-                    return Err(stopped(Exit::Refused, codes::WRONG_CHAIN, error.to_string()));
-                }
-                Err(error) => error,
+                Err(Unreadable::Refused(stopped)) => return Err(stopped),
+                Err(Unreadable::Outage { code, text }) => (code, text),
             };
             failures += 1;
             if failures == 1 {
-                tracing::warn!(code = error.code(), %error, "the destination cannot be read, trying again");
-                self.checks.destination.not_ready("the destination's RPC endpoints do not answer");
+                let (code, error) = outage;
+                tracing::warn!(
+                    destination = self.metrics.destination(),
+                    code,
+                    error,
+                    "the destination cannot be read, trying again"
+                );
+                self.checks.chain.not_ready("the destination's RPC endpoints do not answer");
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(None),
@@ -152,21 +242,21 @@ impl Session {
         }
     }
 
-    async fn standing(&self) -> Result<Result<Standing, Stopped>, RpcError> {
+    async fn standing(&self) -> Result<Standing, Unreadable> {
         let head = self.rpc.latest_block().await?;
         let rpc = self.rpc.needing(head.number());
-        for contract in self.config.destination.contracts().addresses() {
+        for (key, contract) in self.destination.named_contracts() {
             // A call to an address without code succeeds and does nothing.
             if rpc.code(contract, BlockId::latest()).await?.is_empty() {
-                return Ok(Err(stopped(
-                    Exit::Refused,
-                    codes::NO_CONTRACT,
-                    format!("there is no contract at {contract}"),
-                )));
+                let text = format!("destination {}: there is no contract at {key} = {contract}", self.destination.id);
+                return Err(Unreadable::Refused(stopped(Exit::Refused, codes::NO_CONTRACT, text)));
             }
         }
+        // Which release the set is said to be of is not looked at.
+        let contracts = self.destination.contracts(Release::V0_11);
+        let release = resolve_release(&rpc, &contracts, self.destination.release).await?;
         let account = rpc.nonce(self.wallet.address(), BlockId::number(head.number())).await?;
-        Ok(Ok(Standing { head, account: Nonce(account) }))
+        Ok(Standing { head, account: Nonce(account), release })
     }
 
     async fn work(
@@ -176,10 +266,10 @@ impl Session {
         standing: Standing,
         stop: CancellationToken,
     ) -> Result<(), Stopped> {
-        let submission = &self.config.submission;
+        let submission = &self.submission;
         let clock = Clock::start();
         let Recovery { variants, answers, open } = recovery(&self.context.topics, intents, submission.journal_memory());
-        let policy = submission.nonce_policy(&self.config.destination);
+        let policy = submission.nonce_policy(&self.destination);
         let (planner, first) = Planner::recover(policy, variants, standing.account, clock.now());
 
         let (jobs, job_inbox) = mpsc::channel(JOBS);
@@ -199,18 +289,22 @@ impl Session {
             rpc: self.rpc.clone(),
             sender: self.wallet.address(),
             last: standing.head.reference(),
-            interval: Duration::from_millis(self.config.destination.poll_interval_ms),
-            idle_interval: Duration::from_millis(self.config.destination.idle_poll_interval_ms),
+            interval: Duration::from_millis(self.destination.poll_interval_ms),
+            idle_interval: Duration::from_millis(self.destination.idle_poll_interval_ms),
+            catch_up_blocks: self.destination.catch_up_blocks,
             wishes: wishes.clone(),
             events,
-            check: self.checks.destination.clone(),
+            check: self.checks.chain.clone(),
+            metrics: self.metrics,
         };
         let parts = Parts {
             rpc: self.rpc.clone(),
             sender: self.wallet.address(),
-            contracts: self.config.destination.contracts(),
+            signer: self.config.signer.address,
+            contracts: self.destination.contracts(standing.release),
             config: submission.clone(),
-            low_balance: U256::from(self.config.wallet.low_balance_gwei) * U256::from(1_000_000_000_u64),
+            low_balance: U256::from(self.config.wallet_of(&self.destination).low_balance_gwei)
+                * U256::from(1_000_000_000_u64),
             planner,
             open,
             recovered: answers,
@@ -222,13 +316,14 @@ impl Session {
             wishes,
             registration: self.checks.registration.clone(),
             funds: self.checks.funds.clone(),
+            metrics: self.metrics,
         };
         let inbox = Inbox { jobs: job_inbox, journalled: journalled_inbox, chain: chain_inbox };
         let follower = tokio::spawn(follower.run(end_tasks.clone()));
         let submitter = tokio::spawn(run_submitter(parts, first, inbox, end_tasks.clone()));
 
         self.checks.leader.ready();
-        let mut stages = std::pin::pin!(self.stages(jobs, stop.clone()));
+        let mut stages = std::pin::pin!(self.stages(jobs, standing.release, stop.clone()));
         let outcome = tokio::select! {
             outcome = &mut stages => outcome,
             ended = journal_thread => {
@@ -245,24 +340,24 @@ impl Session {
     }
 
     /// One stage per lane, until both have ended. The first that ends takes the other with it.
-    async fn stages(&self, jobs: mpsc::Sender<crate::submitter::Job>, stop: CancellationToken) -> Result<(), Stopped> {
-        let destination = &self.config.destination;
-        let verifier = Arc::new(Verifier::new(
-            destination.chain_id,
-            destination.contracts(),
-            destination.domains(),
-            self.config.signer.address,
-        ));
+    async fn stages(&self, jobs: mpsc::Sender<Job>, release: Release, stop: CancellationToken) -> Result<(), Stopped> {
+        let destination = &self.destination;
+        let contracts = destination.contracts(release);
+        let verifier = Verifier::new(contracts, destination.domains(release), self.config.signer.address);
+        let prover = Prover::new(self.rpc.clone(), contracts, destination);
+        let judge = Arc::new(Judge { routes: self.routes.clone(), verifier, prover, metrics: self.metrics });
         let mut stages = JoinSet::new();
-        for lane in Lane::ALL {
+        for &(lane, name) in &self.lanes {
             let limits = match lane {
                 Lane::Decryption => &self.config.lanes.decryption,
                 Lane::KeyManagement => &self.config.lanes.key_management,
             };
-            let settings = stage_config(&self.context, lane, limits, destination.chain_id, self.wallet.address());
-            let check = self.context.health.check(settings.name);
+            let ids = stage_ids(self.context.topics.prefix(), lane, destination.chain_id, self.wallet.address());
+            let settings = stage_config(&self.context, lane, name, limits, ids);
+            let check = self.context.health.check(name);
             let (codec, topics) = (self.context.codec.clone(), self.context.topics.clone());
-            let handler = ResultHandler::new(codec, topics, lane, verifier.clone(), jobs.clone());
+            let patience = Patience::of(&self.submission);
+            let handler = ResultHandler::new(codec, topics, lane, judge.clone(), patience, jobs.clone());
             let (kafka, stop) = (self.context.kafka.clone(), stop.clone());
             stages.spawn(async move {
                 let ended = stage::run(&kafka, settings, handler, check, stop.clone()).await;
@@ -285,15 +380,16 @@ async fn run_submitter(parts: Parts, first: Vec<Action<ItemKey>>, inbox: Inbox, 
     Submitter::new(parts, first).run(inbox, stop).await;
 }
 
-/// Groups and transactional ids are by sender and not by instance: whoever leads takes over from whoever led at once.
-fn stage_config(context: &Context, lane: Lane, limits: &LaneConfig, chain_id: u64, sender: Address) -> StageConfig {
+/// Groups and transactional ids are by chain and sender and not by instance: each destination has its own place in the
+/// topics, and whoever leads takes over from whoever led at once.
+fn stage_ids(prefix: &str, lane: Lane, chain_id: u64, sender: Address) -> StageIds {
+    let group_id = format!("{prefix}.{SERVICE}.{}.{chain_id}.{sender:#x}", lane.as_str());
+    StageIds { transactional_id: group_id.clone(), group_instance_id: group_id.clone(), group_id }
+}
+
+fn stage_config(context: &Context, lane: Lane, name: &'static str, limits: &LaneConfig, ids: StageIds) -> StageConfig {
     let topics = &context.topics;
-    let name = match lane {
-        Lane::Decryption => "emitter.decryption",
-        Lane::KeyManagement => "emitter.key-management",
-    };
     let outcomes = vec![topics.submissions().to_owned(), topics.dead_letters().to_owned()];
-    let ids = StageIds::new(topics.prefix(), SERVICE, lane.as_str(), &format!("{chain_id}.{sender:#x}"));
     StageConfig {
         slots: limits.slots,
         bytes_in_flight: limits.bytes_in_flight,
@@ -322,10 +418,8 @@ fn recovery(topics: &Topics, intents: Vec<StoredIntent>, memory: Duration) -> Re
     for StoredIntent { offset, intent } in intents {
         let nonce = Nonce(intent.nonce);
         open.add(nonce, offset);
-        let Some((payload, fees)) = wallet::read_back(&intent.raw) else {
-            tracing::error!(offset, "an intent's bytes are no transaction, they are ignored");
-            continue;
-        };
+        // The journal has read it before.
+        let Some(ReadBack { payload, fees, .. }) = wallet::read_back(&intent.raw) else { continue };
         let mut items = Vec::new();
         for item in intent.items {
             let lane = Lane::ALL.into_iter().find(|lane| topics.results(*lane) == item.result.topic);
@@ -385,6 +479,6 @@ fn internal(text: String) -> Stopped {
 }
 
 fn stopped(exit: Exit, code: &'static str, text: String) -> Stopped {
-    let known: Option<&Code> = codes::CODES.iter().find(|known| known.code == code);
+    let known: Option<&Code> = codes::CODES.iter().chain(kms_chain::codes::CODES).find(|known| known.code == code);
     known.map_or_else(|| internal(text.clone()), |known| Stopped::new(exit, known, text.clone()))
 }

@@ -2,7 +2,10 @@
 //! do next out. Every custom error of `docs/protocol.md`, "Errors", passes through here.
 
 use alloy::primitives::{Address, Bytes};
+use kms_chain::codes::{NODE_NOT_REGISTERED, RETRIES_EXHAUSTED};
+use kms_chain::release::Release;
 use kms_chain::revert::{Revert, RevertClass};
+use kms_schemas::identity::Kind;
 use kms_schemas::record::{Inclusion, Verdict};
 
 use crate::gas;
@@ -26,6 +29,8 @@ pub struct Patience {
     pub gas_tries: u32,
     /// Transactions after a revert that nothing explains.
     pub unexplained_tries: u32,
+    /// How long an answer is kept for a registration that would make it valid.
+    pub registration_ms: u64,
 }
 
 /// A transaction of an answer that was mined and reverted.
@@ -52,6 +57,7 @@ pub struct History {
     pauses: u32,
     brief_since: Option<Millis>,
     retryable_since: Option<Millis>,
+    held_since: Option<Millis>,
 }
 
 /// What a call of the answer does on chain now, or did in the block that refused it.
@@ -59,8 +65,11 @@ pub struct History {
 pub enum Finding {
     /// It would be accepted.
     Passes,
-    /// It is refused.
+    /// It is refused. For an error of the wrong phase: and the phase has not ended well, or not yet.
     Reverts(Revert, Bytes),
+    /// It comes after the end of its phase, which ended as the answer would have had it. The error, and the view that
+    /// shows it.
+    PhaseOver(Revert, String),
 }
 
 /// Why the chain was asked.
@@ -74,6 +83,21 @@ pub enum Cause {
     Waited,
 }
 
+/// Whose answer it is, and what was done for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Why the chain was asked.
+    pub cause: Cause,
+    /// The transaction sender.
+    pub sender: Address,
+    /// Release of the contracts.
+    pub release: Release,
+    /// Kind of the request.
+    pub kind: Kind,
+    /// A transaction may ask for more gas than the last one did.
+    pub can_grow: bool,
+}
+
 /// What to do with the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -85,8 +109,8 @@ pub enum Decision {
     Hold(Revert),
     /// It is settled.
     Settle(Verdict),
-    /// It was tried long enough; for a person to redrive.
-    GiveUp(Revert),
+    /// It was tried long enough; for a person to redrive. With the stable code.
+    GiveUp(&'static str, Revert),
 }
 
 /// Where a transaction was included, for a submission record.
@@ -104,57 +128,59 @@ pub fn inclusion(sender: Address, nonce: Nonce, mined: &Mined) -> Inclusion {
     }
 }
 
-/// Decides. `can_grow` says whether a transaction may ask for more gas than the last one did.
+/// Decides.
 #[must_use]
-pub fn decide(
-    history: &mut History,
-    cause: Cause,
-    finding: Finding,
-    patience: &Patience,
-    sender: Address,
-    can_grow: bool,
-    now: Millis,
-) -> Decision {
-    match finding {
-        Finding::Passes if cause == Cause::Reverted => after_unseen_revert(history, patience, sender, can_grow),
-        Finding::Passes => Decision::Send,
-        Finding::Reverts(revert, data) => match revert.class() {
-            RevertClass::SuccessEquivalent => {
-                Decision::Settle(Verdict::AlreadyAnswered { evidence: revert.to_string(), transaction_hash: None })
+pub fn decide(history: &mut History, case: Case, finding: Finding, patience: &Patience, now: Millis) -> Decision {
+    let (revert, data) = match finding {
+        Finding::Passes if case.cause == Cause::Reverted => return after_unseen_revert(history, patience, case),
+        Finding::Passes => return Decision::Send,
+        Finding::PhaseOver(revert, view) => {
+            return Decision::Settle(Verdict::Concluded { evidence: format!("{revert}, {view}") });
+        }
+        Finding::Reverts(revert, data) => (revert, data),
+    };
+    match revert.class_in(case.release, case.kind) {
+        RevertClass::SuccessEquivalent => {
+            Decision::Settle(Verdict::AlreadyAnswered { evidence: revert.to_string(), transaction_hash: None })
+        }
+        RevertClass::OperatorError => {
+            let since = *history.held_since.get_or_insert(now);
+            if now >= since.plus(patience.registration_ms) {
+                return Decision::GiveUp(NODE_NOT_REGISTERED, revert);
             }
-            RevertClass::OperatorError => Decision::Hold(revert),
-            RevertClass::Permanent => Decision::Settle(refused(history, sender, revert.name(), data)),
-            // The views that could tell belong to later generations; until then the state is given time to change.
-            RevertClass::RetryBrieflyThenPermanent | RevertClass::CheckState => {
-                let since = *history.brief_since.get_or_insert(now);
-                if now >= since.plus(patience.brief_ms) {
-                    return Decision::Settle(refused(history, sender, revert.name(), data));
-                }
-                Decision::Wait(history.next_pause(patience, now), revert)
+            Decision::Hold(revert)
+        }
+        RevertClass::Permanent => Decision::Settle(refused(history, case.sender, revert.name(), data)),
+        // In the wrong phase, and the view says no: destroyed, or not yet seen by the node that answered.
+        RevertClass::RetryBrieflyThenPermanent | RevertClass::CheckState => {
+            let since = *history.brief_since.get_or_insert(now);
+            if now >= since.plus(patience.brief_ms) {
+                return Decision::Settle(refused(history, case.sender, revert.name(), data));
             }
-            RevertClass::Retryable => {
-                let since = *history.retryable_since.get_or_insert(now);
-                if now >= since.plus(patience.retryable_ms) {
-                    return Decision::GiveUp(revert);
-                }
-                Decision::Wait(history.next_pause(patience, now), revert)
+            Decision::Wait(history.next_pause(patience, now), revert)
+        }
+        RevertClass::Retryable => {
+            let since = *history.retryable_since.get_or_insert(now);
+            if now >= since.plus(patience.retryable_ms) {
+                return Decision::GiveUp(RETRIES_EXHAUSTED, revert);
             }
-        },
+            Decision::Wait(history.next_pause(patience, now), revert)
+        }
     }
 }
 
 /// The transaction reverted, the same call at the end of its block does not: it ran out of gas, or the state moved.
-fn after_unseen_revert(history: &mut History, patience: &Patience, sender: Address, can_grow: bool) -> Decision {
+fn after_unseen_revert(history: &mut History, patience: &Patience, case: Case) -> Decision {
     let ran_out = history.reverted.is_some_and(|reverted| gas::ran_out(reverted.mined.gas_used, reverted.gas_limit));
     let (tried, most) = if ran_out {
         history.gas_tries += 1;
-        (history.gas_tries, if can_grow { patience.gas_tries } else { 0 })
+        (history.gas_tries, if case.can_grow { patience.gas_tries } else { 0 })
     } else {
         history.unexplained += 1;
         (history.unexplained, patience.unexplained_tries)
     };
     if tried > most {
-        return Decision::Settle(refused(history, sender, "empty", Bytes::new()));
+        return Decision::Settle(refused(history, case.sender, "empty", Bytes::new()));
     }
     Decision::Send
 }
@@ -187,6 +213,7 @@ mod tests {
         max_pause_ms: 4_000,
         gas_tries: 3,
         unexplained_tries: 2,
+        registration_ms: 1_000_000,
     };
 
     fn reverted(gas_used: u64, gas_limit: u64) -> Reverted {
@@ -202,8 +229,16 @@ mod tests {
         Reverted { nonce: Nonce(4), mined, gas_limit }
     }
 
+    const CASE: Case = Case {
+        cause: Cause::Reverted,
+        sender: Address::ZERO,
+        release: Release::V0_15,
+        kind: Kind::PublicDecryption,
+        can_grow: true,
+    };
+
     fn decide_at(history: &mut History, cause: Cause, finding: Finding, now: u64) -> Decision {
-        decide(history, cause, finding, &PATIENCE, Address::ZERO, true, Millis(now))
+        decide(history, Case { cause, ..CASE }, finding, &PATIENCE, Millis(now))
     }
 
     fn vectors() -> Vec<(String, String, Bytes)> {
@@ -262,7 +297,45 @@ mod tests {
         let mut history = History::default();
         assert!(matches!(decide_at(&mut history, Cause::Displaced, finding.clone(), 0), Decision::Wait(..)));
         assert!(matches!(decide_at(&mut history, Cause::Waited, finding.clone(), 99_999), Decision::Wait(..)));
-        assert!(matches!(decide_at(&mut history, Cause::Waited, finding, 100_000), Decision::GiveUp(_)));
+        assert!(matches!(
+            decide_at(&mut history, Cause::Waited, finding, 100_000),
+            Decision::GiveUp(RETRIES_EXHAUSTED, _)
+        ));
+    }
+
+    #[test]
+    fn an_operators_mistake_is_waited_for_and_in_the_end_given_up_for_a_person_to_redrive() {
+        let data: Bytes = [&hex!("aee86323")[..], &[0; 32]].concat().into();
+        let finding = Finding::Reverts(Revert::decode(&data), data);
+        let mut history = History::default();
+        assert!(matches!(decide_at(&mut history, Cause::Reverted, finding.clone(), 0), Decision::Hold(_)));
+        assert!(matches!(decide_at(&mut history, Cause::Waited, finding.clone(), 999_999), Decision::Hold(_)));
+        let last = decide_at(&mut history, Cause::Waited, finding, 1_000_000);
+        assert!(matches!(last, Decision::GiveUp(NODE_NOT_REGISTERED, _)));
+    }
+
+    #[test]
+    fn any_wrong_signer_in_key_management_of_v0_13_is_final() {
+        let data: Bytes = [&hex!("0d86f521")[..], &[0; 64]].concat().into();
+        let decide = |release, kind| {
+            let finding = Finding::Reverts(Revert::decode(&data), data.clone());
+            super::decide(&mut History::default(), Case { release, kind, ..CASE }, finding, &PATIENCE, Millis(0))
+        };
+        assert!(matches!(decide(Release::V0_13, Kind::Keygen), Decision::Settle(Verdict::Refused { .. })));
+        assert!(matches!(decide(Release::V0_13, Kind::UserDecryption), Decision::Hold(_)));
+        assert!(matches!(decide(Release::V0_14, Kind::Keygen), Decision::Hold(_)));
+    }
+
+    #[test]
+    fn a_phase_that_ended_without_us_as_we_would_have_had_it_concludes_the_answer() {
+        let data: Bytes = [&hex!("3586efa1")[..], &[7; 32]].concat().into();
+        let over = Finding::PhaseOver(Revert::decode(&data), "isLiveKmsContext is true".to_owned());
+        let Decision::Settle(Verdict::Concluded { evidence }) =
+            decide_at(&mut History::default(), Cause::Reverted, over, 0)
+        else {
+            panic!()
+        };
+        assert!(evidence.starts_with("KmsContextNotPending") && evidence.ends_with("is true"), "{evidence}");
     }
 
     #[test]
@@ -277,8 +350,8 @@ mod tests {
     #[test]
     fn out_of_gas_at_the_ceiling_is_refused_at_once() {
         let mut history = History { reverted: Some(reverted(99, 100)), ..History::default() };
-        let decision =
-            decide(&mut history, Cause::Reverted, Finding::Passes, &PATIENCE, Address::ZERO, false, Millis(0));
+        let case = Case { can_grow: false, ..CASE };
+        let decision = decide(&mut history, case, Finding::Passes, &PATIENCE, Millis(0));
         assert_refused(&decision, "empty");
     }
 

@@ -1,30 +1,34 @@
-//! The last check before a signature can cost gas: is this result ours to send, and did our signer sign exactly this? Pure.
+//! The first check before a signature can cost gas: did our signer sign exactly this, and what is to be done with it? Pure.
 //!
-//! Promise P4: whoever can write to the results topics cannot make the emitter submit. The digest is recomputed from the
-//! fields that go into the call, so that a genuine signature over other data is refused here and not by the contract.
+//! Promise P4: whoever can write to the results topics cannot make the emitter submit. The digests are recomputed from the
+//! fields that go into the call, so that a genuine signature over other data is refused here and not by the contract. That
+//! the request exists, and is the one that was answered, is held against the chain afterwards ([`crate::prove`]).
 
 use alloy::primitives::{Address, Bytes};
 use kms_chain::codes::{ANSWER_MISMATCH, SIGNATURE_MALFORMED, SIGNER_MISMATCH};
-use kms_chain::eip712::{self, Domains, SignatureError};
+use kms_chain::eip712::{self, Domains, NoDomain, SignatureError};
 use kms_chain::event::ContractSet;
 use kms_chain::response::{ResponseCall, response_call};
-use kms_schemas::identity::{Identity, Kind};
-use kms_schemas::record::{Answer, ResultRecord, Signed};
+use kms_schemas::identity::{Kind, RequestId};
+use kms_schemas::record::{Answer, ResultRecord};
 
-use crate::codes::WRONG_DESTINATION;
+use crate::answer::{self, Mark};
+use crate::codes::EPOCH_INCOMPLETE;
 
 /// What a checked result asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Checked {
     /// Submit this call.
     Call(Call),
-    /// The protocol has no answer on chain for this kind.
+    /// The protocol has no answer on chain for this request.
     NoAnswerOnChain,
+    /// The generation was aborted before it was answered.
+    Aborted,
     /// The request left the chain before it was answered.
     Retracted,
 }
 
-/// A call whose signature was checked.
+/// A call whose signatures were checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     /// Kind of the answer.
@@ -33,30 +37,27 @@ pub struct Call {
     pub to: Address,
     /// Selector and arguments.
     pub calldata: Bytes,
-    /// KMS Core's signature, by which our own response event is recognised.
-    pub signature: Bytes,
+    /// By what our own response event is recognised.
+    pub mark: Mark,
+    /// The context that the answer was signed for, where the call does not name it itself.
+    pub context: Option<RequestId>,
 }
 
 /// Why a result is not submitted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    /// Meant for another chain or contract.
-    #[error(
-        "the request is of {contract} on chain {chain_id}, this emitter serves {expected} on chain {expected_chain}"
-    )]
-    Destination {
-        /// Chain of the identity.
-        chain_id: u64,
-        /// Contract of the identity.
-        contract: Address,
-        /// Chain that is configured.
-        expected_chain: u64,
-        /// Contract that is configured for the kind.
-        expected: Address,
-    },
     /// The answer is of another kind than the identity.
     #[error("the answer is none for {0}")]
     Kind(Kind),
+    /// The release of the contracts takes no such answer.
+    #[error("the contracts take no answer to {0}")]
+    NotTaken(Kind),
+    /// It is signed in a domain that this destination does not have.
+    #[error(transparent)]
+    Domain(#[from] NoDomain),
+    /// The contract refuses an activation without keys or without CRSs.
+    #[error("the activation of an epoch names no key, or no CRS")]
+    Empty,
     /// The signature has a form that the contracts refuse, or is somebody else's.
     #[error(transparent)]
     Signature(#[from] SignatureError),
@@ -70,8 +71,8 @@ impl VerifyError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Destination { .. } => WRONG_DESTINATION,
-            Self::Kind(_) | Self::Claim(_) => ANSWER_MISMATCH,
+            Self::Kind(_) | Self::NotTaken(_) | Self::Domain(_) | Self::Claim(_) => ANSWER_MISMATCH,
+            Self::Empty => EPOCH_INCOMPLETE,
             Self::Signature(SignatureError::WrongSigner { .. }) => SIGNER_MISMATCH,
             Self::Signature(_) => SIGNATURE_MALFORMED,
         }
@@ -81,7 +82,6 @@ impl VerifyError {
 /// What results are checked against.
 #[derive(Clone, Debug)]
 pub struct Verifier {
-    chain_id: u64,
     contracts: ContractSet,
     domains: Domains,
     signer: Address,
@@ -90,150 +90,129 @@ pub struct Verifier {
 impl Verifier {
     /// A verifier of answers by `signer` to the contracts' requests.
     #[must_use]
-    pub fn new(chain_id: u64, contracts: ContractSet, domains: Domains, signer: Address) -> Self {
-        Self { chain_id, contracts, domains, signer }
+    pub fn new(contracts: ContractSet, domains: Domains, signer: Address) -> Self {
+        Self { contracts, domains, signer }
     }
 
-    /// Checks a result and makes the call that carries it.
+    /// Checks a result that is this destination's, and makes the call that carries it.
     ///
     /// # Errors
     /// Why it must never be sent.
     pub fn check(&self, result: &ResultRecord) -> Result<Checked, VerifyError> {
-        let identity = &result.identity;
-        self.check_destination(identity)?;
-        if !belongs_to(&result.answer, identity.kind) {
-            return Err(VerifyError::Kind(identity.kind));
+        let (kind, answer) = (result.identity.kind, &result.answer);
+        if !answer::belongs_to(answer, kind) {
+            return Err(VerifyError::Kind(kind));
         }
-        match signed(&result.answer) {
-            Some(signed) => self.check_signature(result, signed)?,
-            None if result.answer == Answer::Retracted => return Ok(Checked::Retracted),
-            None => return Ok(Checked::NoAnswerOnChain),
-        }
-        let Some(ResponseCall { to, calldata, .. }) = response_call(&self.contracts, identity.id, &result.answer)
-        else {
-            return Err(VerifyError::Kind(identity.kind));
+        let mark = match answer {
+            Answer::Done => return Ok(Checked::NoAnswerOnChain),
+            Answer::Aborted => return Ok(Checked::Aborted),
+            Answer::Retracted => return Ok(Checked::Retracted),
+            signed => answer::mark(signed).ok_or(VerifyError::Kind(kind))?,
         };
-        let signature = signed(&result.answer).map(|signed| signed.signature.clone()).unwrap_or_default();
-        Ok(Checked::Call(Call { kind: identity.kind, to, calldata, signature }))
+        if let Answer::EpochActivation { keys, crs_list, .. } = answer
+            && (keys.is_empty() || crs_list.is_empty())
+        {
+            return Err(VerifyError::Empty);
+        }
+        self.check_signatures(result)?;
+        let call = response_call(&self.contracts, result.identity.id, answer);
+        let ResponseCall { to, calldata, .. } = call.ok_or(VerifyError::NotTaken(kind))?;
+        Ok(Checked::Call(Call { kind, to, calldata, mark, context: answer::context(answer) }))
     }
 
-    fn check_destination(&self, identity: &Identity) -> Result<(), VerifyError> {
-        let expected = match identity.kind {
-            Kind::PublicDecryption | Kind::UserDecryption => self.contracts.decryption,
-            _ => self.contracts.kms_generation,
-        };
-        if identity.chain_id == self.chain_id && identity.contract == expected {
-            return Ok(());
-        }
-        Err(VerifyError::Destination {
-            chain_id: identity.chain_id,
-            contract: identity.contract,
-            expected_chain: self.chain_id,
-            expected,
-        })
-    }
-
-    fn check_signature(&self, result: &ResultRecord, signed: &Signed) -> Result<(), VerifyError> {
-        let Some(digest) = self.domains.answer_digest(result.identity.id, &result.answer) else {
-            return Err(VerifyError::Kind(result.identity.kind));
-        };
-        eip712::verify(digest, &signed.signature, self.signer)?;
-        if signed.digest != digest {
-            return Err(VerifyError::Claim("digest"));
-        }
-        if signed.signer != self.signer {
-            return Err(VerifyError::Claim("signer"));
+    fn check_signatures(&self, result: &ResultRecord) -> Result<(), VerifyError> {
+        for (digest, signed) in self.domains.signed(result.identity.id, &result.answer)? {
+            eip712::verify(digest, &signed.signature, self.signer)?;
+            if signed.digest != digest {
+                return Err(VerifyError::Claim("digest"));
+            }
+            if signed.signer != self.signer {
+                return Err(VerifyError::Claim("signer"));
+            }
         }
         Ok(())
     }
 }
 
-fn belongs_to(answer: &Answer, kind: Kind) -> bool {
-    match answer {
-        Answer::PublicDecryption { .. } => kind == Kind::PublicDecryption,
-        Answer::UserDecryption { .. } => kind == Kind::UserDecryption,
-        Answer::PrepKeygen { .. } => kind == Kind::PrepKeygen,
-        Answer::Keygen { .. } => kind == Kind::Keygen,
-        Answer::Crsgen { .. } => kind == Kind::Crsgen,
-        Answer::Done => matches!(kind, Kind::PrssInit | Kind::KeyReshareSameSet),
-        Answer::Retracted => true,
-    }
-}
-
-fn signed(answer: &Answer) -> Option<&Signed> {
-    match answer {
-        Answer::PublicDecryption { signature, .. }
-        | Answer::UserDecryption { signature, .. }
-        | Answer::PrepKeygen { signature }
-        | Answer::Keygen { signature, .. }
-        | Answer::Crsgen { signature, .. } => Some(signature),
-        Answer::Done | Answer::Retracted => None,
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use alloy::primitives::{B256, U256};
     use alloy::signers::local::PrivateKeySigner;
-    use kms_schemas::identity::{Coordinates, RequestId};
-    use kms_schemas::record::KeyDigest;
+    use kms_chain::release::Release;
+    use kms_schemas::identity::{Coordinates, Identity};
+    use kms_schemas::record::{EpochCrs, EpochKey, KeyDigest, Signed};
 
     use super::*;
 
-    const CHAIN: u64 = 10_901;
+    pub(crate) const CHAIN: u64 = 10_901;
 
-    struct Node {
+    /// A node whose contracts are all on one chain.
+    pub(crate) struct Node {
         key: PrivateKeySigner,
-        contracts: ContractSet,
+        pub(crate) contracts: ContractSet,
         domains: Domains,
     }
 
     impl Node {
-        fn new() -> Self {
-            let contracts =
-                ContractSet { decryption: Address::repeat_byte(0xd1), kms_generation: Address::repeat_byte(0x9e) };
+        pub(crate) fn of(release: Release) -> Self {
+            let contracts = ContractSet {
+                release,
+                decryption: Some(Address::repeat_byte(0xd1)),
+                kms_generation: Some(Address::repeat_byte(0x9e)),
+                protocol_config: Some(Address::repeat_byte(0x9c)),
+            };
             let key = PrivateKeySigner::from_slice(&[7; 32]).unwrap();
             Self { key, contracts, domains: Domains::new(CHAIN, &contracts) }
         }
 
-        fn verifier(&self) -> Verifier {
-            Verifier::new(CHAIN, self.contracts, self.domains.clone(), self.key.address())
+        pub(crate) fn verifier(&self) -> Verifier {
+            Verifier::new(self.contracts, self.domains.clone(), self.key.address())
         }
 
         fn identity(&self, kind: Kind) -> Identity {
-            let decryption = matches!(kind, Kind::PublicDecryption | Kind::UserDecryption);
-            let contract = if decryption { self.contracts.decryption } else { self.contracts.kms_generation };
-            Identity { chain_id: CHAIN, contract, kind, id: RequestId(B256::repeat_byte(3)) }
+            let contract = match kind {
+                Kind::PublicDecryption | Kind::UserDecryption => self.contracts.decryption,
+                Kind::NewKmsContext | Kind::NewKmsEpoch => self.contracts.protocol_config,
+                _ => self.contracts.kms_generation,
+            };
+            Identity { chain_id: CHAIN, contract: contract.unwrap(), kind, id: RequestId(B256::repeat_byte(3)) }
         }
 
         /// A result as the processor makes it.
-        fn result(&self, kind: Kind, answer: Answer) -> ResultRecord {
-            let coordinates = Coordinates { topic: "t".to_owned(), partition: 0, offset: 0 };
+        pub(crate) fn result(&self, kind: Kind, answer: Answer) -> ResultRecord {
             let mut result = ResultRecord {
-                source: coordinates,
+                source: Coordinates { topic: "t".to_owned(), partition: 0, offset: 0 },
                 deferred: None,
                 identity: self.identity(kind),
+                block_number: 1,
                 block_hash: B256::ZERO,
                 log_index: 0,
                 attempts: 1,
                 answer,
             };
-            if let Some(digest) = self.domains.answer_digest(result.identity.id, &result.answer) {
+            let id = result.identity.id;
+            let digests: Vec<B256> =
+                self.domains.signed(id, &result.answer).unwrap().into_iter().map(|(digest, _)| digest).collect();
+            for (digest, signed) in digests.into_iter().zip(signatures(&mut result.answer)) {
                 let signature = eip712::sign(&self.key, digest).unwrap();
-                *signed_mut(&mut result.answer) = Signed { signature, digest, signer: self.key.address() };
+                *signed = Signed { signature, digest, signer: self.key.address() };
             }
             result
         }
     }
 
-    fn signed_mut(answer: &mut Answer) -> &mut Signed {
+    fn signatures(answer: &mut Answer) -> Vec<&mut Signed> {
         match answer {
             Answer::PublicDecryption { signature, .. }
             | Answer::UserDecryption { signature, .. }
-            | Answer::PrepKeygen { signature }
+            | Answer::PrepKeygen { signature, .. }
             | Answer::Keygen { signature, .. }
-            | Answer::Crsgen { signature, .. } => signature,
-            Answer::Done | Answer::Retracted => panic!("unsigned"),
+            | Answer::Crsgen { signature, .. } => vec![signature],
+            Answer::EpochActivation { keys, crs_list, .. } => {
+                let keys = keys.iter_mut().map(|key| &mut key.signature);
+                keys.chain(crs_list.iter_mut().map(|crs| &mut crs.signature)).collect()
+            }
+            Answer::KmsContextCreated | Answer::Done | Answer::Aborted | Answer::Retracted => Vec::new(),
         }
     }
 
@@ -241,13 +220,17 @@ mod tests {
         Signed { signature: Bytes::new(), digest: B256::ZERO, signer: Address::ZERO }
     }
 
-    fn answers() -> [(Kind, Answer); 5] {
+    pub(crate) fn answers() -> [(Kind, Answer); 6] {
         let word = Bytes::from(vec![9; 32]);
+        let extra_data = Bytes::from(vec![2; 65]);
+        let (handles, key_digests) =
+            (vec![B256::repeat_byte(1)], vec![KeyDigest { key_type: 0, digest: word.clone() }]);
+        let id = |byte| RequestId(B256::repeat_byte(byte));
         [
             (
                 Kind::PublicDecryption,
                 Answer::PublicDecryption {
-                    handles: vec![B256::repeat_byte(1)],
+                    handles: handles.clone(),
                     decrypted_result: word.clone(),
                     extra_data: Bytes::new(),
                     signature: unsigned(),
@@ -257,43 +240,84 @@ mod tests {
                 Kind::UserDecryption,
                 Answer::UserDecryption {
                     public_key: word.clone(),
-                    handles: vec![B256::repeat_byte(1)],
+                    handles,
                     share: word.clone(),
                     extra_data: Bytes::from_static(&[0]),
                     signature: unsigned(),
                 },
             ),
-            (Kind::PrepKeygen, Answer::PrepKeygen { signature: unsigned() }),
+            (Kind::PrepKeygen, Answer::PrepKeygen { extra_data: extra_data.clone(), signature: unsigned() }),
             (
                 Kind::Keygen,
                 Answer::Keygen {
-                    prep_keygen_id: RequestId(B256::repeat_byte(4)),
-                    key_digests: vec![KeyDigest { key_type: 0, digest: word.clone() }],
+                    prep_keygen_id: id(4),
+                    key_digests: key_digests.clone(),
+                    extra_data: extra_data.clone(),
                     signature: unsigned(),
                 },
             ),
             (
                 Kind::Crsgen,
-                Answer::Crsgen { max_bit_length: U256::from(2048), crs_digest: word, signature: unsigned() },
+                Answer::Crsgen {
+                    max_bit_length: U256::from(2048),
+                    crs_digest: word.clone(),
+                    extra_data,
+                    signature: unsigned(),
+                },
+            ),
+            (
+                Kind::NewKmsEpoch,
+                Answer::EpochActivation {
+                    context_id: id(7),
+                    keys: vec![EpochKey { prep_keygen_id: id(4), key_id: id(5), key_digests, signature: unsigned() }],
+                    crs_list: vec![EpochCrs {
+                        crs_id: id(6),
+                        max_bit_length: U256::from(2048),
+                        crs_digest: word,
+                        signature: unsigned(),
+                    }],
+                },
             ),
         ]
     }
 
+    fn every_release() -> impl Iterator<Item = (Node, Kind, Answer)> {
+        let all = Release::ALL
+            .into_iter()
+            .flat_map(|release| answers().into_iter().map(move |(kind, answer)| (Node::of(release), kind, answer)));
+        all.filter(|(node, kind, _)| *kind != Kind::NewKmsEpoch || node.contracts.release.epochs())
+    }
+
     #[test]
-    fn every_kind_of_signed_answer_becomes_a_call_to_its_contract() {
-        let node = Node::new();
-        for (kind, answer) in answers() {
+    fn every_kind_of_signed_answer_becomes_a_call_to_its_contract_in_every_release() {
+        for (node, kind, answer) in every_release() {
             let result = node.result(kind, answer);
             let Checked::Call(call) = node.verifier().check(&result).unwrap() else { panic!("{kind}") };
             assert_eq!((call.kind, call.to), (kind, result.identity.contract));
-            assert_eq!(call.signature.len(), 65);
+            match (kind, call.mark) {
+                (Kind::NewKmsEpoch, mark) => {
+                    assert_eq!((mark, call.context), (Mark::Signer, Some(RequestId(B256::repeat_byte(7)))));
+                }
+                (_, Mark::Signature(signature)) => assert_eq!(signature.len(), 65),
+                (_, mark) => panic!("{kind}: {mark:?}"),
+            }
         }
     }
 
     #[test]
+    fn a_context_is_confirmed_without_a_signature_where_the_release_has_confirmations() {
+        let node = Node::of(Release::V0_15);
+        let result = node.result(Kind::NewKmsContext, Answer::KmsContextCreated);
+        let Checked::Call(call) = node.verifier().check(&result).unwrap() else { panic!() };
+        assert_eq!((Some(call.to), call.mark), (node.contracts.protocol_config, Mark::TxSender));
+        let old = Node::of(Release::V0_13);
+        let error = old.verifier().check(&old.result(Kind::NewKmsContext, Answer::KmsContextCreated)).unwrap_err();
+        assert_eq!(error, VerifyError::NotTaken(Kind::NewKmsContext));
+    }
+
+    #[test]
     fn p4_an_answer_changed_after_signing_is_refused() {
-        let node = Node::new();
-        for (kind, answer) in answers() {
+        for (node, kind, answer) in every_release() {
             let mut result = node.result(kind, answer);
             result.identity.id = RequestId(B256::repeat_byte(8));
             match &mut result.answer {
@@ -307,39 +331,62 @@ mod tests {
     }
 
     #[test]
+    fn p4_an_answer_signed_in_the_form_of_another_release_is_refused() {
+        let [.., (_, keygen), _, _] = answers();
+        let signed = Node::of(Release::V0_11).result(Kind::Keygen, keygen);
+        let error = Node::of(Release::V0_15).verifier().check(&signed).unwrap_err();
+        assert_eq!(error.code(), SIGNER_MISMATCH);
+    }
+
+    #[test]
+    fn p4_every_item_of_an_epoch_must_be_signed_for_that_epoch_and_context() {
+        let node = Node::of(Release::V0_15);
+        let [.., (kind, answer)] = answers();
+        let good = node.result(kind, answer);
+        let changes: [fn(&mut Vec<EpochKey>, &mut Vec<EpochCrs>, &mut RequestId); 4] = [
+            |_, _, context| *context = RequestId(B256::repeat_byte(8)),
+            |keys, _, _| keys[0].prep_keygen_id = RequestId(B256::repeat_byte(8)),
+            |_, crs_list, _| crs_list[0].max_bit_length = U256::ONE,
+            |keys, crs_list, _| keys[0].signature = crs_list[0].signature.clone(),
+        ];
+        for change in changes {
+            let mut result = good.clone();
+            let Answer::EpochActivation { keys, crs_list, context_id } = &mut result.answer else { unreachable!() };
+            change(keys, crs_list, context_id);
+            assert_eq!(node.verifier().check(&result).unwrap_err().code(), SIGNER_MISMATCH);
+        }
+        for left_out in 0..2 {
+            let mut result = good.clone();
+            let Answer::EpochActivation { keys, crs_list, .. } = &mut result.answer else { unreachable!() };
+            if left_out == 0 {
+                keys.clear()
+            } else {
+                crs_list.clear()
+            }
+            assert_eq!(node.verifier().check(&result), Err(VerifyError::Empty));
+        }
+    }
+
+    #[test]
     fn p4_another_signer_is_refused() {
-        let node = Node::new();
-        let mut stranger = Node::new();
-        stranger.key = PrivateKeySigner::from_slice(&[8; 32]).unwrap();
-        for (kind, answer) in answers() {
+        for (node, kind, answer) in every_release() {
+            let mut stranger = Node::of(node.contracts.release);
+            stranger.key = PrivateKeySigner::from_slice(&[8; 32]).unwrap();
             let error = node.verifier().check(&stranger.result(kind, answer)).unwrap_err();
             assert_eq!(error.code(), SIGNER_MISMATCH);
         }
     }
 
     #[test]
-    fn p4_another_chain_or_contract_is_refused() {
-        let node = Node::new();
-        let [(kind, answer), ..] = answers();
-        let result = node.result(kind, answer);
-        let elsewhere = [
-            Identity { chain_id: 1, ..result.identity },
-            Identity { contract: node.contracts.kms_generation, ..result.identity },
-            Identity { kind: Kind::PrepKeygen, ..result.identity },
-        ];
-        for identity in elsewhere {
-            let error = node.verifier().check(&ResultRecord { identity, ..result.clone() }).unwrap_err();
-            assert_eq!(error.code(), WRONG_DESTINATION);
-        }
-    }
-
-    #[test]
     fn an_answer_of_another_kind_is_refused() {
-        let node = Node::new();
+        let node = Node::of(Release::V0_15);
         let wrong = [
             node.result(Kind::UserDecryption, answers()[0].1.clone()),
             node.result(Kind::PrepKeygen, Answer::Done),
             node.result(Kind::PublicDecryption, Answer::Done),
+            node.result(Kind::PublicDecryption, Answer::Aborted),
+            node.result(Kind::NewKmsEpoch, Answer::KmsContextCreated),
+            node.result(Kind::KmsContextDestroyed, Answer::KmsContextCreated),
         ];
         for result in wrong {
             assert_eq!(node.verifier().check(&result).unwrap_err().code(), ANSWER_MISMATCH);
@@ -348,14 +395,14 @@ mod tests {
 
     #[test]
     fn a_signature_of_a_form_that_the_contracts_refuse_is_refused_here() {
-        let node = Node::new();
+        let node = Node::of(Release::V0_11);
         let [(kind, answer), ..] = answers();
         let good = node.result(kind, answer);
         let damage: [fn(&mut Vec<u8>); 3] =
             [|bytes| bytes.truncate(64), |bytes| bytes[64] -= 27, |bytes| bytes.push(0)];
         for change in damage {
             let mut result = good.clone();
-            let signed = signed_mut(&mut result.answer);
+            let [signed] = &mut signatures(&mut result.answer)[..] else { unreachable!() };
             let mut bytes = signed.signature.to_vec();
             change(&mut bytes);
             signed.signature = bytes.into();
@@ -365,20 +412,25 @@ mod tests {
 
     #[test]
     fn a_record_that_misstates_its_own_signature_is_refused() {
-        let node = Node::new();
+        let node = Node::of(Release::V0_11);
         let [(kind, answer), ..] = answers();
         let mut result = node.result(kind, answer);
-        signed_mut(&mut result.answer).digest = B256::ZERO;
+        signatures(&mut result.answer)[0].digest = B256::ZERO;
         assert_eq!(node.verifier().check(&result), Err(VerifyError::Claim("digest")));
     }
 
     #[test]
-    fn kinds_without_an_answer_on_chain_and_retractions_send_nothing() {
-        let node = Node::new();
-        assert_eq!(node.verifier().check(&node.result(Kind::PrssInit, Answer::Done)), Ok(Checked::NoAnswerOnChain));
-        let reshare = node.result(Kind::KeyReshareSameSet, Answer::Done);
-        assert_eq!(node.verifier().check(&reshare), Ok(Checked::NoAnswerOnChain));
-        let retracted = node.result(Kind::PublicDecryption, Answer::Retracted);
-        assert_eq!(node.verifier().check(&retracted), Ok(Checked::Retracted));
+    fn kinds_without_an_answer_on_chain_aborts_and_retractions_send_nothing() {
+        let node = Node::of(Release::V0_15);
+        let check = |kind, answer| node.verifier().check(&node.result(kind, answer));
+        for kind in Kind::ALL.into_iter().filter(|kind| !kind.has_answer()) {
+            assert_eq!(check(kind, Answer::Done), Ok(Checked::NoAnswerOnChain), "{kind}");
+        }
+        // The very first context.
+        assert_eq!(check(Kind::NewKmsContext, Answer::Done), Ok(Checked::NoAnswerOnChain));
+        for kind in [Kind::PrepKeygen, Kind::Keygen, Kind::Crsgen] {
+            assert_eq!(check(kind, Answer::Aborted), Ok(Checked::Aborted));
+        }
+        assert_eq!(check(Kind::PublicDecryption, Answer::Retracted), Ok(Checked::Retracted));
     }
 }

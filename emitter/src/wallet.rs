@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use alloy::consensus::transaction::SignerRecoverable as _;
 use alloy::consensus::{SignableTransaction, Transaction as _, TxEip1559, TxEnvelope};
 use alloy::eips::eip2718::{Decodable2718 as _, Encodable2718 as _};
 use alloy::primitives::{Address, B256, Bytes, TxKind, U256};
@@ -99,17 +100,42 @@ impl fmt::Debug for Wallet {
     }
 }
 
-/// What signed bytes do and pay; none when they are no transaction that a wallet made.
+/// A signed transaction, read from its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadBack {
+    /// What it does.
+    pub payload: Payload,
+    /// What it pays.
+    pub fees: Fees,
+    /// Whose key signed it; none where no key could have.
+    pub sender: Option<Address>,
+    /// Its chain; none for one that is good on every chain.
+    pub chain_id: Option<u64>,
+    /// Its nonce.
+    pub nonce: Nonce,
+    /// Its hash.
+    pub hash: B256,
+}
+
+/// What signed bytes say; none when they are no transaction that a wallet made.
 #[must_use]
-pub fn read_back(raw: &[u8]) -> Option<(Payload, Fees)> {
+pub fn read_back(raw: &[u8]) -> Option<ReadBack> {
     let transaction = TxEnvelope::decode_2718_exact(raw).ok()?;
-    let payload =
-        Payload { to: transaction.to()?, data: transaction.input().clone(), gas_limit: transaction.gas_limit() };
-    let fees = Fees {
-        max_fee: transaction.max_fee_per_gas(),
-        priority: transaction.max_priority_fee_per_gas().unwrap_or_default(),
-    };
-    Some((payload, fees))
+    Some(ReadBack {
+        payload: Payload {
+            to: transaction.to()?,
+            data: transaction.input().clone(),
+            gas_limit: transaction.gas_limit(),
+        },
+        fees: Fees {
+            max_fee: transaction.max_fee_per_gas(),
+            priority: transaction.max_priority_fee_per_gas().unwrap_or_default(),
+        },
+        sender: transaction.recover_signer().ok(),
+        chain_id: transaction.chain_id(),
+        nonce: Nonce(transaction.nonce()),
+        hash: *transaction.tx_hash(),
+    })
 }
 
 #[cfg(test)]
@@ -127,12 +153,15 @@ mod tests {
         let wallet = Wallet::new(&Secret::new(format!(" {KEY}\n"))).unwrap();
         let fees = Fees { max_fee: 2_000, priority: 3 };
         let signed = wallet.sign(31_337, Nonce(7), &payload(), fees).unwrap();
-        assert_eq!(read_back(&signed.raw), Some((payload(), fees)));
-        let envelope = TxEnvelope::decode_2718_exact(&signed.raw).unwrap();
-        assert_eq!((envelope.nonce(), envelope.chain_id()), (7, Some(31_337)));
-        let sender = envelope.as_eip1559().unwrap().recover_signer().unwrap();
-        assert_eq!(sender, wallet.address());
-        assert_eq!(*envelope.tx_hash(), signed.hash);
+        let expected = ReadBack {
+            payload: payload(),
+            fees,
+            sender: Some(wallet.address()),
+            chain_id: Some(31_337),
+            nonce: Nonce(7),
+            hash: signed.hash,
+        };
+        assert_eq!(read_back(&signed.raw), Some(expected));
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Health {
         self.checks.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    fn set(&self, name: &str, status: Status) {
+    fn set(&self, name: &str, status: Status, passing: bool) {
         let known = |checks: &BTreeMap<String, Status>| checks.get(name) == Some(&status);
         if known(&self.checks.read().unwrap_or_else(std::sync::PoisonError::into_inner)) {
             return;
@@ -62,6 +62,7 @@ impl Health {
         match &status {
             Status::NotReady(reason) if reason == STARTING => {}
             Status::Ready => tracing::info!(check = name, "ready"),
+            Status::NotReady(reason) if passing => tracing::info!(check = name, reason, "not ready yet"),
             Status::NotReady(reason) => tracing::warn!(check = name, reason, "not ready"),
             Status::Dead(reason) => tracing::error!(check = name, reason, "dead"),
         }
@@ -81,17 +82,23 @@ pub struct Check {
 impl Check {
     /// It works.
     pub fn ready(&self) {
-        self.health.set(&self.name, Status::Ready);
+        self.health.set(&self.name, Status::Ready, false);
     }
 
     /// It does not work now; the reason should stay the same for as long as the state does.
     pub fn not_ready(&self, reason: impl Into<String>) {
-        self.health.set(&self.name, Status::NotReady(reason.into()));
+        self.health.set(&self.name, Status::NotReady(reason.into()), false);
+    }
+
+    /// It does not work now, as is to be expected: at a start, or because another process does the work. No warning is
+    /// logged.
+    pub fn waiting(&self, reason: impl Into<String>) {
+        self.health.set(&self.name, Status::NotReady(reason.into()), true);
     }
 
     /// It will not work again without a restart.
     pub fn dead(&self, reason: impl Into<String>) {
-        self.health.set(&self.name, Status::Dead(reason.into()));
+        self.health.set(&self.name, Status::Dead(reason.into()), false);
     }
 }
 

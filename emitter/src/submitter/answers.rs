@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use alloy::primitives::{B256, Bytes};
-use kms_schemas::identity::Kind;
+use alloy::primitives::B256;
+use kms_schemas::identity::{Kind, RequestId};
 use kms_schemas::record::{IntentItem, Verdict};
 use tokio::sync::oneshot;
 
+use crate::answer::Mark;
 use crate::nonce::{Millis, Nonce};
 use crate::verdict::History;
 use crate::wallet::Payload;
@@ -38,8 +39,10 @@ pub(super) enum Stage {
 pub(super) struct Answer {
     pub(super) item: IntentItem,
     pub(super) payload: Payload,
-    /// KMS Core's signature; unknown for an answer that only the journal told of.
-    pub(super) signature: Option<Bytes>,
+    /// By what our recorded answer is recognised; unknown for an answer that only the journal told of.
+    pub(super) mark: Option<Mark>,
+    /// The context that it was signed for, where the call does not name it.
+    pub(super) context: Option<RequestId>,
     pub(super) history: History,
     pub(super) unsendable: u32,
     /// Every transaction that was signed for it.
@@ -67,7 +70,8 @@ impl Answers {
         let answer = self.answers.entry(key).or_insert_with(|| Answer {
             item,
             payload: payload.clone(),
-            signature: None,
+            mark: None,
+            context: None,
             history: History::default(),
             unsendable: 0,
             signed: Vec::new(),
@@ -93,7 +97,8 @@ impl Answers {
                 Answer {
                     item,
                     payload,
-                    signature: Some(call.signature),
+                    mark: Some(call.mark),
+                    context: call.context,
                     history: History::default(),
                     unsendable: 0,
                     signed: Vec::new(),
@@ -106,7 +111,8 @@ impl Answers {
             );
             return Stage::New;
         };
-        answer.signature = Some(call.signature);
+        answer.mark = Some(call.mark);
+        answer.context = call.context;
         let before = answer.stage.clone();
         if before == Stage::Recovered {
             answer.payload.to = call.to;
@@ -256,6 +262,7 @@ fn name(end: &End) -> &'static str {
         End::Verdict(Verdict::Accepted(_)) => "accepted",
         End::Verdict(Verdict::AlreadyAnswered { .. }) => "already_answered",
         End::Verdict(Verdict::NoAnswerOnChain) => "no_answer_on_chain",
+        End::Verdict(Verdict::Concluded { .. }) => "concluded",
         End::Verdict(Verdict::Refused { .. }) => "refused",
         End::Verdict(Verdict::Retracted) => "retracted",
         End::GivenUp { .. } => "given_up",

@@ -4,29 +4,26 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use alloy::primitives::{B256, Bytes, U256};
-use kms_chain::contracts::{Decryption, KMSGeneration};
-use kms_chain::event::{ContractSet, decode_response};
-use kms_chain::revert::Revert;
+use alloy::primitives::{Address, B256, Bytes, U256};
+use kms_chain::contracts::{Decryption, KMSGeneration, b};
+use kms_chain::event::{ContractSet, ResponseEvent, decode_response};
+use kms_chain::revert::{Revert, StateCheck};
 use kms_chain::rpc::{BlockId, CallError, CallRequest, Rpc, RpcError, SendOutcome};
-use kms_schemas::identity::{Identity, Kind};
+use kms_chain::views::{ProtocolConfigViews, ViewError};
+use kms_schemas::identity::{Identity, Kind, RequestId};
 use kms_schemas::record::{RawLog, Verdict};
 
 use super::answers::Stage;
-use super::{End, ItemKey, Submitter, metrics};
+use super::{End, ItemKey, Submitter};
+use crate::answer::Mark;
+use crate::config::SubmissionConfig;
 use crate::follow;
 use crate::gas::Shape;
 use crate::nonce::{Millis, Mined, Nonce};
-use crate::verdict::{Cause, Decision, Finding, decide, inclusion};
+use crate::verdict::{Case, Cause, Decision, Finding, decide, inclusion};
 
-/// Questions in one batch.
-const BATCH: usize = 100;
-/// Blocks that are searched for our own response event. It only adds a transaction's hash to the record.
-const EVIDENCE_BLOCKS: u64 = 5_000;
 /// Pause after a question that no node answered.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
-/// Longest pause between looks at the registration.
-const LONGEST_PROBE_MS: u64 = 300_000;
 
 /// What a task found out.
 pub(super) enum Told {
@@ -38,8 +35,8 @@ pub(super) enum Told {
     Examined(Vec<(Question, Result<Finding, CallError>)>),
     /// The gas of a call.
     Estimated { shape: Shape, key: ItemKey, result: Result<u64, CallError> },
-    /// The answer is on chain; perhaps the transaction that brought it.
-    Evidence { key: ItemKey, evidence: String, transaction_hash: Option<B256> },
+    /// The answer is on chain, or not needed there any more; perhaps the transaction that brought it.
+    Evidence { key: ItemKey, verdict: Verdict, transaction_hash: Option<B256> },
     /// The receipt of our own transaction, by which the answer is on chain.
     Own { key: ItemKey, nonce: Nonce, hash: B256, evidence: String, mined: Option<Mined> },
     /// The account's balance.
@@ -55,11 +52,13 @@ pub(super) struct Question {
     block: Option<u64>,
 }
 
-/// The contract does not accept this node.
+/// The contract does not accept this node, for one request at least. Meanwhile no answer is sent before a call of it passed: in
+/// later releases a request may belong to a set of nodes that this one is not in, while others are accepted.
 pub(super) struct Hold {
     next_probe: Millis,
     pause_ms: u64,
-    probing: Option<ItemKey>,
+    /// Answers that were held and are being tried again.
+    probing: HashSet<ItemKey>,
 }
 
 /// What waits to be asked.
@@ -74,13 +73,15 @@ pub(super) struct Asking {
     /// Answers kept until the node is registered.
     pub(super) held: VecDeque<ItemKey>,
     pub(super) hold: Option<Hold>,
+    batch: usize,
     probe_ms: u64,
+    longest_probe_ms: u64,
     low_balance: bool,
     poor: bool,
 }
 
 impl Asking {
-    pub(super) fn new(probe_ms: u64) -> Self {
+    pub(super) fn new(config: &SubmissionConfig) -> Self {
         Self {
             lookups: BTreeMap::new(),
             looking_up: false,
@@ -91,7 +92,9 @@ impl Asking {
             estimating: HashSet::new(),
             held: VecDeque::new(),
             hold: None,
-            probe_ms,
+            batch: config.question_batch,
+            probe_ms: config.registration_probe_ms,
+            longest_probe_ms: config.registration_probe_max_ms,
             low_balance: false,
             poor: false,
         }
@@ -109,6 +112,11 @@ impl Asking {
         self.questions.push_back(Question { key, cause: Cause::Displaced, block: None });
     }
 
+    /// Try a call of the answer before it is sent.
+    pub(super) fn examine_first(&mut self, key: ItemKey) {
+        self.questions.push_back(Question { key, cause: Cause::Waited, block: None });
+    }
+
     /// Moves what has waited long enough to the questions, and the probe of the registration.
     pub(super) fn due(&mut self, now: Millis) {
         while let Some(entry) = self.waiting.first_entry() {
@@ -120,12 +128,15 @@ impl Asking {
             self.questions.push_back(Question { key, cause: Cause::Waited, block: None });
         }
         if let Some(hold) = &mut self.hold
-            && hold.probing.is_none()
+            && hold.probing.is_empty()
             && hold.next_probe <= now
-            && let Some(&key) = self.held.front()
         {
-            hold.probing = Some(key);
-            self.questions.push_front(Question { key, cause: Cause::Waited, block: None });
+            // Those at the back have their turn next time: what is refused comes back there.
+            let some = self.held.len().min(self.batch);
+            for key in self.held.drain(..some) {
+                hold.probing.insert(key);
+                self.questions.push_back(Question { key, cause: Cause::Waited, block: None });
+            }
         }
     }
 
@@ -156,10 +167,22 @@ impl Asking {
         std::mem::replace(&mut self.poor, poor) != poor
     }
 
+    /// A held answer is no longer being tried. Whether it was.
+    fn forget_probe(&mut self, key: &ItemKey) -> bool {
+        self.hold.as_mut().is_some_and(|hold| hold.probing.remove(key))
+    }
+
+    /// An answer that was held is accepted: the others are tried at once.
+    fn eased(&mut self, now: Millis) {
+        if let Some(hold) = &mut self.hold {
+            (hold.next_probe, hold.pause_ms) = (now, self.probe_ms);
+        }
+    }
+
     /// The next questions about the same block.
     fn next_questions(&mut self) -> Vec<Question> {
         let Some(first) = self.questions.front().copied() else { return Vec::new() };
-        let same = self.questions.iter().take(BATCH).take_while(|question| question.block == first.block).count();
+        let same = self.questions.iter().take(self.batch).take_while(|question| question.block == first.block).count();
         self.questions.drain(..same).collect()
     }
 }
@@ -184,7 +207,7 @@ impl Submitter {
                 }
             }
             Told::Estimated { shape, key, result } => self.estimated(shape, key, result),
-            Told::Evidence { key, evidence, transaction_hash } => self.evidence_found(key, evidence, transaction_hash),
+            Told::Evidence { key, verdict, transaction_hash } => self.evidence_found(key, verdict, transaction_hash),
             Told::Own { key, nonce, hash, evidence, mined } => {
                 let verdict = match mined.filter(|mined| mined.succeeded) {
                     Some(mined) => Verdict::Accepted(inclusion(self.sender, nonce, &mined)),
@@ -207,7 +230,7 @@ impl Submitter {
 
     fn start_lookups(&mut self) {
         let mut batch = Vec::new();
-        while batch.len() < BATCH
+        while batch.len() < self.config.question_batch
             && let Some((nonce, hashes)) = self.asking.lookups.pop_first()
         {
             batch.push((nonce, hashes));
@@ -222,23 +245,44 @@ impl Submitter {
         let questions = self.asking.next_questions();
         let (mut asked, mut requests) = (Vec::new(), Vec::new());
         for question in questions {
-            if let Some(answer) = self.answers.get(&question.key) {
-                asked.push(question);
-                requests.push(CallRequest::from(self.sender, answer.payload.to, answer.payload.data.clone()));
-            }
-        }
-        let Some(block) = asked.first().map(|question| question.block) else { return };
-        self.asking.examining = true;
-        let rpc = self.rpc.needing(block.unwrap_or(self.head));
-        let at = block.map_or(BlockId::latest(), BlockId::number);
-        self.tasks.spawn(async move {
-            match rpc.calls(&requests, at).await {
-                Ok(results) => Told::Examined(asked.into_iter().zip(results.into_iter().map(finding)).collect()),
-                Err(error) => {
-                    tokio::time::sleep(OUTAGE_PAUSE).await;
-                    Told::Examined(asked.into_iter().map(|question| (question, Err(error.clone().into()))).collect())
+            match self.answers.get(&question.key) {
+                Some(answer) => {
+                    asked.push((question, answer.context));
+                    requests.push(CallRequest::from(self.sender, answer.payload.to, answer.payload.data.clone()));
+                }
+                // Nobody waits for it any more.
+                None => {
+                    self.asking.forget_probe(&question.key);
                 }
             }
+        }
+        let Some(block) = asked.first().map(|(question, _)| question.block) else { return };
+        self.asking.examining = true;
+        let head = self.head;
+        let rpc = self.rpc.needing(block.unwrap_or(head));
+        let at = block.map_or(BlockId::latest(), BlockId::number);
+        self.tasks.spawn(async move {
+            let results = match rpc.calls(&requests, at).await {
+                Ok(results) => results,
+                Err(error) => {
+                    tokio::time::sleep(OUTAGE_PAUSE).await;
+                    let nothing = |(question, _)| (question, Err(error.clone().into()));
+                    return Told::Examined(asked.into_iter().map(nothing).collect());
+                }
+            };
+            let mut findings = Vec::with_capacity(asked.len());
+            for (((question, context), request), result) in asked.into_iter().zip(&requests).zip(results) {
+                let found = match finding(result) {
+                    Ok(Finding::Reverts(revert, data)) => match revert.state_check() {
+                        // Call and view on the state of one block, or the view would judge another phase.
+                        Some(check) => phase(&rpc, request, (check, context), block.unwrap_or(head)).await,
+                        None => Ok(Finding::Reverts(revert, data)),
+                    },
+                    other => other,
+                };
+                findings.push((question, found));
+            }
+            Told::Examined(findings)
         });
     }
 
@@ -256,54 +300,66 @@ impl Submitter {
     }
 
     fn conclude(&mut self, key: ItemKey, cause: Cause, finding: Finding) {
-        if let Finding::Reverts(revert, _) = &finding {
-            metrics::reverted(revert.name(), revert.class().as_str());
+        let (now, release) = (self.clock.now(), self.contracts.release);
+        let Some(answer) = self.answers.get_mut(&key) else {
+            self.asking.forget_probe(&key);
+            return;
+        };
+        let case = Case {
+            cause,
+            sender: self.sender,
+            release,
+            kind: answer.item.identity.kind,
+            can_grow: self.gas.can_grow(answer.payload.gas_limit),
+        };
+        if let Finding::Reverts(revert, _) | Finding::PhaseOver(revert, _) = &finding {
+            self.metrics.reverted(revert.name(), revert.class_in(release, case.kind).as_str());
         }
-        let now = self.clock.now();
-        let Some(answer) = self.answers.get_mut(&key) else { return self.probed(key, false) };
-        let can_grow = self.gas.can_grow(answer.payload.gas_limit);
-        let decision = decide(&mut answer.history, cause, finding, &self.patience, self.sender, can_grow, now);
-        if !matches!(decision, Decision::Hold(_)) {
-            self.probed(key, true);
-        }
+        let decision = decide(&mut answer.history, case, finding, &self.patience, now);
+        let was_held = self.asking.forget_probe(&key);
         match decision {
-            Decision::Send => self.admit(key),
+            Decision::Send => {
+                if was_held {
+                    self.asking.eased(now);
+                }
+                self.price(key);
+            }
             Decision::Wait(until, revert) => {
                 tracing::debug!(?key, error = %revert, "the contract does not accept an answer yet");
                 self.answers.set(&key, Stage::Waiting);
                 self.asking.waiting.insert((until, key), ());
             }
             Decision::Hold(revert) => self.hold(key, &revert),
-            Decision::Settle(Verdict::AlreadyAnswered { evidence, .. }) => self.search_evidence(key, evidence),
+            Decision::Settle(verdict @ (Verdict::AlreadyAnswered { .. } | Verdict::Concluded { .. })) => {
+                self.search_evidence(key, verdict);
+            }
             Decision::Settle(verdict) => {
                 if let Verdict::Refused { error, .. } = &verdict {
                     let code = kms_chain::codes::ANSWER_REFUSED;
-                    tracing::error!(code, ?key, error, "the contract can never accept an answer");
+                    let destination = self.metrics.destination();
+                    tracing::error!(destination, code, ?key, error, "the contract can never accept an answer");
                 }
                 self.settle(key, End::Verdict(verdict));
             }
-            Decision::GiveUp(revert) => {
-                let code = kms_chain::codes::RETRIES_EXHAUSTED;
-                self.settle(key, End::GivenUp { code, text: revert.to_string() });
-            }
+            Decision::GiveUp(code, revert) => self.settle(key, End::GivenUp { code, text: revert.to_string() }),
         }
+        self.end_hold();
     }
 
-    /// The contract says that this node may not answer: everything waits until it may.
+    /// The contract says that this node may not answer: the answer waits until it may.
     fn hold(&mut self, key: ItemKey, revert: &Revert) {
         let now = self.clock.now();
-        let probe_ms = self.asking.probe_ms;
+        let (probe_ms, longest_ms) = (self.asking.probe_ms, self.asking.longest_probe_ms);
         match &mut self.asking.hold {
             None => {
-                metrics::held(Some(&revert.to_string()));
+                self.metrics.held(Some(&revert.to_string()));
                 self.registration.not_ready(format!("the contract does not accept this node: {}", revert.name()));
-                self.asking.hold = Some(Hold { next_probe: now.plus(probe_ms), pause_ms: probe_ms, probing: None });
+                let probing = HashSet::new();
+                self.asking.hold = Some(Hold { next_probe: now.plus(probe_ms), pause_ms: probe_ms, probing });
             }
-            Some(hold) if hold.probing == Some(key) => {
-                hold.probing = None;
-                hold.pause_ms = hold.pause_ms.saturating_mul(2).min(LONGEST_PROBE_MS);
+            Some(hold) if now >= hold.next_probe => {
+                hold.pause_ms = hold.pause_ms.saturating_mul(2).min(longest_ms);
                 hold.next_probe = now.plus(hold.pause_ms);
-                return; // it is at the front of those that are held
             }
             Some(_) => {}
         }
@@ -311,22 +367,13 @@ impl Submitter {
         self.asking.held.push_back(key);
     }
 
-    /// The look at the registration came back. `accepted` is that the contract no longer objects to the node.
-    fn probed(&mut self, key: ItemKey, accepted: bool) {
-        let Some(hold) = &mut self.asking.hold else { return };
-        if hold.probing != Some(key) {
-            return;
-        }
-        self.asking.held.retain(|held| *held != key);
-        if !accepted {
-            hold.probing = None;
-            return;
-        }
-        self.asking.hold = None;
-        metrics::held(None);
-        self.registration.ready();
-        for key in std::mem::take(&mut self.asking.held) {
-            self.admit(key);
+    /// Nothing is held any more.
+    pub(super) fn end_hold(&mut self) {
+        let over = self.asking.hold.as_ref().is_some_and(|hold| hold.probing.is_empty());
+        if over && self.asking.held.is_empty() {
+            self.asking.hold = None;
+            self.metrics.held(None);
+            self.registration.ready();
         }
     }
 
@@ -345,7 +392,7 @@ impl Submitter {
         if !self.asking.estimating.insert(shape) {
             return;
         }
-        metrics::estimating();
+        self.metrics.estimating();
         let rpc = self.rpc.clone();
         let request = CallRequest::from(self.sender, answer.payload.to, answer.payload.data.clone());
         self.tasks.spawn(async move {
@@ -361,7 +408,7 @@ impl Submitter {
                 let bytes = self.answers.get(&key).map_or(0, |answer| answer.payload.data.len());
                 self.gas.estimated(shape.kind, bytes, gas);
                 for key in self.asking.unpriced.remove(&shape).unwrap_or_default() {
-                    self.admit(key);
+                    self.price(key);
                 }
             }
             Err(CallError::Reverted(data)) => {
@@ -373,7 +420,12 @@ impl Submitter {
                 });
                 if was_waiting {
                     self.answers.set(&key, Stage::Examined);
-                    self.conclude(key, Cause::Waited, Finding::Reverts(Revert::decode(&data), data));
+                    let revert = Revert::decode(&data);
+                    match revert.state_check() {
+                        // The view that decides belongs to a block of its own.
+                        Some(_) => self.asking.examine_first(key),
+                        None => self.conclude(key, Cause::Waited, Finding::Reverts(revert, data)),
+                    }
                 }
                 self.start_estimate(shape, Duration::ZERO);
             }
@@ -384,25 +436,36 @@ impl Submitter {
         }
     }
 
-    /// The chain holds our answer: by which transaction?
-    fn search_evidence(&mut self, key: ItemKey, evidence: String) {
+    /// The chain holds our answer, or does without it: by which transaction? The verdict is what holds if there is none.
+    fn search_evidence(&mut self, key: ItemKey, verdict: Verdict) {
         let Some(answer) = self.answers.get(&key) else { return };
-        let Some(signature) = answer.signature.clone() else {
-            return self.settle(key, End::Verdict(Verdict::AlreadyAnswered { evidence, transaction_hash: None }));
+        let Some(mark) = answer.mark.clone() else {
+            return self.settle(key, End::Verdict(verdict));
         };
-        let (rpc, contracts, identity, head) = (self.rpc.clone(), self.contracts, answer.item.identity, self.head);
+        let searched = Searched {
+            rpc: self.rpc.clone(),
+            contracts: self.contracts,
+            identity: answer.item.identity,
+            mark,
+            tx_sender: self.sender,
+            signer: self.signer,
+            from: self.head.saturating_sub(self.config.evidence_blocks),
+        };
         self.tasks.spawn(async move {
-            let found = find_response(&rpc, &contracts, &identity, &signature, head).await.ok().flatten();
-            Told::Evidence { key, evidence, transaction_hash: found }
+            let transaction_hash = searched.find_response().await.ok().flatten();
+            Told::Evidence { key, verdict, transaction_hash }
         });
     }
 }
 
 impl Submitter {
     /// The transaction that carried the answer is somebody's, or one that was signed for this very answer: then it is accepted.
-    fn evidence_found(&mut self, key: ItemKey, evidence: String, transaction_hash: Option<B256>) {
-        let own = transaction_hash.and_then(|hash| Some((self.answers.own(&key, hash)?, hash)));
-        let Some((nonce, hash)) = own else {
+    fn evidence_found(&mut self, key: ItemKey, verdict: Verdict, transaction_hash: Option<B256>) {
+        let Some(hash) = transaction_hash else { return self.settle(key, End::Verdict(verdict)) };
+        let (Verdict::AlreadyAnswered { evidence, .. } | Verdict::Concluded { evidence }) = verdict else {
+            return self.settle(key, End::Verdict(verdict));
+        };
+        let Some(nonce) = self.answers.own(&key, hash) else {
             return self.settle(key, End::Verdict(Verdict::AlreadyAnswered { evidence, transaction_hash }));
         };
         let rpc = self.rpc.clone();
@@ -440,42 +503,97 @@ async fn look_up(rpc: &Rpc, batch: Vec<(Nonce, Vec<B256>)>) -> Vec<(Nonce, Resul
     found
 }
 
-/// The transaction whose response event carries this signature, in the last blocks.
-async fn find_response(
+/// Whether the phase in which the chain takes this answer ended as the answer would have had it (`docs/protocol.md`,
+/// "Errors").
+async fn phase(
     rpc: &Rpc,
-    contracts: &ContractSet,
-    identity: &Identity,
-    signature: &Bytes,
-    head: u64,
-) -> Result<Option<B256>, RpcError> {
+    request: &CallRequest,
+    (check, context): (StateCheck, Option<RequestId>),
+    block: u64,
+) -> Result<Finding, CallError> {
+    let (rpc, at) = (rpc.needing(block), BlockId::number(block));
+    let now = match finding(rpc.call(request, at).await)? {
+        Finding::Reverts(revert, data) if revert.state_check() == Some(check) => (revert, data),
+        other => return Ok(other),
+    };
+    let views = ProtocolConfigViews::new(rpc.clone(), request.to);
+    let ended = match (check, context) {
+        (StateCheck::LiveContext(context), _) => views.is_live_context(context, at).await,
+        (StateCheck::ValidEpoch(epoch), Some(context)) => views.is_valid_epoch(context, epoch, at).await,
+        // Only the journal told of it: its record comes back.
+        (StateCheck::ValidEpoch(_), None) => Ok(false),
+    };
+    match ended {
+        Ok(true) => Ok(Finding::PhaseOver(now.0, format!("{} is true in block {block}", check.view()))),
+        Ok(false) => Ok(Finding::Reverts(now.0, now.1)),
+        Err(ViewError::Call { source, .. }) => Err(source),
+        // A contract that has the error has the view.
+        Err(error) => {
+            tracing::warn!(%error, "the state that an error asks for cannot be read");
+            Ok(Finding::Reverts(now.0, now.1))
+        }
+    }
+}
+
+/// A search for the node's own response event in the last blocks.
+struct Searched {
+    rpc: Rpc,
+    contracts: ContractSet,
+    identity: Identity,
+    mark: Mark,
+    tx_sender: Address,
+    signer: Address,
+    from: u64,
+}
+
+impl Searched {
+    /// The transaction that it was recorded in.
+    async fn find_response(&self) -> Result<Option<B256>, RpcError> {
+        let Some((topic, id_is_indexed)) = response_topic(self.identity.kind) else { return Ok(None) };
+        let mut topics = vec![topic];
+        if id_is_indexed {
+            topics.push(self.identity.id.0);
+        }
+        let filter = serde_json::json!([{
+            "address": self.identity.contract,
+            "topics": topics,
+            "fromBlock": format!("{:#x}", self.from),
+            "toBlock": "latest",
+        }]);
+        let logs: Vec<alloy::rpc::types::Log> = self.rpc.request("eth_getLogs", filter).await?;
+        let ours = |log: &&alloy::rpc::types::Log| {
+            let raw = RawLog {
+                address: log.inner.address,
+                topics: log.inner.data.topics().to_vec(),
+                data: log.inner.data.data.clone(),
+            };
+            let event = decode_response(&self.contracts, &raw).ok().flatten();
+            event.is_some_and(|event| event.id() == self.identity.id && self.is_ours(&event))
+        };
+        Ok(logs.iter().find(ours).and_then(|log| log.transaction_hash))
+    }
+
+    fn is_ours(&self, event: &ResponseEvent) -> bool {
+        match (&self.mark, event) {
+            (Mark::Signature(signature), event) => event.signature() == Some(signature),
+            (Mark::TxSender, event) => event.tx_sender() == Some(self.tx_sender),
+            (Mark::Signer, ResponseEvent::EpochActivationConfirmation { signer, .. }) => *signer == self.signer,
+            (Mark::Signer, _) => false,
+        }
+    }
+}
+
+/// First topic of the event that reports one node's answer, and whether the request's id is its second.
+fn response_topic(kind: Kind) -> Option<(B256, bool)> {
     use alloy::sol_types::SolEvent as _;
-    let (topic, id_is_indexed) = match identity.kind {
+    Some(match kind {
         Kind::PublicDecryption => (Decryption::PublicDecryptionResponseCall::SIGNATURE_HASH, true),
         Kind::UserDecryption => (Decryption::UserDecryptionResponse::SIGNATURE_HASH, true),
         Kind::PrepKeygen => (KMSGeneration::PrepKeygenResponse::SIGNATURE_HASH, false),
         Kind::Keygen => (KMSGeneration::KeygenResponse::SIGNATURE_HASH, false),
         Kind::Crsgen => (KMSGeneration::CrsgenResponse::SIGNATURE_HASH, false),
-        Kind::PrssInit | Kind::KeyReshareSameSet => return Ok(None),
-    };
-    let mut topics = vec![topic];
-    if id_is_indexed {
-        topics.push(identity.id.0);
-    }
-    let filter = serde_json::json!([{
-        "address": identity.contract,
-        "topics": topics,
-        "fromBlock": format!("{:#x}", head.saturating_sub(EVIDENCE_BLOCKS)),
-        "toBlock": "latest",
-    }]);
-    let logs: Vec<alloy::rpc::types::Log> = rpc.request("eth_getLogs", filter).await?;
-    let carries_it = |log: &&alloy::rpc::types::Log| {
-        let raw = RawLog {
-            address: log.inner.address,
-            topics: log.inner.data.topics().to_vec(),
-            data: log.inner.data.data.clone(),
-        };
-        let event = decode_response(contracts, &raw).ok().flatten();
-        event.is_some_and(|event| event.id() == identity.id && event.signature() == Some(signature))
-    };
-    Ok(logs.iter().find(carries_it).and_then(|log| log.transaction_hash))
+        Kind::NewKmsContext => (b::ProtocolConfig::KmsContextCreationConfirmation::SIGNATURE_HASH, true),
+        Kind::NewKmsEpoch => (b::ProtocolConfig::EpochActivationConfirmation::SIGNATURE_HASH, true),
+        _ => return None,
+    })
 }

@@ -36,7 +36,7 @@ use crate::fees::FeePolicy;
 use crate::follow::{ChainEvent, Wishes};
 use crate::gas::GasBook;
 use crate::journal::{Draft, Journalled, OpenIntents};
-use crate::metrics;
+use crate::metrics::{Levels, Metrics};
 use crate::nonce::{Action, Mined, Nonce, Planner, Pricing};
 use crate::verdict::Patience;
 use crate::verify::Call;
@@ -114,6 +114,8 @@ pub struct Parts {
     pub rpc: Rpc,
     /// The transaction sender.
     pub sender: Address,
+    /// The KMS node's signer.
+    pub signer: Address,
     /// The contracts that are answered.
     pub contracts: ContractSet,
     /// Settings.
@@ -142,6 +144,8 @@ pub struct Parts {
     pub registration: Check,
     /// Readiness: can the account pay, are fees below the cap.
     pub funds: Check,
+    /// Happenings of the destination.
+    pub metrics: Metrics,
 }
 
 /// What reaches the submitter.
@@ -158,6 +162,7 @@ pub struct Inbox {
 pub struct Submitter {
     rpc: Rpc,
     sender: Address,
+    signer: Address,
     contracts: ContractSet,
     config: SubmissionConfig,
     patience: Patience,
@@ -180,17 +185,14 @@ pub struct Submitter {
     low_balance: U256,
     /// Refusals of unknown kind, by nonce.
     refusals: HashMap<Nonce, u32>,
+    metrics: Metrics,
     tasks: JoinSet<Told>,
 }
 
-/// A transfer of nothing to oneself costs 21 000, and on a rollup its L1 share.
-const FILLER_GAS: u64 = 100_000;
 /// How often what depends on time is looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// How often gauges are set and abandoned answers are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
-/// How often the balance is read.
-const BALANCE: Duration = Duration::from_secs(30);
 
 impl Submitter {
     /// Puts the parts together and takes up what the journal holds. `sends` is what recovery wants done first.
@@ -200,13 +202,15 @@ impl Submitter {
         let mut answers = Answers::default();
         parts.recovered.into_iter().for_each(|recovered| answers.recover(recovered));
         let mut submitter = Self {
-            asking: Asking::new(parts.config.registration_probe_ms),
-            sending: Sending::new(parts.config.send_batch, parts.config.send_concurrency),
+            asking: Asking::new(&parts.config),
+            sending: Sending::new(&parts.config),
             gas: GasBook::new(parts.config.gas_policy()),
             fees: parts.config.fee_policy(),
             patience,
             rpc: parts.rpc,
             sender: parts.sender,
+            signer: parts.signer,
+            metrics: parts.metrics,
             contracts: parts.contracts,
             config: parts.config,
             planner: parts.planner,
@@ -235,6 +239,7 @@ impl Submitter {
     pub async fn run(mut self, mut inbox: Inbox, stop: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let balance_interval = Duration::from_millis(self.config.balance_interval_ms);
         let (mut swept, mut balanced) = (Instant::now(), None::<Instant>);
         loop {
             tokio::select! {
@@ -262,7 +267,7 @@ impl Submitter {
                         swept = Instant::now();
                         self.sweep();
                     }
-                    if balanced.is_none_or(|at| at.elapsed() >= BALANCE) {
+                    if balanced.is_none_or(|at| at.elapsed() >= balance_interval) {
                         balanced = Some(Instant::now());
                         self.ask_balance();
                     }
@@ -294,14 +299,18 @@ impl Submitter {
         }
     }
 
-    /// Gives an answer to the planner, unless the node is not registered or its gas is not known.
+    /// Sends an answer. While the contract does not accept this node, for some request at least, a call of it comes first.
     fn admit(&mut self, key: ItemKey) {
-        let Some(answer) = self.answers.get(&key) else { return };
         if self.asking.hold.is_some() {
-            self.answers.set(&key, Stage::Held);
-            self.asking.held.push_back(key);
-            return;
+            self.answers.set(&key, Stage::Examined);
+            return self.asking.examine_first(key);
         }
+        self.price(key);
+    }
+
+    /// Gives an answer to the planner, unless its gas is not known.
+    fn price(&mut self, key: ItemKey) {
+        let Some(answer) = self.answers.get(&key) else { return };
         let (kind, bytes) = (answer.item.identity.kind, answer.payload.data.len());
         if self.gas.limit(kind, bytes, 0).is_none() {
             self.answers.set(&key, Stage::Unpriced);
@@ -329,7 +338,7 @@ impl Submitter {
                     items.into_iter().for_each(|key| self.mined(key, nonce, mined));
                 }
                 Action::Displaced { nonce, items } => {
-                    metrics::nonce_taken(nonce.0);
+                    self.metrics.nonce_taken(nonce.0);
                     items.into_iter().for_each(|key| self.displaced(key));
                 }
                 Action::Unsendable { items, reason } => {
@@ -370,7 +379,7 @@ impl Submitter {
             // More drafts than nonces cannot be; after a shutdown nobody reads them.
             return self.planner.unsigned(nonce, self.clock.now());
         }
-        metrics::signing(match (keys.is_empty(), attempt) {
+        self.metrics.signing(match (keys.is_empty(), attempt) {
             (true, _) => "gap",
             (false, 0) => "answer",
             (false, _) => "replacement",
@@ -380,7 +389,10 @@ impl Submitter {
     /// What the transaction does. One answer per transaction until batches exist.
     fn payload(&mut self, nonce: Nonce, keys: &[ItemKey]) -> Option<(Payload, Vec<(ItemKey, IntentItem)>)> {
         let Some(key) = keys.first() else {
-            return Some((Payload { to: self.sender, data: Bytes::new(), gas_limit: FILLER_GAS }, Vec::new()));
+            return Some((
+                Payload { to: self.sender, data: Bytes::new(), gas_limit: self.config.filler_gas },
+                Vec::new(),
+            ));
         };
         let answer = self.answers.get_mut(key)?;
         let (kind, bytes) = (answer.item.identity.kind, answer.payload.data.len());
@@ -417,7 +429,7 @@ impl Submitter {
             ChainEvent::Block { number, base_fee, mined } => {
                 self.head = number;
                 self.base_fee = base_fee;
-                metrics::head(number, base_fee);
+                self.metrics.head(number, base_fee);
                 for receipt in mined {
                     let actions = self.planner.mined(receipt, now);
                     self.obey(actions);
@@ -450,7 +462,7 @@ impl Submitter {
         let sender = self.sender;
         let Some(answer) = self.answers.get_mut(&key) else { return };
         let (kind, bytes) = (answer.item.identity.kind, answer.payload.data.len());
-        metrics::gas_used(kind, mined.gas_used);
+        self.metrics.gas_used(kind, mined.gas_used);
         if mined.succeeded {
             self.gas.used(kind, bytes, mined.gas_used, mined.gas_used_for_l1);
             let inclusion = crate::verdict::inclusion(sender, nonce, &mined);
@@ -474,12 +486,12 @@ impl Submitter {
     }
 
     fn unsendable(&mut self, key: ItemKey, reason: &str) {
-        const TRIES: u32 = 2;
         let Some(answer) = self.answers.get_mut(&key) else { return };
         answer.unsendable += 1;
         let (kind, bytes, tries) = (answer.item.identity.kind, answer.payload.data.len(), answer.unsendable);
-        tracing::warn!(kind = kind.as_str(), reason, tries, "the node does not take a transaction");
-        if tries > TRIES {
+        let destination = self.metrics.destination();
+        tracing::warn!(destination, kind = kind.as_str(), reason, tries, "the node does not take a transaction");
+        if tries > self.config.unsendable_tries {
             let code = kms_chain::codes::TRANSACTION_REFUSED;
             return self.settle(key, End::GivenUp { code, text: reason.to_owned() });
         }
@@ -489,7 +501,7 @@ impl Submitter {
 
     fn settle(&mut self, key: ItemKey, end: End) {
         if let Some((kind, verdict, took)) = self.answers.settle(&key, end, self.clock.now()) {
-            metrics::settled(kind, verdict, took);
+            self.metrics.settled(kind, verdict, took);
         }
     }
 
@@ -506,8 +518,10 @@ impl Submitter {
                 self.answers.remove(&key);
             }
         }
+        // What was held may just have been withdrawn.
+        self.end_hold();
         self.answers.forget_unclaimed(now, self.config.journal_memory());
-        metrics::levels(&metrics::Levels {
+        self.metrics.levels(&Levels {
             in_flight: self.planner.in_flight(),
             unconfirmed: self.planner.unconfirmed(),
             queued: self.planner.queued(),
@@ -529,7 +543,7 @@ impl Submitter {
     fn balance_told(&mut self, balance: Option<U256>) {
         let Some(balance) = balance else { return };
         let ether = alloy::primitives::utils::format_ether(balance);
-        metrics::balance(ether.parse().unwrap_or_default());
+        self.metrics.balance(ether.parse().unwrap_or_default());
         if self.asking.note_balance(balance < self.low_balance) {
             if balance < self.low_balance {
                 tracing::warn!(

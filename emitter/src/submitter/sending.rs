@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use alloy::primitives::Bytes;
 use kms_chain::rpc::SendOutcome;
+use kms_runtime::retry::Backoff;
 
+use super::Submitter;
 use super::asking::Told;
-use super::{Submitter, metrics};
+use crate::config::SubmissionConfig;
 use crate::nonce::{self, Nonce};
 
 /// Bytes that wait.
@@ -20,21 +22,24 @@ pub(super) struct Sending {
     /// After an outage: not before this moment.
     paused_until: Option<Instant>,
     failures: u32,
+    pauses: Backoff,
 }
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
 impl Sending {
-    pub(super) fn new(batch: usize, concurrency: usize) -> Self {
+    pub(super) fn new(config: &SubmissionConfig) -> Self {
         Self {
             queue: VecDeque::new(),
             queued: HashSet::new(),
             running: 0,
-            batch,
-            concurrency,
+            batch: config.send_batch,
+            concurrency: config.send_concurrency,
             paused_until: None,
             failures: 0,
+            pauses: Backoff {
+                first: Duration::from_millis(config.send_pause_ms),
+                max: Duration::from_millis(config.send_pause_max_ms),
+                factor: 2.0,
+            },
         }
     }
 
@@ -71,9 +76,8 @@ impl Sending {
     }
 
     fn pause(&mut self) {
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
         self.failures = self.failures.saturating_add(1);
-        self.paused_until = Some(Instant::now() + pause);
+        self.paused_until = Some(Instant::now() + self.pauses.bound(self.failures));
     }
 
     pub(super) fn resume(&mut self) {
@@ -103,7 +107,7 @@ impl Submitter {
         let mut unsent = Vec::new();
         let (mut heard, mut poor) = (false, false);
         for ((nonce, attempt, raw), outcome) in outcomes {
-            metrics::sent(outcome.as_str());
+            self.metrics.sent(outcome.as_str());
             match self.reading_of(nonce, &outcome) {
                 Some(answer) => {
                     heard |= answer != nonce::Answer::Unknown;
@@ -131,8 +135,6 @@ impl Submitter {
 
     /// What an outcome means for the planner; none if the bytes never left and are simply sent again.
     fn reading_of(&mut self, nonce: Nonce, outcome: &SendOutcome) -> Option<nonce::Answer> {
-        /// An unknown refusal may be a passing fault of the node.
-        const UNKNOWN_REFUSALS: u32 = 5;
         Some(match outcome {
             SendOutcome::Accepted(_) => nonce::Answer::Taken,
             SendOutcome::AlreadyKnown => nonce::Answer::Known,
@@ -145,7 +147,8 @@ impl Submitter {
             SendOutcome::Refused { code, message } => {
                 let refusals = self.refusals.entry(nonce).or_default();
                 *refusals += 1;
-                if *refusals > UNKNOWN_REFUSALS {
+                // An unknown refusal may be a passing fault of the node.
+                if *refusals > self.config.unknown_refusals {
                     *refusals = 0;
                     nonce::Answer::Unsendable(format!("error {code}: {message}"))
                 } else {
