@@ -237,7 +237,8 @@ mod tests {
     use crate::mock::{MockChain, word};
 
     fn id(tag: u8, low: u64) -> RequestId {
-        ((U256::from(tag) << 248) | U256::from(low)).into()
+        let tag: U256 = U256::from(tag) << 248;
+        RequestId::from(tag | U256::from(low))
     }
 
     fn stated(context_valid: bool, context_live: bool, epoch: Option<(bool, u64)>) -> Stated {

@@ -85,7 +85,7 @@ impl Grounds {
         if grounds.asker.receiver() != event.user {
             return differs("user or delegate");
         }
-        if public_key != event.public_key || extra_data != event.extra_data {
+        if *public_key != *event.public_key || *extra_data != *event.extra_data {
             return differs("public key or extra data");
         }
         Ok(grounds)
@@ -276,11 +276,12 @@ mod tests {
         for handles in [&[HANDLE][..], &[other, HANDLE], &[HANDLE, other, other], &[]] {
             assert_eq!(code(read(&input, &event(handles))), codes::CALLDATA_DIFFERS);
         }
-        let elsewhere = Event { user: OWNER, ..event(&[HANDLE, other]) };
+        let both = [HANDLE, other];
+        let elsewhere = Event { user: OWNER, ..event(&both) };
         assert_eq!(code(read(&input, &elsewhere)), codes::CALLDATA_DIFFERS);
-        let key = Event { public_key: b"another", ..event(&[HANDLE, other]) };
+        let key = Event { public_key: b"another", ..event(&both) };
         assert_eq!(code(read(&input, &key)), codes::CALLDATA_DIFFERS);
-        let extra = Event { extra_data: &[1], ..event(&[HANDLE, other]) };
+        let extra = Event { extra_data: &[1], ..event(&both) };
         assert_eq!(code(read(&input, &extra)), codes::CALLDATA_DIFFERS);
         // The delegator is not the receiver of the shares.
         let outcome = read(&delegated(vec![pair(HANDLE, FIRST)]), &Event { user: OWNER, ..event(&[HANDLE]) });
