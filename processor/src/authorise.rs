@@ -5,6 +5,7 @@
 
 use kms_chain::authority::{Occurrence, ProvenTransaction, Unproven};
 use kms_chain::event::{self, ContractSet};
+use kms_chain::finality::Finality;
 use kms_runtime::stage::{Answered, Reach};
 use kms_schemas::identity::Lane;
 use kms_schemas::record::{RawLog, Request};
@@ -68,9 +69,11 @@ fn unproven(chain: &ServedChain, lane: Lane, why: &Unproven) -> Trouble {
             };
             Trouble::waits(budget, code, text)
         }
-        // At a finality short of `finalized` this may be the node that is behind, or on a branch of its own for a moment.
-        Unproven::Orphaned { .. } => Trouble::waits(Budget::Orphan, code, text),
-        Unproven::NoSuchLog { .. } => Trouble::permanent(code, text),
+        // Short of `finalized` this may be the node, which is behind or on a branch of its own for a moment.
+        Unproven::Orphaned { .. } if chain.authority(lane).finality() != Finality::Finalized => {
+            Trouble::waits(Budget::Orphan, code, text)
+        }
+        Unproven::Orphaned { .. } | Unproven::NoSuchLog { .. } => Trouble::permanent(code, text),
         // The node, not the request: as long as nothing can be proven, nothing is decrypted, and nothing is given up.
         Unproven::Undecidable { .. } | Unproven::Unavailable(_) => {
             Trouble::Outage { code, dependency: chain.dependency, reach: Reach::All, text }
@@ -103,7 +106,6 @@ fn decode(contracts: &ContractSet, request: &Request, log: &RawLog) -> Result<()
 #[cfg(test)]
 mod tests {
     use alloy::primitives::{Address, B256};
-    use kms_chain::finality::Finality;
     use kms_chain::rpc::{OutageCause, RpcError};
 
     use super::*;
@@ -173,6 +175,8 @@ mod tests {
         let orphaned = Unproven::Orphaned { number: 5, expected: one, found: two };
         let outcome = unproven(&chain, Lane::Decryption, &orphaned);
         assert!(matches!(outcome, Trouble::Waits { budget: Budget::Orphan, .. }), "{outcome}");
+        let outcome = unproven(&chain, Lane::KeyManagement, &orphaned);
+        assert!(matches!(outcome, Trouble::Permanent { .. }), "what is final does not come back: {outcome}");
         let missing = Unproven::NoSuchLog { number: 5, hash: one, log_index: 3, logs: 1 };
         let outcome = unproven(&chain, Lane::Decryption, &missing);
         assert!(matches!(outcome, Trouble::Permanent { .. }), "{outcome}");

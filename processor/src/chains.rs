@@ -343,3 +343,182 @@ async fn exists(rpc: &Rpc, chain: &str, what: &'static str, contract: Address) -
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::{FixedBytes, U256};
+    use alloy::sol_types::{SolCall, SolValue};
+    use kms_chain::contracts::Proxy;
+
+    use super::*;
+    use crate::mock::MockChain;
+
+    const DECRYPTION: Address = Address::repeat_byte(0xd1);
+    const GATEWAY_CONFIG: Address = Address::repeat_byte(0xd2);
+    const KMS_GENERATION: Address = Address::repeat_byte(0xd3);
+    const PROTOCOL_CONFIG: Address = Address::repeat_byte(0xd4);
+    const ACL: Address = Address::repeat_byte(0xd5);
+
+    fn config(mock: &MockChain, extra: &str) -> ProcessorConfig {
+        let url = mock.url();
+        let text = format!(
+            r#"
+            {extra}
+            [kms_core]
+            endpoints = ["http://127.0.0.1:1"]
+            [signer]
+            address = "0x00000000000000000000000000000000000000e1"
+            "#
+        )
+        .replace("$gateway", &format!("chain_id = 7\nrpc_urls = [\"{url}\"]\ndecryption = \"{DECRYPTION}\"\ngateway_config = \"{GATEWAY_CONFIG}\""))
+        .replace("$generation", &format!("kms_generation = \"{KMS_GENERATION}\""))
+        .replace(
+            "$ethereum",
+            &format!("[ethereum]\nchain_id = 8\nrpc_urls = [\"{url}\"]\nkms_generation = \"{KMS_GENERATION}\"\nprotocol_config = \"{PROTOCOL_CONFIG}\""),
+        )
+        .replace("$host", &format!("[[host_chain]]\nchain_id = 9\nrpc_urls = [\"{url}\"]\nacl = \"{ACL}\""));
+        toml::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    /// The mock serves chain 7 only, so that its clients do not look at the chain id.
+    fn clients(mock: &MockChain, config: &ProcessorConfig) -> Clients {
+        Clients {
+            gateway: mock.rpc(),
+            ethereum: config.ethereum.as_ref().map(|_| mock.rpc()),
+            host_chains: config.host_chain.iter().map(|_| mock.rpc()).collect(),
+        }
+    }
+
+    fn says(mock: &MockChain, contract: Address, version: &str) {
+        mock.on_contract(contract, Proxy::getVersionCall::SELECTOR, version.abi_encode());
+    }
+
+    fn domain(mock: &MockChain, contract: Address, name: &str, chain_id: u64) {
+        let fields = FixedBytes::<1>::from([0x0f]);
+        let domain = (
+            fields,
+            name.to_owned(),
+            "1".to_owned(),
+            U256::from(chain_id),
+            contract,
+            FixedBytes::<32>::ZERO,
+            Vec::<U256>::new(),
+        );
+        mock.on_contract(contract, Proxy::eip712DomainCall::SELECTOR, domain.abi_encode_params());
+    }
+
+    /// Every contract of a deployment; those of (a) on the Gateway.
+    async fn deployed(release: Release) -> MockChain {
+        let mock = MockChain::start().await;
+        let (decryption, generation, protocol) = match release {
+            Release::V0_11 => ("v0.3.0", "v0.4.0", None),
+            Release::V0_12 => ("v0.4.0", "v0.4.0", None),
+            Release::V0_13 => ("v0.5.0", "v0.1.0", Some("v0.1.0")),
+            Release::V0_14 => ("v0.6.0", "v0.2.0", Some("v0.2.0")),
+            Release::V0_15 => ("v0.7.0", "v0.2.0", Some("v0.2.0")),
+        };
+        says(&mock, DECRYPTION, &format!("Decryption {decryption}"));
+        says(&mock, KMS_GENERATION, &format!("KMSGeneration {generation}"));
+        if let Some(protocol) = protocol {
+            says(&mock, PROTOCOL_CONFIG, &format!("ProtocolConfig {protocol}"));
+        }
+        says(&mock, GATEWAY_CONFIG, "GatewayConfig");
+        says(&mock, ACL, "ACL");
+        domain(&mock, DECRYPTION, "Decryption", 7);
+        domain(&mock, KMS_GENERATION, "KMSGeneration", if release.key_management_on_host() { 8 } else { 7 });
+        mock
+    }
+
+    async fn detect(mock: &MockChain, extra: &str) -> Result<Deployment, DeploymentError> {
+        let config = config(mock, extra);
+        Deployment::detect(&config, &clients(mock, &config)).await
+    }
+
+    const A: &str = "[gateway]\n$gateway\n$generation\n";
+    const B: &str = "[gateway]\n$gateway\n$ethereum\n$host\n";
+
+    #[tokio::test]
+    async fn every_release_is_detected_with_what_it_needs() {
+        for release in Release::ALL {
+            let mock = deployed(release).await;
+            let sections = match release {
+                Release::V0_11 => A.to_owned(),
+                Release::V0_12 => format!("{A}$host\n"),
+                _ => B.to_owned(),
+            };
+            let found = detect(&mock, &sections).await.unwrap_or_else(|error| panic!("{release}: {error}"));
+            assert_eq!(found.release, release);
+            assert_eq!(found.checks_acl, release != Release::V0_11);
+            assert_eq!(found.ethereum.is_some(), release.key_management_on_host());
+            let chain_id = found.domains.kms_generation.as_ref().map(Domain::chain_id);
+            assert_eq!(chain_id, Some(if release.key_management_on_host() { 8 } else { 7 }));
+            assert_eq!(found.domains.protocol_config.is_some(), release.key_management_on_host());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_release_that_is_not_served_or_contradicts_the_configuration_is_refused() {
+        let mock = deployed(Release::V0_11).await;
+        says(&mock, DECRYPTION, "Decryption v0.9.0");
+        let error = detect(&mock, A).await.unwrap_err();
+        assert!(!error.is_outage() && error.to_string().contains("Decryption v0.9.0"), "{error}");
+        let mock = deployed(Release::V0_11).await;
+        let error = detect(&mock, &A.replace("$gateway", "release = \"v0.15\"\n$gateway")).await.unwrap_err();
+        assert!(!error.is_outage() && error.to_string().contains("v0.15"), "{error}");
+        // The host chain's contracts are of another release than the Gateway's.
+        let mock = deployed(Release::V0_15).await;
+        says(&mock, KMS_GENERATION, "KMSGeneration v0.1.0");
+        says(&mock, PROTOCOL_CONFIG, "ProtocolConfig v0.1.0");
+        let error = detect(&mock, B).await.unwrap_err();
+        assert!(!error.is_outage() && error.to_string().starts_with("ethereum:"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_section_that_the_release_needs_is_named_when_it_is_missing() {
+        let needed = |release, sections: &'static str, name: &'static str| async move {
+            let error = detect(&deployed(release).await, sections).await.unwrap_err();
+            assert_eq!(error.code(), codes::DEPLOYMENT_MISMATCH);
+            assert!(!error.is_outage() && error.to_string().contains(name), "{release} {name}: {error}");
+        };
+        needed(Release::V0_11, "[gateway]\n$gateway\n", "gateway.kms_generation").await;
+        needed(Release::V0_12, A, "[[host_chain]]").await;
+        needed(Release::V0_15, "[gateway]\n$gateway\n$host\n", "[ethereum]").await;
+        needed(Release::V0_15, "[gateway]\n$gateway\n$ethereum\n", "[[host_chain]]").await;
+        needed(Release::V0_15, "[access]\ncheck_acl = \"never\"\n[gateway]\n$gateway\n$ethereum\n$host\n", "never").await;
+    }
+
+    #[tokio::test]
+    async fn access_lists_of_v0_11_are_asked_where_a_host_chain_is_configured_unless_told_otherwise() {
+        let mock = deployed(Release::V0_11).await;
+        assert!(!detect(&mock, A).await.unwrap().checks_acl);
+        assert!(detect(&mock, &format!("{A}$host\n")).await.unwrap().checks_acl);
+        let never = format!("[access]\ncheck_acl = \"never\"\n{A}$host\n");
+        assert!(!detect(&mock, &never).await.unwrap().checks_acl);
+    }
+
+    #[tokio::test]
+    async fn a_domain_that_is_not_the_contracts_is_refused() {
+        let mock = deployed(Release::V0_15).await;
+        domain(&mock, KMS_GENERATION, "KMSGeneration", 7);
+        let error = detect(&mock, B).await.unwrap_err();
+        assert_eq!(error.code(), kms_chain::codes::DOMAIN_MISMATCH);
+        assert!(!error.is_outage() && error.to_string().starts_with("ethereum:"), "{error}");
+        let mock = deployed(Release::V0_11).await;
+        domain(&mock, DECRYPTION, "Another", 7);
+        assert_eq!(detect(&mock, A).await.unwrap_err().code(), kms_chain::codes::DOMAIN_MISMATCH);
+    }
+
+    #[tokio::test]
+    async fn an_outage_and_a_contract_that_is_not_there_yet_are_waited_for() {
+        let mock = deployed(Release::V0_15).await;
+        mock.break_down(true);
+        assert!(detect(&mock, B).await.unwrap_err().is_outage());
+        let mock = MockChain::start().await;
+        assert!(detect(&mock, B).await.unwrap_err().is_outage(), "nothing is deployed");
+        let mock = deployed(Release::V0_15).await;
+        let mut config = config(&mock, B);
+        config.host_chain[0].acl = Address::repeat_byte(0xee);
+        let error = Deployment::detect(&config, &clients(&mock, &config)).await.unwrap_err();
+        assert!(error.is_outage() && error.to_string().contains("host_chain.acl"), "{error}");
+    }
+}

@@ -30,7 +30,8 @@ pub(crate) struct MockChain {
 
 #[derive(Default)]
 struct Shared {
-    answers: Mutex<HashMap<[u8; 4], Answer>>,
+    /// By contract, or none for every contract, and function.
+    answers: Mutex<HashMap<(Option<Address>, [u8; 4]), Answer>>,
     broken: Mutex<bool>,
     posts: Mutex<Vec<Vec<Value>>>,
 }
@@ -69,12 +70,22 @@ impl MockChain {
         selector: [u8; 4],
         answer: impl Fn(&[u8]) -> Result<Vec<u8>, Vec<u8>> + Send + Sync + 'static,
     ) {
-        lock(&self.shared.answers).insert(selector, Arc::new(answer));
+        lock(&self.shared.answers).insert((None, selector), Arc::new(answer));
+    }
+
+    /// A call of this function of this contract answers so. The contract then has code.
+    pub(crate) fn on_contract(&self, contract: Address, selector: [u8; 4], answer: Vec<u8>) {
+        lock(&self.shared.answers).insert((Some(contract), selector), Arc::new(move |_| Ok(answer.clone())));
     }
 
     /// Answers nothing but errors, or recovers.
     pub(crate) fn break_down(&self, broken: bool) {
         *lock(&self.shared.broken) = broken;
+    }
+
+    /// Where it listens.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// HTTP requests so far.
@@ -120,10 +131,19 @@ fn answer(shared: &Shared, call: &Value) -> Value {
     let result = match call["method"].as_str().expect("a method") {
         "eth_chainId" => Ok(json!("0x7")),
         "eth_blockNumber" => Ok(json!("0x64")),
+        "eth_getCode" => {
+            let of: Address = serde_json::from_value(call["params"][0].clone()).expect("an address");
+            let has_code = lock(&shared.answers).keys().any(|(contract, _)| *contract == Some(of));
+            Ok(json!(if has_code { "0x6001" } else { "0x" }))
+        }
         "eth_call" => {
             let data: Bytes = serde_json::from_value(call["params"][0]["data"].clone()).expect("calldata");
             let (selector, arguments) = data.split_first_chunk::<4>().expect("a selector");
-            let answer = lock(&shared.answers).get(selector).cloned();
+            let to: Option<Address> = serde_json::from_value(call["params"][0]["to"].clone()).expect("a contract");
+            let answer = {
+                let answers = lock(&shared.answers);
+                answers.get(&(to, *selector)).or_else(|| answers.get(&(None, *selector))).cloned()
+            };
             match answer.map_or(Ok(Vec::new()), |answer| answer(arguments)) {
                 Ok(bytes) => Ok(json!(Bytes::from(bytes))),
                 Err(data) => Err(json!({ "code": 3, "message": "execution reverted", "data": Bytes::from(data) })),
