@@ -79,6 +79,10 @@ codes! {
     REGISTRY_UNREACHABLE = "KC-0217", "registry_unreachable",
         "The schema registry cannot be reached or refuses the schemas.",
         "Check schema_registry.url and the registry; the service goes on by itself once it answers.";
+    /// The broker does not take the session's length.
+    SESSION_TIMEOUT = "KC-0218", "session_timeout",
+        "The broker takes only sessions within limits of its own, and refuses every group member with the configured kafka.session_timeout_ms.",
+        "Set kafka.session_timeout_ms within the broker's group.min.session.timeout.ms and group.max.session.timeout.ms, or change these.";
     /// A bug.
     INTERNAL = "KC-0299", "internal",
         "A part of the service ended in a way that it never should.",

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{Invocation, read};
 use crate::config::{Configuration, SchemaRegistryConfig, TelemetryConfig};
 use crate::http::{Check, Health, Server};
-use crate::kafka::{KafkaConfig, ensure_topics, probe, probe_topic, wait_for_broker};
+use crate::kafka::{KafkaConfig, check_session, ensure_topics, probe, probe_topic, wait_for_broker};
 use crate::retry::Backoff;
 use crate::shutdown::{Exit, Stopped, on_signal};
 use crate::{codes, telemetry};
@@ -137,6 +137,7 @@ async fn check_cluster(
         let keep_on = || !shutdown.is_cancelled();
         let on_outage = |reason: &str| check.not_ready(reason);
         wait_for_broker(&kafka, service, keep_on, on_outage).map_err(|error| error.stopped())?;
+        check_session(&kafka, service).map_err(|error| error.stopped())?;
         let mut specs = topics.all();
         if kafka.probe {
             specs.push(probe_topic(&kafka));

@@ -78,7 +78,7 @@ pub(super) fn emitter(facts: &Facts<'_>) -> String {
     format!(
         r#"# kms-emitter: signed answers to the contracts.
 {common}
-[destination]
+[[destination]]
 chain_id = {gateway_chain_id}
 rpc_urls = {rpc_urls}
 decryption = "{decryption}"
@@ -169,6 +169,6 @@ mod tests {
         }
         let emitter: toml::Table = emitter(&facts).parse().unwrap();
         assert_eq!(emitter["wallet"]["private_key_file"].as_str(), facts.wallet.to_str());
-        assert_eq!(emitter["destination"]["rpc_urls"].as_array().map(Vec::len), Some(2));
+        assert_eq!(emitter["destination"][0]["rpc_urls"].as_array().map(Vec::len), Some(2));
     }
 }

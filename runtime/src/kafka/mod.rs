@@ -21,4 +21,4 @@ pub use context::LogContext;
 pub use probe::{probe, probe_topic};
 pub use producer::{BatchError, OutgoingRecord, ProducerError, TransactionalProducer, classify_error};
 pub use reader::{PartitionRange, ReadError, StoredRecord, offset_at, read_ranges, read_to_end, watermarks};
-pub use topics::{TopicsError, ensure_topics, wait_for_broker};
+pub use topics::{TopicsError, check_session, ensure_topics, wait_for_broker};

@@ -31,6 +31,19 @@ pub enum TopicsError {
         /// The cluster's reason.
         code: RDKafkaErrorCode,
     },
+    /// No member of a group may have sessions this long, or this short.
+    #[error(
+        "kafka.session_timeout_ms = {asked} is outside of what the broker takes: group.min.session.timeout.ms = {least}, \
+         group.max.session.timeout.ms = {most}"
+    )]
+    Session {
+        /// Configured milliseconds.
+        asked: u32,
+        /// The broker's least.
+        least: u32,
+        /// The broker's most.
+        most: u32,
+    },
     /// The shutdown came first.
     #[error("shut down before the topics were checked")]
     Cancelled,
@@ -47,6 +60,7 @@ impl TopicsError {
             Self::Missing(_) => (Exit::Refused, &codes::TOPIC_MISSING),
             Self::Mismatch(_) => (Exit::Refused, &codes::TOPIC_MISMATCH),
             Self::Refused { .. } => (Exit::Refused, &codes::TOPIC_MISSING),
+            Self::Session { .. } => (Exit::Refused, &codes::SESSION_TIMEOUT),
             Self::Client(_) => (Exit::Configuration, &codes::CONFIG_VALUE),
             Self::Cancelled => (Exit::Ok, &codes::KAFKA_UNREACHABLE),
         };
@@ -125,6 +139,17 @@ impl<'a> Cluster<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Least and most milliseconds of a session, as a broker has them configured; none where it does not say.
+    fn session_limits(&self) -> Option<(u32, u32)> {
+        let topic = format!("{}.ingest.cursor", self.config.topic_prefix);
+        let metadata = self.consumer.fetch_metadata(Some(&topic), self.config.request_timeout());
+        let broker = ResourceSpecifier::Broker(metadata.ok()?.orig_broker_id());
+        let found = block_on(self.admin.describe_configs([&broker], &self.options())).ok()?;
+        let resource = found.into_iter().next()?.ok()?;
+        let value = |key: &str| resource.get(key)?.value.as_deref()?.parse().ok();
+        Some((value("group.min.session.timeout.ms")?, value("group.max.session.timeout.ms")?))
     }
 
     fn settings(&self, specs: &[&TopicSpec]) -> Result<Vec<ConfigResource>, KafkaError> {
@@ -218,6 +243,20 @@ fn pause(duration: Duration, keep_on: &mut impl FnMut() -> bool) -> bool {
         }
         std::thread::sleep(left.min(STEP));
     }
+}
+
+/// Verifies that the broker takes group members with the configured session. One that does not refuses them for ever, which
+/// the client library takes for an outage.
+///
+/// # Errors
+/// [`TopicsError::Session`]. A broker that does not tell its limits is believed to have none.
+pub fn check_session(config: &KafkaConfig, service: &str) -> Result<(), TopicsError> {
+    let Some((least, most)) = Cluster::connect(config, service)?.session_limits() else {
+        tracing::debug!("the broker does not tell its limits of session timeouts");
+        return Ok(());
+    };
+    let asked = config.session_timeout_ms;
+    if (least..=most).contains(&asked) { Ok(()) } else { Err(TopicsError::Session { asked, least, most }) }
 }
 
 /// Verifies that every topic exists with the catalogue's partitions and settings; creates missing ones if configured.

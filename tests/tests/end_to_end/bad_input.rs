@@ -408,15 +408,14 @@ fn every_mistake_of_a_configuration_is_named_at_once_with_its_origin() {
         (
             ServiceKind::Emitter,
             format!(
-                "[destination]\nrpc_urls = [\"ftp://127.0.0.1\"]\n{address}\n\
+                "[[destination]]\nrpc_urls = [\"ftp://127.0.0.1\"]\n{address}\n\
                  [signer]\naddress = \"0x0000000000000000000000000000000000000000\"\n\
                  [wallet]\nprivate_key_file = \"no-such-file\"\n"
             ),
             "submission.max_in_flight=0",
             [
-                "destination.chain_id",
-                "destination.rpc_urls[0]",
-                "destination.kms_generation",
+                "destination[0].chain_id",
+                "destination[0].rpc_urls[0]",
                 "wallet.private_key_file",
             ]
             .as_slice(),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use kms_runtime::kafka::{
     BatchError, CheckTopics, KafkaConfig, OutgoingRecord, ProducerError, TopicsError, TransactionalProducer,
-    ensure_topics, probe, probe_topic, read_to_end, wait_for_broker,
+    check_session, ensure_topics, probe, probe_topic, read_to_end, wait_for_broker,
 };
 use kms_schemas::topics::TopicSpec;
 use kms_stack::parts::{Kafka, KafkaOptions};
@@ -71,6 +71,15 @@ fn values(config: &KafkaConfig, topic: &str, from: Option<i64>) -> Vec<String> {
     })
     .unwrap();
     values
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_the_broker_would_refuse_for_ever_is_refused_at_start() {
+    let config = config("session").await;
+    let short = KafkaConfig { session_timeout_ms: 1, ..config.clone() };
+    let refused = blocking(move || check_session(&short, "test")).await.unwrap_err();
+    assert!(matches!(refused, TopicsError::Session { asked: 1, least, .. } if least > 1), "{refused}");
+    blocking(move || check_session(&config, "test")).await.unwrap();
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ impl Bench {
             .prefix(prefix(name))
             .services(&[ServiceKind::Ingest])
             .set(ServiceKind::Processor, "kms_core.await_pause_ms=20")
-            .set(ServiceKind::Emitter, "destination.poll_interval_ms=20");
+            .set(ServiceKind::Emitter, "destination.0.poll_interval_ms=20");
         let stack = adjust(builder).start(&workspace).await.unwrap_or_else(|error| panic!("{error}"));
         let topics = Topics::new(stack.node().prefix());
         let kafka = KafkaConfig {
