@@ -1,7 +1,7 @@
 //! Ingest as a process, on real Kafka and a real chain.
 //!
-//! The contracts are replaced by code that emits whatever log the calldata describes, so that a test decides about every log; the
-//! events are those of the protocol's vectors.
+//! The contracts are replaced by code that reports a version and emits whatever log the calldata describes, so that a test decides
+//! about every log; the events are those of the protocol's vectors.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,12 +29,32 @@ const GRACE: Duration = Duration::from_secs(20);
 const DECRYPTION: &str = "0x00000000000000000000000000000000000dec01";
 const KMS_GENERATION: &str = "0x00000000000000000000000000000000000dec02";
 
-/// Emits a log of one topic or two: calldata is their number, both topics, and the data.
-const EMITTER: &str = "0x365f5f376040516020516060360360605f51600114601a57a2005ba100";
+const PROTOCOL_CONFIG: &str = "0x00000000000000000000000000000000000dec03";
+
+/// Contracts of a Gateway of generation (a), with their versions.
+const GATEWAY_A: &[(&str, &str)] = &[(DECRYPTION, "Decryption v0.3.0"), (KMS_GENERATION, "KMSGeneration v0.4.0")];
+
+/// Code that answers `getVersion()`, the only call of four bytes, and for every other call emits a log of one to three topics:
+/// calldata is their number, three words for them, and the data.
+fn code(version: &str) -> String {
+    // if calldatasize == 4 jump 0x32
+    const IS_VERSION: &str = "36600414603257";
+    // topics, length and place of the data; jump to `log1` or `log2` by the number of topics, else `log3`
+    const EMIT: &str = "365f5f37606051604051602051608036036080\
+                        5f51600114602c575f51600214602f57a3005ba1005ba200";
+    // copy the answer, which follows the code, and return it
+    const ANSWER: &str = "5b6060603d5f3960605ff3";
+    let mut answer = vec![0_u8; 96];
+    answer[31] = 0x20;
+    answer[63] = u8::try_from(version.len()).unwrap();
+    answer[64..64 + version.len()].copy_from_slice(version.as_bytes());
+    let answer = Bytes::from(answer).to_string();
+    format!("0x{IS_VERSION}{EMIT}{ANSWER}{}", answer.trim_start_matches("0x"))
+}
 
 const VECTORS: &str = include_str!("../../../chain/vectors/events.json");
 
-/// An event of generation (a) as the vectors have it.
+/// An event as the vectors have it.
 struct Event {
     name: String,
     contract: &'static str,
@@ -44,24 +64,35 @@ struct Event {
 
 /// The first example of every event of generation (a).
 fn events() -> Vec<Event> {
+    events_of("a")
+}
+
+/// The first example of every event of a generation; of (b) with the older twins of its decryption events.
+fn events_of(generation: &str) -> Vec<Event> {
     let vectors: Value = serde_json::from_str(VECTORS).unwrap();
-    let of_a = vectors["events"].as_array().unwrap().iter().filter(|event| event["generation"] == "a");
-    of_a.map(|event| {
-        let log = &event["examples"][0]["log"];
-        Event {
-            name: event["name"].as_str().unwrap().to_owned(),
-            contract: if event["contract"] == "Decryption" { DECRYPTION } else { KMS_GENERATION },
-            topics: serde_json::from_value(log["topics"].clone()).unwrap(),
-            data: serde_json::from_value(log["data"].clone()).unwrap(),
-        }
-    })
-    .collect()
+    let of_it = vectors["events"].as_array().unwrap().iter().filter(|event| event["generation"] == generation);
+    of_it
+        .map(|event| {
+            let log = &event["examples"][0]["log"];
+            let variant = event["variant"].as_str().map(|variant| format!(" {variant}"));
+            Event {
+                name: format!("{}{}", event["name"].as_str().unwrap(), variant.unwrap_or_default()),
+                contract: match event["contract"].as_str().unwrap() {
+                    "Decryption" => DECRYPTION,
+                    "KMSGeneration" => KMS_GENERATION,
+                    _ => PROTOCOL_CONFIG,
+                },
+                topics: serde_json::from_value(log["topics"].clone()).unwrap(),
+                data: serde_json::from_value(log["data"].clone()).unwrap(),
+            }
+        })
+        .collect()
 }
 
 /// A public decryption with this id.
 fn decryption(id: u64) -> Event {
     let mut event = events().remove(0);
-    assert_eq!(event.name, "PublicDecryptionRequest");
+    assert_eq!(event.name, "PublicDecryptionRequest sns_materials");
     event.topics[1] = request_id(id);
     event
 }
@@ -70,11 +101,16 @@ fn request_id(id: u64) -> B256 {
     B256::from((U256::from(1) << 248) | U256::from(id))
 }
 
-/// A chain whose contracts emit what they are told.
+/// A Gateway of generation (a) whose contracts emit what they are told.
 async fn chain(workspace: &Workspace, block_time: Option<Duration>) -> Anvil {
-    let anvil = Anvil::start(workspace, AnvilOptions { block_time, ..AnvilOptions::default() }).await.unwrap();
-    for contract in [DECRYPTION, KMS_GENERATION] {
-        anvil.rpc("anvil_setCode", json!([contract, EMITTER])).await.unwrap();
+    chain_with(workspace, AnvilOptions { block_time, ..AnvilOptions::default() }, GATEWAY_A).await
+}
+
+/// A chain with contracts of these versions, which emit what they are told.
+async fn chain_with(workspace: &Workspace, options: AnvilOptions, contracts: &[(&str, &str)]) -> Anvil {
+    let anvil = Anvil::start(workspace, options).await.unwrap();
+    for (contract, version) in contracts {
+        anvil.rpc("anvil_setCode", json!([contract, code(version)])).await.unwrap();
     }
     anvil
 }
@@ -82,7 +118,7 @@ async fn chain(workspace: &Workspace, block_time: Option<Duration>) -> Anvil {
 async fn emit(anvil: &Anvil, event: &Event) {
     let word = |index: usize| event.topics.get(index).copied().unwrap_or_default();
     let count = B256::from(U256::from(event.topics.len()));
-    let data = [count.as_slice(), word(0).as_slice(), word(1).as_slice(), &event.data].concat();
+    let data = [count.as_slice(), word(0).as_slice(), word(1).as_slice(), word(2).as_slice(), &event.data].concat();
     let accounts = anvil.rpc("eth_accounts", json!([])).await.unwrap();
     let transaction =
         json!([{ "from": accounts[0], "to": event.contract, "data": Bytes::from(data), "gas": "0x4c4b40" }]);
@@ -114,6 +150,24 @@ struct Settings<'a> {
 impl Ingest {
     fn new(workspace: &Workspace, settings: Settings<'_>) -> Self {
         let Settings { name, bootstrap, prefix, rpc_urls, source } = settings;
+        let source = format!(
+            r#"
+[[source]]
+id = "gateway"
+chain_id = 31337
+rpc_urls = {rpc_urls:?}
+decryption = "{DECRYPTION}"
+kms_generation = "{KMS_GENERATION}"
+poll_interval_ms = 20
+cursor_interval_ms = 100
+{source}
+"#
+        );
+        Self::of_sources(workspace, name, bootstrap, prefix, &source)
+    }
+
+    /// With these sources, as the configuration file has them.
+    fn of_sources(workspace: &Workspace, name: &str, bootstrap: &str, prefix: &str, sources: &str) -> Self {
         let config = workspace.dir().join(format!("{name}.toml"));
         let address_file = workspace.dir().join(format!("{name}.address"));
         let text = format!(
@@ -127,17 +181,7 @@ create_topics = true
 listen = "127.0.0.1:0"
 address_file = "{address_file}"
 log_filter = "info,kms_ingest=debug"
-
-[[source]]
-id = "gateway"
-chain_id = 31337
-rpc_urls = {rpc_urls:?}
-generation = "a"
-decryption = "{DECRYPTION}"
-kms_generation = "{KMS_GENERATION}"
-poll_interval_ms = 20
-cursor_interval_ms = 100
-{source}
+{sources}
 "#,
             address_file = address_file.display(),
         );
@@ -291,7 +335,8 @@ async fn p1_all_seven_events_are_written_decoded_and_raw_with_their_place_in_the
     ingest.start().await;
     let mut found = ingest.await_requests(Lane::Decryption, 2).await;
     found.extend(ingest.await_requests(Lane::KeyManagement, 5).await);
-    assert_eq!(found.iter().map(|request| request.kind).collect::<Vec<_>>(), Kind::ALL);
+    // The seven kinds of generation (a) are the first ones.
+    assert_eq!(found.iter().map(|request| request.kind).collect::<Vec<_>>(), Kind::ALL[..7]);
     for (request, event) in found.iter().zip(events()) {
         let block = json!([format!("{:#x}", request.block_number), false]);
         let block = anvil.rpc("eth_getBlockByNumber", block).await.unwrap();
@@ -513,8 +558,7 @@ async fn a_chain_that_contradicts_the_cursor_stops_the_source_with_a_code() {
 async fn p5_a_source_that_stops_does_not_hold_up_the_other_ones_of_its_process() {
     let workspace = new_workspace();
     let anvil = chain(&workspace, None).await;
-    let other = Anvil::start(&workspace, AnvilOptions { chain_id: 999, ..AnvilOptions::default() }).await.unwrap();
-    other.rpc("anvil_setCode", json!([DECRYPTION, EMITTER])).await.unwrap();
+    let other = chain_with(&workspace, AnvilOptions { chain_id: 999, ..AnvilOptions::default() }, GATEWAY_A).await;
     let prefix = prefix("ingest-two");
     let second = format!(
         r#"start_block = 0
@@ -523,7 +567,6 @@ async fn p5_a_source_that_stops_does_not_hold_up_the_other_ones_of_its_process()
 id = "second"
 chain_id = 999
 rpc_urls = ["{}"]
-generation = "a"
 decryption = "{DECRYPTION}"
 kms_generation = "{KMS_GENERATION}"
 start_block = 0
@@ -572,6 +615,170 @@ divergence_grace_ms = 100
     assert_eq!(ingest.process.stop(GRACE).await.and_then(|status| status.code()), Some(0));
 }
 
+const GATEWAY_B: &[(&str, &str)] = &[(DECRYPTION, "Decryption v0.7.0")];
+const ETHEREUM: &[(&str, &str)] =
+    &[(KMS_GENERATION, "KMSGeneration v0.2.0"), (PROTOCOL_CONFIG, "ProtocolConfig v0.2.0")];
+
+/// The two sources of later releases.
+fn two_sources(gateway: &Anvil, ethereum: &Anvil) -> String {
+    format!(
+        r#"
+[[source]]
+id = "gateway"
+chain_id = 31337
+rpc_urls = ["{}"]
+decryption = "{DECRYPTION}"
+start_block = 0
+poll_interval_ms = 20
+cursor_interval_ms = 100
+
+[[source]]
+id = "ethereum"
+chain_id = 12345
+rpc_urls = ["{}"]
+kms_generation = "{KMS_GENERATION}"
+protocol_config = "{PROTOCOL_CONFIG}"
+start_block = 0
+poll_interval_ms = 20
+cursor_interval_ms = 100
+"#,
+        gateway.url(),
+        ethereum.url()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_p2_one_process_follows_both_chains_of_v0_15_and_each_request_once() {
+    let workspace = new_workspace();
+    let gateway = chain_with(&workspace, AnvilOptions::default(), GATEWAY_B).await;
+    let on_ethereum = AnvilOptions { chain_id: 12_345, ..AnvilOptions::default() };
+    let ethereum = chain_with(&workspace, on_ethereum, ETHEREUM).await;
+    let prefix = prefix("ingest-chains");
+    let bootstrap = kafka().await.bootstrap_servers();
+    let ingest =
+        Ingest::of_sources(&workspace, "ingest", bootstrap, &prefix, &two_sources(&gateway, &ethereum));
+    // Every event that the contracts write, with the older twin of each decryption event before it, as they do it.
+    let events = events_of("b");
+    let (decryptions, key_management): (Vec<&Event>, Vec<&Event>) =
+        events.iter().partition(|event| event.contract == DECRYPTION);
+    for event in decryptions.iter().filter(|event| event.name.contains("sns_materials")) {
+        emit(&gateway, event).await;
+    }
+    let handles: Vec<&&Event> = decryptions.iter().filter(|event| event.name.contains("handles")).collect();
+    for event in &handles {
+        emit(&gateway, event).await;
+    }
+    for event in &key_management {
+        emit(&ethereum, event).await;
+    }
+    // What is final on Ethereum is two blocks behind its head.
+    ethereum.rpc("anvil_mine", json!(["0x2"])).await.unwrap();
+    ingest.start().await;
+
+    let found = ingest.await_requests(Lane::Decryption, handles.len()).await;
+    assert_eq!(found.len(), 3, "one request for the two events of each");
+    for (request, event) in found.iter().zip(&handles) {
+        assert_eq!((request.source.as_str(), request.chain_id), ("gateway", 31_337));
+        assert_eq!((&request.log.topics, &request.log.data), (&event.topics, &event.data), "{}", event.name);
+    }
+    let found = ingest.await_requests(Lane::KeyManagement, key_management.len()).await;
+    assert_eq!(found.len(), 9);
+    for (request, event) in found.iter().zip(&key_management) {
+        assert_eq!((request.source.as_str(), request.chain_id), ("ethereum", 12_345));
+        assert_eq!((&request.log.topics, &request.log.data), (&event.topics, &event.data), "{}", event.name);
+    }
+    let kinds: Vec<&str> = found.iter().map(|request| request.kind.as_str()).collect();
+    assert_eq!(
+        kinds,
+        [
+            "prep_keygen",
+            "keygen",
+            "crsgen",
+            "abort_keygen",
+            "abort_crsgen",
+            "new_kms_context",
+            "new_kms_epoch",
+            "kms_context_destroyed",
+            "kms_epoch_destroyed",
+        ]
+    );
+    assert_eq!(ingest.dead_letters().await, Vec::new());
+    assert_eq!(ingest.process.stop(GRACE).await.and_then(|status| status.code()), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_key_management_is_followed_to_the_finalized_block_so_that_what_is_reorganised_away_before_never_was() {
+    let workspace = new_workspace();
+    let gateway = chain_with(&workspace, AnvilOptions::default(), GATEWAY_B).await;
+    let on_ethereum = AnvilOptions { chain_id: 12_345, ..AnvilOptions::default() };
+    let ethereum = chain_with(&workspace, on_ethereum, ETHEREUM).await;
+    let prefix = prefix("ingest-final");
+    let bootstrap = kafka().await.bootstrap_servers();
+    let ingest =
+        Ingest::of_sources(&workspace, "ingest", bootstrap, &prefix, &two_sources(&gateway, &ethereum));
+    ingest.start().await;
+    let destroyed = |context: u64| {
+        let events = events_of("b");
+        let mut event = events.into_iter().find(|event| event.name == "KmsContextDestroyed").unwrap();
+        event.topics[1] = B256::from((U256::from(7) << 248) | U256::from(context));
+        event
+    };
+    let contexts = async || {
+        let requests = ingest.requests(Lane::KeyManagement).await;
+        requests.iter().map(|request| request.id.0[31]).collect::<Vec<u8>>()
+    };
+    emit(&ethereum, &destroyed(1)).await;
+    emit(&ethereum, &destroyed(2)).await;
+    let snapshot = ethereum.rpc("evm_snapshot", json!([])).await.unwrap();
+    emit(&ethereum, &destroyed(3)).await;
+    // Two blocks lie above the first one: it is final, and nothing else is.
+    ingest.await_requests(Lane::KeyManagement, 1).await;
+    assert_eq!(contexts().await, [1]);
+    ethereum.rpc("evm_revert", json!([snapshot])).await.unwrap();
+    emit(&ethereum, &destroyed(4)).await;
+    emit(&ethereum, &destroyed(5)).await;
+    emit(&ethereum, &destroyed(6)).await;
+    ingest.await_requests(Lane::KeyManagement, 3).await;
+    assert_eq!(contexts().await, [1, 2, 4], "the third was reorganised away, the last two are not final yet");
+    assert!(ingest.readiness().await.is_ok(), "a reorganisation above the finalized block contradicts nothing");
+    ingest.process.stop(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_served_is_refused_at_start_with_a_code_and_what_is_served() {
+    let workspace = new_workspace();
+    let prefix = prefix("ingest-refused");
+    let bootstrap = kafka().await.bootstrap_servers();
+    // Versions of both contracts, the configured release, and what the message must say.
+    let cases = [
+        (["Decryption v0.8.0", "KMSGeneration v0.4.0"], "auto", ["KC-0307", "Decryption v0.3.0, Decryption v0.4.0"]),
+        (["Decryption v0.7.0", "KMSGeneration v0.5.0"], "auto", ["KC-0307", "Ethereum host chain"]),
+        (["Decryption v0.7.0", "KMSGeneration v0.4.0"], "auto", ["KC-0310", "of different releases"]),
+        (["Decryption v0.3.0", "KMSGeneration v0.4.0"], "v0.15", ["KC-0310", "the configuration says release v0.15"]),
+    ];
+    for (index, ([decryption, generation], release, told)) in cases.into_iter().enumerate() {
+        let contracts = [(DECRYPTION, decryption), (KMS_GENERATION, generation)];
+        let anvil = chain_with(&workspace, AnvilOptions::default(), &contracts).await;
+        emit(&anvil, &self::decryption(1)).await;
+        let source = format!("start_block = 0\nrelease = \"{release}\"");
+        let settings = Settings {
+            name: &format!("ingest-{index}"),
+            bootstrap,
+            prefix: &prefix,
+            rpc_urls: vec![anvil.url()],
+            source: &source,
+        };
+        let ingest = Ingest::new(&workspace, settings);
+        ingest.launch();
+        let status = eventually("the process ends", LIMIT, async || ingest.process.process()?.exited()).await;
+        let log = ingest.process.log();
+        assert_eq!(status.code(), Some(3), "{log}");
+        assert!(told.iter().all(|text| log.contains(text)), "{told:?} in {log}");
+        assert_eq!(ingest.cursor().await, None);
+        assert!(ingest.requests(Lane::Decryption).await.is_empty(), "nothing is written");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_of_another_chain_is_not_used() {
     let workspace = new_workspace();
@@ -594,7 +801,7 @@ async fn an_endpoint_of_another_chain_is_not_used() {
         ingest.readiness().await.err().filter(|why| why.contains("KC-0302"))
     })
     .await;
-    assert!(why.contains("the chain cannot be read"), "{why}");
+    assert!(why.contains("source.gateway.chain"), "{why}");
     assert_eq!(ingest.cursor().await, None);
     let both = Ingest::new(
         &workspace,
