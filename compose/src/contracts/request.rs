@@ -4,15 +4,17 @@ use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolCall;
 use kms_chain::contracts::{
-    ContractsInfo, CtHandleContractPair, Decryption, DelegationAccounts, KMSGeneration, RequestValidity,
+    ContractsInfo, CtHandleContractPair, Decryption, DelegationAccounts, KMSGeneration, RequestValidity, b,
 };
 use kms_chain::eip712::message::{DelegatedUserDecryptRequestVerification, UserDecryptRequestVerification};
 use kms_chain::eip712::{self, Domain};
 use kms_schemas::identity::RequestId;
+use kms_schemas::record::{HandleEntry, UnifiedUserDecryption};
 
 use super::account::Call;
-use super::deployment::Contracts;
+use super::deployment::{Chain, ContextDefinition, Contracts};
 use super::error::ContractsError;
+use super::owner;
 
 /// A handle of a computed value: 21 bytes of `hash`, the chain id, the FHE type, version 0 (`docs/protocol.md`,
 /// "Ciphertext handles").
@@ -39,7 +41,7 @@ pub struct Material {
     pub sns_ciphertext_digest: B256,
 }
 
-/// What user decryptions, direct and delegated, have in common.
+/// What the older user decryptions, direct and delegated, have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserRequest {
     /// The handles, each with the application contract it belongs to; repetitions count and keep their place.
@@ -56,7 +58,25 @@ pub struct UserRequest {
     pub extra_data: Bytes,
 }
 
-/// A request to make.
+/// What a unified user decryption asks for; v0.14 and later. No contract checks any of it against access rights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnifiedRequest {
+    /// The handles, each with the application contract it belongs to and with its owner: the user, or who delegated to the user.
+    /// Repetitions count and keep their place.
+    pub entries: Vec<HandleEntry>,
+    /// The contracts that the user signs for, 0 to 10; none stands for all.
+    pub allowed_contracts: Vec<Address>,
+    /// From when on the signature is good, seconds since 1970.
+    pub start: u64,
+    /// For how many seconds, 1 to 31 536 000.
+    pub duration_seconds: u64,
+    /// The key to re-encrypt for, as the user's client encodes it.
+    pub public_key: Bytes,
+    /// Nothing, or the context, or context and epoch (`docs/protocol.md`, "Extra data").
+    pub extra_data: Bytes,
+}
+
+/// A request to make. Where it goes is its own affair: [`NewRequest::prepare`].
 #[derive(Clone, Debug)]
 pub enum NewRequest {
     /// `publicDecryptionRequest`.
@@ -101,23 +121,125 @@ pub enum NewRequest {
         /// The key.
         key_id: RequestId,
     },
+    /// The unified `userDecryptionRequest`; v0.14 and later.
+    UnifiedUserDecryption {
+        /// In whose name it is: the signer's own account, or a wallet contract on the host chain that takes the signer's signature for
+        /// its own ([`super::Requester::wallet`]). The Gateway checks neither.
+        user: Address,
+        /// The key that signs.
+        signer: PrivateKeySigner,
+        /// The rest.
+        request: UnifiedRequest,
+    },
+    /// `abortKeygen`; (b). By the owner.
+    AbortKeygen {
+        /// Its preprocessing, whether that is finished or not.
+        prep_keygen_id: RequestId,
+    },
+    /// `abortCrsgen`; (b). By the owner.
+    AbortCrsgen {
+        /// The CRS.
+        crs_id: RequestId,
+    },
+    /// `defineNewKmsContextAndEpoch`; (b). By the owner. The context's first epoch is asked for by the contract itself once the nodes
+    /// have confirmed. The Gateway knows nothing of it until [`NewRequest::GatewayUpdateContext`]. With the same nodes again:
+    /// [`super::DeploymentConfig::context`].
+    NewContextAndEpoch(Box<ContextDefinition>),
+    /// `defineNewEpochForCurrentKmsContext`; (b). By the owner.
+    NewEpoch,
+    /// `GatewayConfig.updateKmsContext`, the Gateway's copy of a context of the Ethereum host; (b). By the owner. It is the Gateway's current
+    /// one at once, whether the host has activated it or not. No connector is asked for anything, so [`super::Requester::made`] finds no
+    /// request in it.
+    GatewayUpdateContext {
+        /// The id that the Ethereum host gave.
+        context_id: RequestId,
+        /// The context.
+        definition: Box<ContextDefinition>,
+    },
+    /// `GatewayConfig.destroyKmsContext`; (b). By the owner. No request either.
+    GatewayDestroyContext {
+        /// The context, not the Gateway's current one.
+        context_id: RequestId,
+    },
+    /// `ProtocolConfig.destroyKmsContext`; (b). By the owner.
+    DestroyContext {
+        /// The context, not the current one.
+        context_id: RequestId,
+    },
+    /// `ProtocolConfig.destroyKmsEpoch`; (b). By the owner.
+    DestroyEpoch {
+        /// The epoch, not the current one.
+        epoch_id: RequestId,
+    },
+}
+
+/// Which account sends a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Whoever wants something decrypted.
+    Anybody,
+    /// The owner of the contracts of that chain.
+    Owner,
+}
+
+/// A request ready to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestCall {
+    /// To which chain it goes.
+    pub chain: Chain,
+    /// Who has to send it.
+    pub by: By,
+    /// The call.
+    pub call: Call,
 }
 
 impl NewRequest {
-    /// Whether the owner has to send it; all others anybody may.
+    /// Who has to send it.
     #[must_use]
-    pub fn is_owners(&self) -> bool {
+    pub fn by(&self) -> By {
         match self {
-            Self::PublicDecryption { .. } | Self::UserDecryption { .. } | Self::DelegatedUserDecryption { .. } => false,
-            Self::Keygen { .. } | Self::Crsgen { .. } | Self::PrssInit | Self::KeyReshareSameSet { .. } => true,
+            Self::PublicDecryption { .. }
+            | Self::UserDecryption { .. }
+            | Self::DelegatedUserDecryption { .. }
+            | Self::UnifiedUserDecryption { .. } => By::Anybody,
+            Self::Keygen { .. }
+            | Self::Crsgen { .. }
+            | Self::PrssInit
+            | Self::KeyReshareSameSet { .. }
+            | Self::AbortKeygen { .. }
+            | Self::AbortCrsgen { .. }
+            | Self::NewContextAndEpoch(_)
+            | Self::GatewayUpdateContext { .. }
+            | Self::GatewayDestroyContext { .. }
+            | Self::NewEpoch
+            | Self::DestroyContext { .. }
+            | Self::DestroyEpoch { .. } => By::Owner,
         }
     }
 
-    /// The call that makes it, with the user's signature where one is needed. It can be sent any number of times: each time is a
-    /// request of its own.
+    /// The chain it goes to: decryptions are asked for on the Gateway, keys where the key management is.
+    #[must_use]
+    pub fn chain(&self, contracts: &Contracts) -> Chain {
+        match self {
+            Self::GatewayUpdateContext { .. } | Self::GatewayDestroyContext { .. } => Chain::Gateway,
+            _ if self.by() == By::Owner && contracts.ethereum.is_some() => Chain::Ethereum,
+            _ => Chain::Gateway,
+        }
+    }
+
+    /// The request with all it takes to send it. It can be sent any number of times: each time is a request of its own.
     ///
     /// # Errors
-    /// [`ContractsError::Signer`]; a key in memory does not fail.
+    /// As [`NewRequest::call`].
+    pub fn prepare(&self, contracts: &Contracts) -> Result<RequestCall, ContractsError> {
+        Ok(RequestCall { chain: self.chain(contracts), by: self.by(), call: self.call(contracts)? })
+    }
+
+    /// The call that makes it, with the user's signature where one is needed.
+    ///
+    /// # Errors
+    /// [`ContractsError::Argument`] for what the deployment's generation does not have; [`ContractsError::Signer`], though a key in
+    /// memory does not fail.
     pub fn call(&self, contracts: &Contracts) -> Result<Call, ContractsError> {
         let (to, data, gas) = match self {
             Self::PublicDecryption { handles, extra_data } => {
@@ -165,6 +287,53 @@ impl NewRequest {
                 let call = KMSGeneration::crsgenRequestCall { maxBitLength: *max_bit_length, paramsType: *params_type };
                 (contracts.kms_generation, call.abi_encode(), OWNER_GAS)
             }
+            Self::UnifiedUserDecryption { user, signer, request } => {
+                let signature = eip712::sign(signer, request.digest(*user, contracts))?;
+                let call = b::DecryptionUnified::userDecryptionRequestCall {
+                    handles: request.handles(),
+                    userAddress: *user,
+                    publicKey: request.public_key.clone(),
+                    allowedContracts: request.allowed_contracts.clone(),
+                    requestValidity: b::RequestValiditySeconds {
+                        startTimestamp: U256::from(request.start),
+                        durationSeconds: U256::from(request.duration_seconds),
+                    },
+                    signature,
+                    extraData: request.extra_data.clone(),
+                };
+                (contracts.decryption, call.abi_encode(), request.gas())
+            }
+            Self::AbortKeygen { prep_keygen_id } => {
+                let call = b::KMSGeneration::abortKeygenCall { prepKeygenId: prep_keygen_id.as_u256() };
+                (contracts.kms_generation, call.abi_encode(), OWNER_GAS)
+            }
+            Self::AbortCrsgen { crs_id } => {
+                let call = b::KMSGeneration::abortCrsgenCall { crsId: crs_id.as_u256() };
+                (contracts.kms_generation, call.abi_encode(), OWNER_GAS)
+            }
+            Self::NewContextAndEpoch(definition) => {
+                (protocol_config(contracts)?, definition.define().abi_encode(), definition.gas())
+            }
+            Self::GatewayUpdateContext { context_id, definition } => {
+                (contracts.gateway_config, definition.copy(*context_id).abi_encode(), definition.gas())
+            }
+            Self::GatewayDestroyContext { context_id } => {
+                let call =
+                    owner::GatewayConfigOfContexts::destroyKmsContextCall { kmsContextId: context_id.as_u256() };
+                (contracts.gateway_config, call.abi_encode(), OWNER_GAS)
+            }
+            Self::NewEpoch => {
+                let call = owner::ProtocolConfig::defineNewEpochForCurrentKmsContextCall {};
+                (protocol_config(contracts)?, call.abi_encode(), OWNER_GAS)
+            }
+            Self::DestroyContext { context_id } => {
+                let call = owner::ProtocolConfig::destroyKmsContextCall { kmsContextId: context_id.as_u256() };
+                (protocol_config(contracts)?, call.abi_encode(), OWNER_GAS)
+            }
+            Self::DestroyEpoch { epoch_id } => {
+                let call = owner::ProtocolConfig::destroyKmsEpochCall { epochId: epoch_id.as_u256() };
+                (protocol_config(contracts)?, call.abi_encode(), OWNER_GAS)
+            }
             Self::PrssInit => (contracts.kms_generation, KMSGeneration::prssInitCall {}.abi_encode(), OWNER_GAS),
             Self::KeyReshareSameSet { key_id } => {
                 let call = KMSGeneration::keyReshareSameSetCall { keyId: key_id.as_u256() };
@@ -178,6 +347,47 @@ impl NewRequest {
 /// Gas limits are bounds, not estimates: an estimate per request would cost more than the request.
 const PER_HANDLE: u64 = 120_000;
 const OWNER_GAS: u64 = 500_000;
+
+fn protocol_config(contracts: &Contracts) -> Result<Address, ContractsError> {
+    let ethereum = contracts.ethereum.ok_or_else(|| {
+        ContractsError::Argument(format!("contracts of {} know no contexts and epochs", contracts.release))
+    })?;
+    Ok(ethereum.protocol_config)
+}
+
+impl UnifiedRequest {
+    /// What the user signs: all but the handles, under the Gateway contract's domain with the host chain's id.
+    #[must_use]
+    pub fn digest(&self, user: Address, contracts: &Contracts) -> B256 {
+        let request = UnifiedUserDecryption {
+            materials: Vec::new(),
+            entries: self.entries.clone(),
+            user_address: user,
+            public_key: self.public_key.clone(),
+            allowed_contracts: self.allowed_contracts.clone(),
+            start_timestamp: U256::from(self.start),
+            duration_seconds: U256::from(self.duration_seconds),
+            extra_data: self.extra_data.clone(),
+            signature: Bytes::new(),
+        };
+        Domain::decryption(contracts.gateway_chain_id, contracts.decryption)
+            .unified_user_request(contracts.host_chain_id, &request)
+    }
+
+    fn handles(&self) -> Vec<b::HandleEntry> {
+        let entry = |entry: &HandleEntry| b::HandleEntry {
+            handle: entry.handle,
+            contractAddress: entry.contract,
+            ownerAddress: entry.owner,
+        };
+        self.entries.iter().map(entry).collect()
+    }
+
+    /// As [`UserRequest::gas`]; the key stands in two events.
+    fn gas(&self) -> u64 {
+        400_000 + PER_HANDLE * self.entries.len() as u64 + 850 * self.public_key.len() as u64
+    }
+}
 
 impl UserRequest {
     /// Users sign with the id of their host chain and the address of the Gateway's contract.
@@ -222,9 +432,9 @@ impl UserRequest {
         ContractsInfo { chainId: U256::from(contracts.host_chain_id), addresses: self.contracts.clone() }
     }
 
-    /// The key is stored, word by word, and logged.
+    /// The key is stored, word by word, and logged, in (b) twice.
     fn gas(&self) -> u64 {
-        300_000 + PER_HANDLE * self.pairs.len() as u64 + 800 * self.public_key.len() as u64
+        350_000 + PER_HANDLE * self.pairs.len() as u64 + 850 * self.public_key.len() as u64
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::rpc::types::TransactionReceipt;
 use alloy::signers::local::PrivateKeySigner;
-use alloy::sol_types::SolCall;
+use alloy::sol_types::{SolCall, SolValue};
 use futures::future::try_join_all;
 use kms_chain::contracts::{CiphertextCommits, HostAcl, MultichainACL};
 use kms_chain::event::decode_request;
@@ -14,11 +14,12 @@ use kms_schemas::identity::{Kind, RequestId};
 use kms_schemas::record::RawLog;
 
 use super::account::{Account, Call};
-use super::deployment::Contracts;
+use super::artifact::Artifact;
+use super::deployment::{BALANCE, Chain, Contracts};
 use super::error::ContractsError;
 use super::node::Node;
 use super::owner;
-use super::request::{Material, NewRequest};
+use super::request::{By, Material, NewRequest, RequestCall};
 
 const MINED_WITHIN: Duration = Duration::from_secs(120);
 /// Access rights set by one transaction.
@@ -51,6 +52,8 @@ pub enum Pace {
 pub struct Sent {
     /// Its transaction.
     pub transaction: B256,
+    /// The chain it was sent to.
+    pub chain: Chain,
     /// When the node had it.
     pub at: Instant,
 }
@@ -60,6 +63,8 @@ pub struct Sent {
 pub struct Made {
     /// Its transaction.
     pub transaction: B256,
+    /// The chain it is on.
+    pub chain: Chain,
     /// The number of the block that holds it.
     pub block: u64,
     /// What was asked for.
@@ -83,8 +88,8 @@ pub struct Requester {
 }
 
 impl Requester {
-    /// A requester of the deployment on the Gateway at `rpc_url`. `host_rpc_url` leads to the chain with the `ACL` where that is
-    /// another.
+    /// A requester of the deployment on the Gateway at `rpc_url`. `host_rpc_url` leads to the chain with the `ACL`, the Ethereum host
+    /// in (b), where that is another.
     ///
     /// # Errors
     /// A node does not answer.
@@ -126,6 +131,18 @@ impl Requester {
         &self.owner
     }
 
+    /// The node of the host chain, which is the Ethereum host in (b).
+    #[must_use]
+    pub fn host(&self) -> &Node {
+        self.host_owner.node()
+    }
+
+    /// The owner's account on the host chain.
+    #[must_use]
+    pub fn host_owner(&self) -> &Account {
+        &self.host_owner
+    }
+
     /// The account that sends decryption requests.
     #[must_use]
     pub fn sender(&self) -> &Account {
@@ -150,7 +167,7 @@ impl Requester {
         self.as_every_coprocessor(&calls).await
     }
 
-    /// Lets everybody have handles decrypted: on the Gateway in every coprocessor's name, and on the host chain.
+    /// Lets everybody have handles decrypted: on the host chain, and in (a) on the Gateway in every coprocessor's name.
     ///
     /// # Errors
     /// A right is granted already on the Gateway, or a node does not answer.
@@ -159,17 +176,17 @@ impl Requester {
             let call = MultichainACL::allowPublicDecryptCall { ctHandle: *handle, extraData: Bytes::new() };
             Bytes::from(call.abi_encode())
         });
-        let gateway = self.multicalls(self.contracts.multichain_acl, rights.collect());
+        let gateway = rights.collect();
         let host: Vec<Bytes> = handles
             .chunks(RIGHTS_PER_TRANSACTION)
             .map(|handles| HostAcl::allowForDecryptionCall { handlesList: handles.to_vec() }.abi_encode().into())
             .collect();
-        self.as_every_coprocessor(&gateway).await?;
+        self.on_gateway(gateway).await?;
         self.on_host(host).await
     }
 
-    /// Lets accounts (users, delegators, application contracts) use handles: on the Gateway in every coprocessor's name, and on the
-    /// host chain.
+    /// Lets accounts (users, delegators, application contracts) use handles: on the host chain, and in (a) on the Gateway in every
+    /// coprocessor's name.
     ///
     /// # Errors
     /// A right is granted already on the Gateway, or a node does not answer.
@@ -185,7 +202,7 @@ impl Requester {
         let host = rights.iter().map(|(handle, account)| {
             Bytes::from(HostAcl::allowCall { handle: *handle, account: *account }.abi_encode())
         });
-        self.as_every_coprocessor(&self.multicalls(self.contracts.multichain_acl, gateway.collect())).await?;
+        self.on_gateway(gateway.collect()).await?;
         self.on_host(host.collect()).await
     }
 
@@ -220,8 +237,48 @@ impl Requester {
             };
             Bytes::from(call.abi_encode())
         });
-        self.as_every_coprocessor(&self.multicalls(self.contracts.multichain_acl, gateway.collect())).await?;
+        self.on_gateway(gateway.collect()).await?;
         self.on_host(host.collect()).await
+    }
+
+    /// A new wallet contract on the host chain that takes the owner's signatures for its own (ERC-1271).
+    ///
+    /// # Errors
+    /// The node does not answer.
+    pub async fn wallet(&self, owner: &PrivateKeySigner) -> Result<Address, ContractsError> {
+        let data = Artifact::Wallet.creation_code(&owner.address().abi_encode());
+        let call = Call { to: None, data, gas: 2_000_000 };
+        let transactions = self.host_owner.send(&[call]).await?;
+        let receipts = self.host().receipts(&transactions, MINED_WITHIN).await?;
+        let created = receipts.first().and_then(|receipt| receipt.contract_address);
+        created.ok_or_else(|| ContractsError::Answer("no contract was created".to_owned()))
+    }
+
+    /// Declares void what a user signed with an earlier start than `before` (seconds since 1970, not in the future). (b) only.
+    ///
+    /// # Errors
+    /// [`ContractsError::Reverted`] when `before` is refused; else the node does not answer.
+    pub async fn void_signatures(&self, user: &PrivateKeySigner, before: u64) -> Result<(), ContractsError> {
+        let call = owner::UserAcl::invalidateDecryptionSignaturesBeforeCall { timestamp: U256::from(before) };
+        self.as_user(user, Call { to: Some(self.contracts.host_acl), data: call.abi_encode().into(), gas: 200_000 })
+            .await
+    }
+
+    /// Has a user with a key send one call on the host chain, with ether that is given for it, and waits for it.
+    ///
+    /// # Errors
+    /// [`ContractsError::Reverted`]; else the node does not answer.
+    pub async fn as_user(&self, user: &PrivateKeySigner, call: Call) -> Result<(), ContractsError> {
+        self.host().set_balances(&[user.address()], BALANCE).await?;
+        all_done(&Account::open(self.host(), user.clone()).await?, &[call]).await
+    }
+
+    /// The request with all it takes to send it.
+    ///
+    /// # Errors
+    /// As [`NewRequest::call`].
+    pub fn prepare(&self, request: &NewRequest) -> Result<RequestCall, ContractsError> {
+        request.prepare(&self.contracts)
     }
 
     /// Sends requests in their order at a pace, without waiting for blocks.
@@ -229,15 +286,15 @@ impl Requester {
     /// # Errors
     /// A node does not answer or refuses; how much was sent is then not told.
     pub async fn submit(&self, requests: &[NewRequest], pace: Pace) -> Result<Vec<Sent>, ContractsError> {
-        let calls = requests.iter().map(|request| Ok((request.is_owners(), request.call(&self.contracts)?)));
-        self.submit_calls(&calls.collect::<Result<Vec<_>, ContractsError>>()?, pace).await
+        let prepared = requests.iter().map(|request| request.prepare(&self.contracts));
+        self.submit_calls(&prepared.collect::<Result<Vec<_>, ContractsError>>()?, pace).await
     }
 
-    /// As [`Requester::submit`], for calls made beforehand with [`NewRequest::call`]; the flag says whether the owner has to send.
+    /// As [`Requester::submit`], for requests made beforehand with [`Requester::prepare`].
     ///
     /// # Errors
     /// As [`Requester::submit`].
-    pub async fn submit_calls(&self, calls: &[(bool, Call)], pace: Pace) -> Result<Vec<Sent>, ContractsError> {
+    pub async fn submit_calls(&self, calls: &[RequestCall], pace: Pace) -> Result<Vec<Sent>, ContractsError> {
         let Pace::PerSecond(rate) = pace else { return self.send_now(calls).await };
         if !(rate.is_finite() && rate > 0.0) {
             return Err(ContractsError::Argument(format!("a pace of {rate} requests per second never ends")));
@@ -261,9 +318,23 @@ impl Requester {
     /// A request reverted ([`ContractsError::Reverted`], without its data, which no receipt holds), is not mined in time, or the node
     /// does not answer.
     pub async fn made(&self, sent: &[Sent], within: Duration) -> Result<Vec<Made>, ContractsError> {
-        let transactions: Vec<B256> = sent.iter().map(|sent| sent.transaction).collect();
-        let receipts = self.gateway.receipts(&transactions, within).await?;
-        receipts.iter().map(|receipt| self.read(receipt)).collect()
+        let on = |chain: Chain| -> Vec<B256> {
+            sent.iter().filter(|sent| sent.chain == chain).map(|sent| sent.transaction).collect()
+        };
+        let (gateway, ethereum) = (on(Chain::Gateway), on(Chain::Ethereum));
+        let (gateway, ethereum) =
+            tokio::try_join!(self.gateway.receipts(&gateway, within), self.host().receipts(&ethereum, within))?;
+        let (mut gateway, mut ethereum) = (gateway.iter(), ethereum.iter());
+        let receipts = sent.iter().map(|sent| match sent.chain {
+            Chain::Gateway => (sent.chain, gateway.next()),
+            Chain::Ethereum => (sent.chain, ethereum.next()),
+        });
+        receipts
+            .map(|(chain, receipt)| {
+                let receipt = receipt.ok_or_else(|| ContractsError::Answer("no receipt".to_owned()))?;
+                self.read(chain, receipt)
+            })
+            .collect()
     }
 
     /// Makes one request and waits for it.
@@ -271,26 +342,38 @@ impl Requester {
     /// # Errors
     /// [`ContractsError::Reverted`] with the contract's error; else as [`Requester::made`].
     pub async fn make(&self, request: &NewRequest) -> Result<Made, ContractsError> {
-        let call = request.call(&self.contracts)?;
-        let account = if request.is_owners() { &*self.owner } else { &self.sender };
-        self.gateway.simulate(account.address(), &call).await?;
-        let sent = self.send_now(&[(request.is_owners(), call)]).await?;
+        let prepared = request.prepare(&self.contracts)?;
+        let account = self.account(prepared.chain, prepared.by);
+        account.node().simulate(account.address(), &prepared.call).await?;
+        let sent = self.send_now(&[prepared]).await?;
         let made = self.made(&sent, MINED_WITHIN).await?;
         made.first().copied().ok_or_else(|| ContractsError::Answer("no receipt".to_owned()))
     }
 
-    fn read(&self, receipt: &TransactionReceipt) -> Result<Made, ContractsError> {
+    /// The account that a request has to be sent from.
+    fn account(&self, chain: Chain, by: By) -> &Account {
+        match (chain, by) {
+            (Chain::Gateway, By::Anybody) => &self.sender,
+            (Chain::Gateway, By::Owner) => &self.owner,
+            (Chain::Ethereum, By::Anybody | By::Owner) => &self.host_owner,
+        }
+    }
+
+    fn read(&self, chain: Chain, receipt: &TransactionReceipt) -> Result<Made, ContractsError> {
         let transaction = receipt.transaction_hash;
         if !receipt.status() {
             return Err(ContractsError::Reverted { transaction: Some(transaction), data: Bytes::new() });
         }
+        let followed = self.contracts.followed_on(chain);
+        let followed = followed.ok_or_else(|| ContractsError::Answer("no such chain".to_owned()))?;
         for log in receipt.inner.logs() {
             let raw = RawLog { address: log.address(), topics: log.topics().to_vec(), data: log.data().data.clone() };
-            let decoded = decode_request(&self.contracts.followed(), &raw)
-                .map_err(|error| ContractsError::Answer(error.to_string()))?;
+            let decoded =
+                decode_request(&followed, &raw).map_err(|error| ContractsError::Answer(error.to_string()))?;
             if let Some(decoded) = decoded {
                 return Ok(Made {
                     transaction,
+                    chain,
                     block: receipt.block_number.unwrap_or_default(),
                     kind: decoded.kind,
                     id: decoded.id,
@@ -301,14 +384,15 @@ impl Requester {
         Err(ContractsError::Answer(format!("transaction {transaction} made no request")))
     }
 
-    async fn send_now(&self, calls: &[(bool, Call)]) -> Result<Vec<Sent>, ContractsError> {
+    async fn send_now(&self, calls: &[RequestCall]) -> Result<Vec<Sent>, ContractsError> {
         let mut sent = Vec::with_capacity(calls.len());
-        for run in calls.chunk_by(|(one, _), (other, _)| one == other) {
-            let account = if run[0].0 { &*self.owner } else { &self.sender };
-            let run: Vec<Call> = run.iter().map(|(_, call)| call.clone()).collect();
+        for run in calls.chunk_by(|one, other| (one.chain, one.by) == (other.chain, other.by)) {
+            let chain = run[0].chain;
+            let account = self.account(chain, run[0].by);
+            let run: Vec<Call> = run.iter().map(|prepared| prepared.call.clone()).collect();
             let transactions = account.send(&run).await?;
             let at = Instant::now();
-            sent.extend(transactions.into_iter().map(|transaction| Sent { transaction, at }));
+            sent.extend(transactions.into_iter().map(|transaction| Sent { transaction, chain, at }));
         }
         Ok(sent)
     }
@@ -316,6 +400,14 @@ impl Requester {
     async fn as_every_coprocessor(&self, calls: &[Call]) -> Result<(), ContractsError> {
         try_join_all(self.coprocessors.iter().map(|coprocessor| all_done(coprocessor, calls))).await?;
         Ok(())
+    }
+
+    /// In every coprocessor's name; from (b) on the Gateway knows no rights.
+    async fn on_gateway(&self, rights: Vec<Bytes>) -> Result<(), ContractsError> {
+        match self.contracts.multichain_acl {
+            Some(acl) => self.as_every_coprocessor(&self.multicalls(acl, rights)).await,
+            None => Ok(()),
+        }
     }
 
     async fn on_host(&self, rights: Vec<Bytes>) -> Result<(), ContractsError> {

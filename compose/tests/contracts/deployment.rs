@@ -3,6 +3,7 @@
 use alloy::primitives::U256;
 use alloy::sol_types::SolError;
 use kms_chain::contracts::{GatewayConfig, HostAcl};
+use kms_chain::release::Release;
 use kms_stack::contracts::{
     Contracts, ContractsError, DeploymentConfig, HostChain, Node, Requester, RequesterKeys, Thresholds, handle,
 };
@@ -21,6 +22,7 @@ async fn chain(workspace: &Workspace, chain_id: u64) -> Anvil {
 
 fn config(host: HostChain) -> DeploymentConfig {
     DeploymentConfig {
+        release: Release::V0_11,
         nodes: vec![register_entry(0)],
         coprocessors: vec![coprocessor(0)],
         thresholds: Thresholds::of(1, 1),

@@ -7,7 +7,8 @@ use alloy::rpc::types::TransactionReceipt;
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolCall;
 use kms_chain::contracts::{Decryption, KMSGeneration, KeyDigest};
-use kms_chain::eip712::{self, Domains};
+use kms_chain::eip712::{self, Domain};
+use kms_chain::release::Release;
 use kms_chain::event::{ResponseEvent, decode_response};
 use kms_schemas::identity::RequestId;
 use kms_schemas::record::RawLog;
@@ -36,6 +37,12 @@ pub struct Kms {
     pub storage_url: String,
 }
 
+/// What answers are signed under.
+pub struct Domains {
+    pub decryption: Domain,
+    pub kms_generation: Domain,
+}
+
 pub struct World {
     pub node: Node,
     pub contracts: Contracts,
@@ -61,6 +68,7 @@ impl World {
         let owner = key("owner");
         let coprocessors: Vec<Coprocessor> = (0..3).map(coprocessor).collect();
         let config = DeploymentConfig {
+            release: Release::V0_11,
             nodes: (0..nodes).map(register_entry).collect(),
             coprocessors: coprocessors.clone(),
             thresholds: Thresholds::of(nodes, coprocessors.len()),
@@ -84,7 +92,10 @@ impl World {
                 storage_url: storage_url(index),
             });
         }
-        let domains = Domains::new(GATEWAY_CHAIN, &contracts.followed());
+        let domains = Domains {
+            decryption: Domain::decryption(GATEWAY_CHAIN, contracts.decryption),
+            kms_generation: Domain::kms_generation(GATEWAY_CHAIN, contracts.kms_generation),
+        };
         Self { node, contracts, requester, kms, domains, _anvil: anvil, _workspace: workspace }
     }
 
@@ -318,7 +329,7 @@ fn storage_url(index: usize) -> String {
 pub fn coprocessor(index: usize) -> Coprocessor {
     Coprocessor {
         tx_sender: key(&format!("coprocessor sender {index}")),
-        signer: key(&format!("coprocessor signer {index}")).address(),
+        signer: key(&format!("coprocessor signer {index}")),
         s3_bucket_url: format!("http://127.0.0.1:9000/coprocessor-{index}"),
     }
 }
