@@ -149,6 +149,12 @@ codes! {
     NOT_LISTED = "KC-0538", "not_listed",
         "None of the contracts that the user allowed may use a handle.",
         "Nothing, if that is so. Otherwise check that the host chain's node is not behind, and redrive the request.";
+    IDENTITY_REUSED = "KC-0540", "identity_reused",
+        "A second, different request came under a known identity. KMS Core does not compare, and would answer it with the first one's result.",
+        "A chain that was reorganised reuses ids: see the two records that the text names. If the first was never served, restart KMS Core and redrive the second.";
+    TOPICS_UNREADABLE = "KC-0541", "topics_unreadable",
+        "What the topics hold about an identity could not be read.",
+        "Check the brokers; the request waits and burns no attempt.";
     USER_SIGNATURE_WRONG = "KC-0545", "user_signature_wrong",
         "The signature of the request is not the user's, and the user is no contract that could vouch for it.",
         "Nothing: the user must ask again.";
@@ -197,4 +203,12 @@ codes! {
     SIGNATURE_WRONG = "KC-0612", "core_signature_wrong",
         "KMS Core's signature does not recover to the configured signer over the digest of this request and result.",
         "Check `signer.address`, the domain and the KMS Core version; nothing was published.";
+}
+
+/// Whether a request that ended with this code ended before KMS Core heard of it.
+#[must_use]
+pub fn is_before_core(code: &str) -> bool {
+    let checks = ("KC-0510"..="KC-0512").contains(&code) || ("KC-0520"..="KC-0569").contains(&code);
+    // What the chain said of the record itself.
+    checks || ("KC-0340"..="KC-0349").contains(&code)
 }

@@ -251,9 +251,9 @@ pub struct AccessConfig {
     pub acl_patience_ms: u64,
     /// Milliseconds that a request waits for the KMS context and epoch that it names.
     pub context_patience_ms: u64,
-    /// Milliseconds that a decryption waits for its block, and for the start of its validity.
+    /// Milliseconds that a decryption waits for its block, or for a node that can prove it, and for the start of its validity.
     pub not_yet_patience_ms: u64,
-    /// Milliseconds that a key management request waits for its block to be final.
+    /// Milliseconds that a key management request waits for its block to be final, or for a node that can prove it.
     pub finality_patience_ms: u64,
     /// Milliseconds that a request waits whose block is not the chain's any more, or not this node's.
     pub orphan_patience_ms: u64,
@@ -272,6 +272,10 @@ pub struct AccessConfig {
     /// Requests whose waiting is remembered.
     #[schemars(range(min = 1000))]
     pub max_waiting: usize,
+    /// Offsets of each partition of the requests topics within which a second request under a known identity is recognised. They are read
+    /// when the partition is assigned; far more than the requests that a reorganisation can concern.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub identity_memory: u64,
 }
 
 impl Default for AccessConfig {
@@ -288,6 +292,7 @@ impl Default for AccessConfig {
             erc1271_gas: 100_000,
             cached_blocks: 1024,
             max_waiting: 100_000,
+            identity_memory: 5_000,
         }
     }
 }

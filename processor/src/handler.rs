@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use alloy::primitives::{Bytes, keccak256};
 use kms_chain::release::Release;
+use kms_runtime::kafka::StoredRecord;
 use kms_runtime::stage::{Answered, Attempt, Carry, Failure, Handler, InputRecord, Outcome, OutcomeView, OutputRecord};
 use kms_schemas::codec::Codec;
 use kms_schemas::headers;
@@ -22,6 +23,7 @@ use crate::core::KmsCore;
 use crate::error::Trouble;
 use crate::gate::Gate;
 use crate::metrics;
+use crate::identity::Quarantine;
 use crate::patience::{Patience, Spending};
 use crate::serve::serve;
 
@@ -45,6 +47,8 @@ pub struct Shared {
     pub ethereum: Option<ServedChain>,
     /// What a request must pass before KMS Core hears of it.
     pub gate: Gate,
+    /// One payload for each identity.
+    pub quarantine: Arc<Quarantine>,
     /// How long requests have waited for what may heal.
     pub patience: Patience,
     /// Where ciphertexts come from.
@@ -128,6 +132,7 @@ impl RequestHandler {
         let shared = &*self.shared;
         let (request, answered) = (&work.request, &attempt.answered);
         let transaction = shared.gate.prove(request, answered).await?;
+        shared.quarantine.pass(request, &work.source, self.intake == Intake::Deferred).await?;
         shared.gate.check(request, &transaction, SystemTime::now(), answered).await?;
         shared.patience.settled(&work.source);
         // A deferred request, and one whose first attempt ended here, was probably started.
@@ -181,6 +186,16 @@ impl RequestHandler {
 
     /// What the stage is told of a request that has no answer yet, or never will.
     fn outcome(&self, work: &Work, trouble: Trouble) -> Outcome {
+        let outcome = self.judge(work, trouble);
+        if let Outcome::DeadLetter { why } = &outcome
+            && codes::is_before_core(why.code)
+        {
+            self.shared.quarantine.identities().forget(&work.request, &work.source);
+        }
+        outcome
+    }
+
+    fn judge(&self, work: &Work, trouble: Trouble) -> Outcome {
         let shared = &*self.shared;
         let kind = work.request.kind.as_str();
         match trouble {
@@ -276,6 +291,18 @@ impl Handler for RequestHandler {
 
     fn is_signal(&self, record: &InputRecord) -> bool {
         self.lane == Lane::KeyManagement && self.decode(record).is_ok_and(|work| is_abort(&work.request))
+    }
+
+    fn memory(&self) -> u64 {
+        match self.intake {
+            Intake::Fresh => self.shared.quarantine.identities().memory(),
+            Intake::Deferred => 0,
+        }
+    }
+
+    fn recall(&self, topic: &str, partition: i32, record: &StoredRecord) {
+        let source = Coordinates { topic: topic.to_owned(), partition, offset: record.offset };
+        self.shared.quarantine.recall(&source, record.value.as_deref());
     }
 
     fn deferred(&self, record: &InputRecord, attempts: u32, first_ms: u64, why: &Failure) -> Option<OutputRecord> {

@@ -7,11 +7,27 @@
 //! assigned; whether such a record was served or refused, the dead letters tell.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use alloy::primitives::{B256, keccak256};
+use kms_runtime::kafka::{KafkaConfig, PartitionRange, ReadError, read_ranges, watermarks};
+use kms_schemas::codec::Codec;
 use kms_schemas::identity::{Coordinates, Identity};
-use kms_schemas::record::Request;
+use kms_schemas::record::{DeadLetter, Request};
+use kms_schemas::topics::Topics;
+
+use crate::codes;
+use crate::error::Trouble;
+use crate::handler::SERVICE;
+use crate::metrics;
+
+/// The topics, as a dependency with a breaker of its own.
+pub const TOPICS: &str = "kafka";
+/// Longest silence while topics are read back.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Dead letters of each partition that are searched for the fate of a record.
+const LETTERS: i64 = 100_000;
 
 /// What is known of an identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +110,20 @@ impl Identities {
         }
     }
 
+    /// The request ended before KMS Core heard of it: it stands in nobody's way.
+    pub fn forget(&self, request: &Request, source: &Coordinates) {
+        let mut inner = self.lock();
+        if inner.known.get(&request.identity()).is_some_and(|known| !known.proven && known.source == *source) {
+            inner.remove(&request.identity());
+        }
+    }
+
+    /// Up to which offset a partition is known to this process.
+    fn read_up_to(&self, source: &Coordinates) -> i64 {
+        let place = (source.topic.clone(), source.partition);
+        self.lock().places.get(&place).and_then(|offsets| offsets.last_key_value()).map_or(0, |(last, _)| *last + 1)
+    }
+
     /// The first record of the identity turned out never to have been served: this one takes its place.
     pub fn replace(&self, request: &Request, source: &Coordinates) {
         let known = Known { source: source.clone(), payload: payload(request), proven: true };
@@ -106,13 +136,16 @@ impl Identities {
 }
 
 impl Inner {
-    fn insert(&mut self, identity: Identity, known: Known, memory: u64) {
-        if let Some(before) = self.known.insert(identity, known.clone()) {
-            let place = (before.source.topic, before.source.partition);
-            if let Some(offsets) = self.places.get_mut(&place) {
-                offsets.remove(&before.source.offset);
-            }
+    fn remove(&mut self, identity: &Identity) {
+        let Some(known) = self.known.remove(identity) else { return };
+        if let Some(offsets) = self.places.get_mut(&(known.source.topic, known.source.partition)) {
+            offsets.remove(&known.source.offset);
         }
+    }
+
+    fn insert(&mut self, identity: Identity, known: Known, memory: u64) {
+        self.remove(&identity);
+        self.known.insert(identity, known.clone());
         let offsets = self.places.entry((known.source.topic, known.source.partition)).or_default();
         offsets.insert(known.source.offset, identity);
         let newest = offsets.last_key_value().map_or(0, |(offset, _)| *offset);
@@ -121,6 +154,120 @@ impl Inner {
             self.known.remove(&oldest.remove());
         }
     }
+}
+
+/// Keeps a second payload under a known identity from KMS Core, with what the topics tell.
+#[derive(Debug)]
+pub struct Quarantine {
+    identities: Identities,
+    kafka: KafkaConfig,
+    codec: Codec,
+    topics: Topics,
+    /// One reader at a time: whoever comes meanwhile finds what it has read.
+    reading: tokio::sync::Mutex<()>,
+}
+
+impl Quarantine {
+    /// Remembers the last `memory` offsets of each partition of the requests topics.
+    #[must_use]
+    pub fn new(kafka: KafkaConfig, codec: Codec, topics: Topics, memory: u64) -> Self {
+        Self { identities: Identities::new(memory), kafka, codec, topics, reading: tokio::sync::Mutex::default() }
+    }
+
+    /// What is remembered.
+    #[must_use]
+    pub const fn identities(&self) -> &Identities {
+        &self.identities
+    }
+
+    /// A record of a requests topic that was read before this process owned its partition.
+    pub fn recall(&self, source: &Coordinates, value: Option<&[u8]>) {
+        // What does not decode was nobody's request.
+        if let Ok(request) = self.codec.decode::<Request>(&source.topic, value.unwrap_or_default()) {
+            self.identities.recall(&request, source);
+        }
+    }
+
+    /// Lets a proven request pass, unless KMS Core may have heard of another one under its identity. Of a deferred request the
+    /// partition may belong to another process: what lies before it is read first.
+    ///
+    /// # Errors
+    /// [`Trouble::Permanent`] for a second payload, naming both; [`Trouble::Outage`] where the topics cannot be read.
+    pub async fn pass(self: &Arc<Self>, request: &Request, source: &Coordinates, deferred: bool) -> Result<(), Trouble> {
+        if deferred {
+            self.catch_up(source).await?;
+        }
+        let Admission::Other(first) = self.identities.admit(request, source) else { return Ok(()) };
+        if !first.proven && self.was_never_served(&first.source).await? {
+            self.identities.replace(request, source);
+            return Ok(());
+        }
+        let text = format!(
+            "{} {} of {} came first with another payload, in {} (keccak256 of its log {}); this one is in {source} ({})",
+            request.kind,
+            request.id,
+            request.log.address,
+            first.source,
+            first.payload,
+            payload(request),
+        );
+        metrics::identity_reused(request.kind.as_str(), &text);
+        Err(Trouble::permanent(codes::IDENTITY_REUSED, text))
+    }
+
+    async fn catch_up(self: &Arc<Self>, source: &Coordinates) -> Result<(), Trouble> {
+        let _reading = self.reading.lock().await;
+        let memory = i64::try_from(self.identities.memory).unwrap_or(i64::MAX);
+        let from = self.identities.read_up_to(source).max(source.offset.saturating_sub(memory));
+        if from >= source.offset {
+            return Ok(());
+        }
+        let (quarantine, source) = (Arc::clone(self), source.clone());
+        self.in_the_background(move || {
+            let low = low_watermarks(&quarantine.kafka, &source.topic, source.partition + 1)?;
+            let from = from.max(low.get(source.partition as usize).copied().unwrap_or(from));
+            let range = (source.partition, from, source.offset);
+            read_ranges(&quarantine.kafka, SERVICE, &source.topic, &[range], PATIENCE, |partition, record| {
+                let place = Coordinates { topic: source.topic.clone(), partition, offset: record.offset };
+                quarantine.recall(&place, record.value.as_deref());
+            })
+        })
+        .await
+    }
+
+    /// Whether the record ended in a dead letter before KMS Core heard of it.
+    async fn was_never_served(self: &Arc<Self>, source: &Coordinates) -> Result<bool, Trouble> {
+        let (quarantine, source) = (Arc::clone(self), source.clone());
+        self.in_the_background(move || {
+            let topic = quarantine.topics.dead_letters();
+            let partitions = quarantine.topics.all().iter().find(|spec| spec.name == topic).map_or(1, |s| s.partitions);
+            let ends = watermarks(&quarantine.kafka, SERVICE, topic, partitions)?;
+            let ranges: Vec<PartitionRange> =
+                (0..).zip(&ends).map(|(partition, (low, high))| (partition, (*low).max(high - LETTERS), *high)).collect();
+            let mut refused = false;
+            read_ranges(&quarantine.kafka, SERVICE, topic, &ranges, PATIENCE, |_, record| {
+                let value = record.value.as_deref().unwrap_or_default();
+                let Ok(letter) = quarantine.codec.decode::<DeadLetter>(topic, value) else { return };
+                let is_about_it = letter.request.as_ref().unwrap_or(&letter.source) == &source;
+                refused |= is_about_it && letter.service == SERVICE && codes::is_before_core(&letter.reason);
+            })?;
+            Ok(refused)
+        })
+        .await
+    }
+
+    async fn in_the_background<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, Trouble> {
+        let outage = |text: String| Trouble::outage(codes::TOPICS_UNREADABLE, TOPICS, text);
+        let read = tokio::task::spawn_blocking(read).await.map_err(|error| outage(error.to_string()))?;
+        read.map_err(|error| outage(error.to_string()))
+    }
+}
+
+fn low_watermarks(kafka: &KafkaConfig, topic: &str, partitions: i32) -> Result<Vec<i64>, ReadError> {
+    Ok(watermarks(kafka, SERVICE, topic, partitions)?.into_iter().map(|(low, _)| low).collect())
 }
 
 /// Records of one identity have one key, so that they lie in one partition: their offsets tell which came first.

@@ -49,6 +49,8 @@ pub mod user_request;
 
 #[cfg(test)]
 mod mock;
+#[cfg(test)]
+mod scripted;
 
 /// Runs the processor as the command line (the program's name first) says, and tells how the process must end.
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {

@@ -44,6 +44,11 @@ pub fn describe() {
         "Requests that were given up for good, by kind and code"
     );
     describe_counter!(
+        "kms_connector_identities_reused_total",
+        Unit::Count,
+        "Requests that were quarantined because another payload came first under their identity, by kind"
+    );
+    describe_counter!(
         "kms_connector_check_waits_total",
         Unit::Count,
         "Looks at what a request waits for that found it not there, by kind and code"
@@ -148,4 +153,10 @@ fn code_name(code: Code) -> &'static str {
         Code::DataLoss => "data_loss",
         Code::Unauthenticated => "unauthenticated",
     }
+}
+
+/// A second payload came under a known identity: an alert.
+pub fn identity_reused(kind: &'static str, text: &str) {
+    tracing::error!(kind, code = codes::IDENTITY_REUSED, text, "a request was quarantined");
+    counter!("kms_connector_identities_reused_total", "kind" => kind).increment(1);
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kms_chain::release::Family;
 use kms_chain::views::GatewayConfigViews;
 use kms_runtime::config::{SchemaRegistryConfig, TelemetryConfig};
 use kms_runtime::kafka::KafkaConfig;
@@ -24,6 +25,7 @@ use crate::coprocessors::Coprocessors;
 use crate::core::KmsCore;
 use crate::gate::Gate;
 use crate::handler::{Intake, RequestHandler, Shared};
+use crate::identity::Quarantine;
 use crate::patience::Patience;
 use crate::{handler, metrics};
 
@@ -144,6 +146,10 @@ fn shared(
         GatewayConfigViews::new(clients.gateway.clone(), config.gateway.gateway_config),
         Duration::from_millis(config.gateway.registry_refresh_ms),
     );
+    if release.decryption_family() == Family::Handles {
+        let coprocessors = coprocessors.clone();
+        tokio::spawn(async move { coprocessors.check_threshold().await });
+    }
     let gateway = ServedChain::new(
         chains::GATEWAY,
         config.gateway.chain_id,
@@ -185,6 +191,12 @@ fn shared(
         gateway,
         ethereum,
         gate,
+        quarantine: Arc::new(Quarantine::new(
+            (*context.kafka).clone(),
+            context.codec.clone(),
+            context.topics.clone(),
+            access.identity_memory,
+        )),
         patience: Patience::new(access),
         ciphertexts: CiphertextStore::new(config.ciphertexts.clone(), coprocessors)
             .map_err(|error| refuse(format!("the HTTP client for ciphertexts cannot be built: {error}")))?,

@@ -178,7 +178,7 @@ fn deserialize<T: Configuration>(tree: &mut Node, schema: View<'_>, problems: &m
         } else if let Some(next) = next_stand_in(place, tried.entry(path.to_string()).or_default())
             && !problems.is_empty()
         {
-            let Some(node) = tree.get_mut(&path) else { return None };
+            let node = tree.get_mut(&path)?;
             node.value = Value::Text(next.to_owned());
             continue;
         } else if problems.is_empty() {
