@@ -61,23 +61,24 @@ pub async fn prove(chain: &ServedChain, request: &Request, answered: &Answered) 
 /// What follows from a proof that failed.
 fn unproven(chain: &ServedChain, lane: Lane, why: &Unproven) -> Trouble {
     let (code, text) = (why.code(), format!("{}: {why}", chain.dependency.trim_end_matches("_rpc")));
+    let not_yet = match lane {
+        Lane::Decryption => Budget::NotYet,
+        Lane::KeyManagement => Budget::Finality,
+    };
     match why {
-        Unproven::NotYet { .. } => {
-            let budget = match lane {
-                Lane::Decryption => Budget::NotYet,
-                Lane::KeyManagement => Budget::Finality,
-            };
-            Trouble::waits(budget, code, text)
+        Unproven::Unavailable(error) if error.is_outage() => {
+            Trouble::Outage { code, dependency: chain.dependency, reach: Reach::All, text }
+        }
+        // The nodes answer, and nothing can be proven of this one block. A record may name any block, so this must not hold up the others;
+        // and it is no verdict, so it waits.
+        Unproven::NotYet { .. } | Unproven::Undecidable { .. } | Unproven::Unavailable(_) => {
+            Trouble::waits(not_yet, code, text)
         }
         // Short of `finalized` this may be the node, which is behind or on a branch of its own for a moment.
         Unproven::Orphaned { .. } if chain.authority(lane).finality() != Finality::Finalized => {
             Trouble::waits(Budget::Orphan, code, text)
         }
         Unproven::Orphaned { .. } | Unproven::NoSuchLog { .. } => Trouble::permanent(code, text),
-        // The node, not the request: as long as nothing can be proven, nothing is decrypted, and nothing is given up.
-        Unproven::Undecidable { .. } | Unproven::Unavailable(_) => {
-            Trouble::Outage { code, dependency: chain.dependency, reach: Reach::All, text }
-        }
     }
 }
 
@@ -181,10 +182,14 @@ mod tests {
         let outcome = unproven(&chain, Lane::Decryption, &missing);
         assert!(matches!(outcome, Trouble::Permanent { .. }), "{outcome}");
         let undecidable = Unproven::Undecidable { number: 5, why: "the roots differ".to_owned() };
+        let (code, message) = (4444, "pruned history unavailable".to_owned());
+        let pruned = Unproven::Unavailable(RpcError::Response { method: "eth_call", code, message, data: None });
+        for outcome in [undecidable, pruned].map(|why| unproven(&chain, Lane::Decryption, &why)) {
+            assert!(matches!(outcome, Trouble::Waits { budget: Budget::NotYet, .. }), "this block only: {outcome}");
+        }
         let cause = OutageCause::Transport("down".to_owned());
         let silent = Unproven::Unavailable(RpcError::Outage { method: "eth_call", endpoints: 1, cause });
-        for outcome in [undecidable, silent].map(|why| unproven(&chain, Lane::Decryption, &why)) {
-            assert!(matches!(outcome, Trouble::Outage { dependency: GATEWAY, .. }), "{outcome}");
-        }
+        let outcome = unproven(&chain, Lane::Decryption, &silent);
+        assert!(matches!(outcome, Trouble::Outage { dependency: GATEWAY, .. }), "{outcome}");
     }
 }
