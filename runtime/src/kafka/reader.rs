@@ -73,7 +73,10 @@ pub fn read_to_end(
 ) -> Result<i64, ReadError> {
     let reader = Reader { config, service, topic, partition, patience };
     let (begin, end) = reader.watermarks("read_uncommitted")?;
-    if from.unwrap_or(begin) >= end {
+    // Not the client's own "beginning": it looks for that at a leader that it does not know yet, and tries again after half
+    // a second only.
+    let from = from.unwrap_or(begin);
+    if from >= end {
         return Ok(end);
     }
     reader.wait_for_open_transactions(end)?;
@@ -240,13 +243,13 @@ impl Reader<'_> {
         }
     }
 
-    fn read(&self, from: Option<i64>, end: i64, mut each: impl FnMut(StoredRecord)) -> Result<(), ReadError> {
+    fn read(&self, from: i64, end: i64, mut each: impl FnMut(StoredRecord)) -> Result<(), ReadError> {
         let consumer = self.consumer("read_committed")?;
         let mut assignment = TopicPartitionList::new();
-        let start = from.map_or(Offset::Beginning, Offset::Offset);
+        let start = Offset::Offset(from);
         assignment.add_partition_offset(self.topic, self.partition, start).map_err(|error| self.fail(error))?;
         consumer.assign(&assignment).map_err(|error| self.fail(error))?;
-        let mut reached = from.unwrap_or_default();
+        let mut reached = from;
         let mut deadline = Instant::now() + self.patience;
         while reached < end {
             match consumer.poll(Duration::from_millis(100)) {
