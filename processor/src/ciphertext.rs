@@ -509,60 +509,15 @@ fn format_of(headers: &HeaderMap) -> CiphertextFormat {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
-    use alloy::primitives::address;
-    use kms_schemas::identity::RequestId;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use alloy::primitives::{U256, address};
+    use alloy::signers::local::PrivateKeySigner;
 
     use super::*;
+    use crate::attestation::{Stored, attest};
+    use crate::scripted::{Object, TestBucket};
 
     const FIRST: Address = address!("00000000000000000000000000000000000000c1");
     const SECOND: Address = address!("00000000000000000000000000000000000000c2");
-
-    #[derive(Clone)]
-    struct Object {
-        status: u16,
-        format: Option<&'static str>,
-        body: Vec<u8>,
-    }
-
-    /// A bucket over HTTP/1.1 that serves these objects by the last part of the path, and 404 for others.
-    async fn bucket(objects: HashMap<String, Object>) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/bucket", listener.local_addr().unwrap());
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let objects = objects.clone();
-                tokio::spawn(async move {
-                    let mut request = Vec::new();
-                    let mut chunk = [0; 1024];
-                    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-                        match stream.read(&mut chunk).await {
-                            Ok(0) | Err(_) => return,
-                            Ok(read) => request.extend_from_slice(&chunk[..read]),
-                        }
-                    }
-                    let request = String::from_utf8_lossy(&request).into_owned();
-                    let path = request.split_whitespace().nth(1).unwrap_or_default();
-                    let key = path.rsplit('/').next().unwrap_or_default();
-                    let missing = Object { status: 404, format: None, body: Vec::new() };
-                    let object = objects.get(key).unwrap_or(&missing);
-                    let format =
-                        object.format.map(|format| format!("X-Amz-Meta-Ct-Format: {format}\r\n")).unwrap_or_default();
-                    let head = format!(
-                        "HTTP/1.1 {} X\r\n{format}Content-Length: {}\r\nConnection: close\r\n\r\n",
-                        object.status,
-                        object.body.len()
-                    );
-                    let _ = stream.write_all(head.as_bytes()).await;
-                    let _ = stream.write_all(&object.body).await;
-                });
-            }
-        });
-        url
-    }
 
     fn material(body: &[u8]) -> CiphertextMaterial {
         CiphertextMaterial {
@@ -573,9 +528,14 @@ mod tests {
         }
     }
 
-    fn holding(body: &[u8], served: &[u8], format: Option<&'static str>) -> HashMap<String, Object> {
-        let object = Object { status: 200, format, body: served.to_vec() };
-        HashMap::from([(hex::encode(keccak256(body)), object)])
+    fn object(served: &[u8], format: Option<&'static str>) -> Object {
+        let headers = format.map(|format| ("X-Amz-Meta-Ct-Format", format.to_owned()));
+        Object { status: 200, headers: headers.into_iter().collect(), body: served.to_vec() }
+    }
+
+    /// A bucket with an object at the digest of `body`.
+    async fn bucket(body: &[u8], served: &[u8], format: Option<&'static str>) -> TestBucket {
+        TestBucket::start([(hex::encode(keccak256(body)), object(served, format))]).await
     }
 
     fn store(config: CiphertextsConfig, buckets: &[(Address, &str)]) -> CiphertextStore {
@@ -595,8 +555,8 @@ mod tests {
             (Some("uncompressed_on_cpu"), CiphertextFormat::BigExpanded),
             (None, CiphertextFormat::BigExpanded),
         ] {
-            let url = bucket(holding(b"body", b"body", header)).await;
-            let fetched = store(quick(), &[(FIRST, &url), (SECOND, &url)]).fetch(Wanted::Materials(&[material(b"body")])).await.unwrap();
+            let url = bucket(b"body", b"body", header).await;
+            let fetched = store(quick(), &[(FIRST, &url.url), (SECOND, &url.url)]).fetch(Wanted::Materials(&[material(b"body")])).await.unwrap();
             assert_eq!(fetched.ciphertexts[0].format, format);
             assert_eq!(&fetched.ciphertexts[0].body[..], b"body");
         }
@@ -604,21 +564,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_bucket_with_another_body_under_the_digest_is_passed_over() {
-        let lying = bucket(holding(b"body", b"forged", None)).await;
-        let honest = bucket(holding(b"body", b"body", None)).await;
-        let store = store(quick(), &[(FIRST, &lying), (SECOND, &honest)]);
+        let lying = bucket(b"body", b"forged", None).await;
+        let honest = bucket(b"body", b"body", None).await;
+        let store = store(quick(), &[(FIRST, &lying.url), (SECOND, &honest.url)]);
         let fetched = store.fetch(Wanted::Materials(&[material(b"body"), material(b"body")])).await.unwrap();
         assert_eq!(fetched.ciphertexts.len(), 2, "a handle that stands twice is there twice");
     }
 
     #[tokio::test]
     async fn an_object_that_nobody_has_may_heal_and_an_unreachable_bucket_is_no_verdict() {
-        let empty = bucket(HashMap::new()).await;
-        let both = store(quick(), &[(FIRST, &empty), (SECOND, &empty)]);
+        let empty = TestBucket::start([]).await;
+        let both = store(quick(), &[(FIRST, &empty.url), (SECOND, &empty.url)]);
         let missing = both.fetch(Wanted::Materials(&[material(b"body")])).await.unwrap_err();
         assert!(matches!(missing, Trouble::MayHeal { code: codes::CIPHERTEXT_MISSING, .. }), "{missing}");
 
-        let down = store(quick(), &[(FIRST, &empty), (SECOND, "http://127.0.0.1:1")]);
+        let down = store(quick(), &[(FIRST, &empty.url), (SECOND, "http://127.0.0.1:1")]);
         let outage = down.fetch(Wanted::Materials(&[material(b"body")])).await.unwrap_err();
         assert!(matches!(outage, Trouble::Outage { code: codes::BUCKETS_UNREACHABLE, .. }), "{outage}");
     }
@@ -626,8 +586,8 @@ mod tests {
     #[tokio::test]
     async fn an_object_above_the_limit_is_not_read_and_a_request_above_its_limit_is_refused() {
         let body = vec![7_u8; 4096];
-        let url = bucket(holding(&body, &body, None)).await;
-        let buckets = [(FIRST, url.as_str()), (SECOND, url.as_str())];
+        let url = bucket(&body, &body, None).await;
+        let buckets = [(FIRST, url.url.as_str()), (SECOND, url.url.as_str())];
         let small = CiphertextsConfig { max_object_bytes: 4095, ..quick() };
         let error = store(small, &buckets).fetch(Wanted::Materials(&[material(&body)])).await.unwrap_err();
         assert!(error.to_string().contains("limit 4095"), "{error}");
@@ -640,9 +600,9 @@ mod tests {
     #[tokio::test]
     async fn p6_requests_that_want_more_memory_than_there_is_all_finish() {
         let body = vec![9_u8; 4096];
-        let url = bucket(holding(&body, &body, None)).await;
+        let url = bucket(&body, &body, None).await;
         let config = CiphertextsConfig { max_buffered_bytes: 5 * 1024, ..quick() };
-        let store = store(config, &[(FIRST, &url), (SECOND, &url)]);
+        let store = store(config, &[(FIRST, &url.url), (SECOND, &url.url)]);
         let materials = vec![material(&body); 3];
         let one_by_one = async {
             let mut running: futures::stream::FuturesUnordered<_> = (0..8).map(|_| store.fetch(Wanted::Materials(&materials))).collect();
@@ -656,5 +616,193 @@ mod tests {
         let finished =
             tokio::time::timeout(Duration::from_secs(30), one_by_one).await.expect("no request waits for ever");
         assert_eq!(finished, 8);
+    }
+
+    // --- Attested ciphertexts -----------------------------------------------------------------------------------------
+
+    fn signer(number: u8) -> PrivateKeySigner {
+        PrivateKeySigner::from_bytes(&B256::repeat_byte(number)).unwrap()
+    }
+
+    fn claim(body: &[u8]) -> Claim {
+        Claim {
+            key_id: U256::from(4).into(),
+            ciphertext_digest: B256::repeat_byte(1),
+            sns_ciphertext_digest: keccak256(body),
+            stored: Stored::CompressedOnCpu,
+        }
+    }
+
+    const HANDLE: B256 = B256::repeat_byte(7);
+
+    fn attested(attestation: String, body: &[u8]) -> (String, Object) {
+        let headers = vec![("X-Amz-Meta-Ct-Attestation", attestation)];
+        (attestation::object_key(HANDLE), Object { status: 200, headers, body: body.to_vec() })
+    }
+
+    /// The bucket of coprocessor `number`, which attests `claimed` and serves `served`.
+    async fn coprocessor(number: u8, claimed: &[u8], served: &[u8]) -> TestBucket {
+        TestBucket::start([attested(attest(&signer(number), HANDLE, &claim(claimed)), served)]).await
+    }
+
+    /// A store in front of these buckets, of which coprocessors 1 to `registered` are registered with this threshold.
+    async fn attesting(registered: u8, threshold: usize, buckets: &[&TestBucket]) -> CiphertextStore {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let signers: Vec<Address> = (1..=registered).map(|number| signer(number).address()).collect();
+        let urls: Vec<String> = buckets.iter().map(|bucket| bucket.url.clone()).collect();
+        let registry = Coprocessors::registered(&signers, threshold, &urls).await;
+        let config = CiphertextsConfig { attestation_timeout_ms: 500, ..quick() };
+        CiphertextStore::new(config, registry).unwrap()
+    }
+
+    async fn fetched(store: &CiphertextStore) -> Result<Fetched, Trouble> {
+        store.fetch(Wanted::Handles(&[HANDLE])).await
+    }
+
+    async fn may_heal(store: &CiphertextStore) -> &'static str {
+        match fetched(store).await {
+            Err(Trouble::MayHeal { code, .. }) => code,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_majority_attests_is_fetched_with_its_key_and_format() {
+        let (one, two) = (coprocessor(1, b"body", b"body").await, coprocessor(2, b"body", b"body").await);
+        let store = attesting(3, 2, &[&one, &two, &TestBucket::silent().await]).await;
+        let twice = store.fetch(Wanted::Handles(&[HANDLE, HANDLE])).await.unwrap();
+        assert_eq!(twice.key_id, claim(b"body").key_id);
+        assert_eq!(twice.ciphertexts.len(), 2, "a handle that stands twice is there twice");
+        assert_eq!(twice.ciphertexts[0].format, CiphertextFormat::BigCompressed);
+        assert_eq!(&twice.ciphertexts[1].body[..], b"body");
+    }
+
+    #[tokio::test]
+    async fn p5_a_majority_waits_for_no_slow_bucket() {
+        let (one, two) = (coprocessor(1, b"body", b"body").await, coprocessor(2, b"body", b"body").await);
+        let slow = TestBucket::slow(Duration::from_secs(60)).await;
+        let store = attesting(3, 2, &[&slow, &one, &two]).await;
+        let quick = tokio::time::timeout(Duration::from_millis(400), fetched(&store)).await;
+        assert!(quick.expect("before the slow bucket's time is over").is_ok());
+    }
+
+    #[tokio::test]
+    async fn p4_forged_attestations_count_for_nothing() {
+        let genuine = coprocessor(1, b"body", b"body").await;
+        let stranger = coprocessor(9, b"body", b"body").await;
+        let in_anothers_name = attest(&signer(9), HANDLE, &claim(b"body"))
+            .replace(&signer(9).address().to_string(), &signer(2).address().to_string());
+        let in_anothers_name = TestBucket::start([attested(in_anothers_name, b"body")]).await;
+        let for_another_handle = attest(&signer(2), B256::repeat_byte(8), &claim(b"body"));
+        let for_another_handle = TestBucket::start([attested(for_another_handle, b"body")]).await;
+        let copied = coprocessor(1, b"body", b"body").await;
+        let malformed = TestBucket::start([attested("{\"version\":1,".to_owned(), b"body")]).await;
+        let without = TestBucket::start([(attestation::object_key(HANDLE), object(b"body", None))]).await;
+        let forged = [&stranger, &in_anothers_name, &for_another_handle, &copied, &malformed, &without];
+        for one in forged {
+            let store = attesting(3, 2, &[&genuine, one]).await;
+            assert_eq!(may_heal(&store).await, codes::ATTESTATIONS_MISSING);
+            assert_eq!(one.gets(), 0, "nothing is read from a bucket that convinced nobody");
+        }
+        let all = [&[&genuine][..], &forged].concat();
+        assert_eq!(may_heal(&attesting(3, 2, &all).await).await, codes::ATTESTATIONS_MISSING);
+        // One more genuine one is enough.
+        let second = coprocessor(2, b"body", b"body").await;
+        let all = [&[&genuine, &second][..], &forged].concat();
+        assert!(fetched(&attesting(3, 2, &all).await).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn p4_a_minority_is_not_believed_though_it_answers_first() {
+        let minority = coprocessor(1, b"forged", b"forged").await;
+        let late = Duration::from_millis(150);
+        let (two, three) = (coprocessor(2, b"body", b"body").await, coprocessor(3, b"body", b"body").await);
+        for bucket in [&two, &three] {
+            bucket.delay(late);
+        }
+        // A threshold of one, as some deployments have it: the first answer must not decide.
+        let store = attesting(3, 1, &[&minority, &two, &three]).await;
+        let fetched = fetched(&store).await.unwrap();
+        assert_eq!(&fetched.ciphertexts[0].body[..], b"body");
+        assert_eq!(minority.gets(), 0);
+        let alone = attesting(3, 2, &[&minority]).await;
+        assert_eq!(may_heal(&alone).await, codes::ATTESTATIONS_MISSING);
+    }
+
+    #[tokio::test]
+    async fn p4_two_groups_with_the_threshold_decrypt_nothing() {
+        let (one, two) = (coprocessor(1, b"forged", b"forged").await, coprocessor(2, b"body", b"body").await);
+        let store = attesting(2, 1, &[&one, &two]).await;
+        assert_eq!(may_heal(&store).await, codes::ATTESTATIONS_SPLIT);
+        assert_eq!(one.gets() + two.gets(), 0);
+    }
+
+    #[tokio::test]
+    async fn p4_a_body_with_another_digest_is_passed_over() {
+        let (lying, honest) = (coprocessor(1, b"body", b"forged").await, coprocessor(2, b"body", b"body").await);
+        let fetched_honest = fetched(&attesting(2, 2, &[&lying, &honest]).await).await.unwrap();
+        assert_eq!(&fetched_honest.ciphertexts[0].body[..], b"body");
+        let second = coprocessor(2, b"body", b"forged too").await;
+        assert_eq!(may_heal(&attesting(2, 2, &[&lying, &second]).await).await, codes::CIPHERTEXT_MISSING);
+    }
+
+    #[tokio::test]
+    async fn p6_an_attested_object_above_the_limit_is_not_read() {
+        let body = vec![7_u8; 4096];
+        let (one, two) = (coprocessor(1, &body, &body).await, coprocessor(2, &body, &body).await);
+        let mut store = attesting(2, 2, &[&one, &two]).await;
+        store.config.max_object_bytes = 4095;
+        assert_eq!(may_heal(&store).await, codes::CIPHERTEXT_MISSING);
+        store.config.max_object_bytes = 4096;
+        assert!(fetched(&store).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn unreachable_buckets_are_an_outage_as_long_as_they_could_decide() {
+        let one = coprocessor(1, b"body", b"body").await;
+        let reach = |trouble: Trouble| match trouble {
+            Trouble::Outage { code: codes::BUCKETS_UNREACHABLE, reach, .. } => reach,
+            other => panic!("{other:?}"),
+        };
+        let down = TestBucket::down();
+        let some = fetched(&attesting(3, 2, &[&one, &down]).await).await.unwrap_err();
+        assert_eq!(reach(some), Reach::Some, "others can be served");
+        let failing = TestBucket::failing(503).await;
+        let all = fetched(&attesting(3, 2, &[&down, &failing]).await).await.unwrap_err();
+        assert_eq!(reach(all), Reach::All);
+        let slow = TestBucket::slow(Duration::from_secs(60)).await;
+        let slow = fetched(&attesting(3, 2, &[&one, &slow]).await).await.unwrap_err();
+        assert_eq!(reach(slow), Reach::Some, "one that is too slow counts as unreachable");
+        // One bucket that is down for ever is no excuse where its word could not be enough.
+        let (empty, other) = (TestBucket::start([]).await, TestBucket::start([]).await);
+        assert_eq!(may_heal(&attesting(3, 2, &[&empty, &other, &down]).await).await, codes::ATTESTATIONS_MISSING);
+    }
+
+    #[tokio::test]
+    async fn handles_under_two_keys_are_refused_for_good_before_anything_is_read() {
+        let other = B256::repeat_byte(8);
+        let other_key = Claim { key_id: U256::from(5).into(), ..claim(b"body") };
+        let bucket = TestBucket::start([
+            attested(attest(&signer(1), HANDLE, &claim(b"body")), b"body"),
+            (
+                attestation::object_key(other),
+                Object {
+                    status: 200,
+                    headers: vec![("x-amz-meta-ct-attestation", attest(&signer(1), other, &other_key))],
+                    body: b"body".to_vec(),
+                },
+            ),
+        ])
+        .await;
+        let store = attesting(1, 1, &[&bucket]).await;
+        let refused = store.fetch(Wanted::Handles(&[HANDLE, other])).await.unwrap_err();
+        assert!(matches!(refused, Trouble::Permanent { code: codes::SEVERAL_KEYS, .. }), "{refused}");
+        assert_eq!(bucket.gets(), 0);
+    }
+
+    #[tokio::test]
+    async fn nobody_to_ask_is_told_as_that() {
+        let store = attesting(1, 1, &[]).await;
+        assert_eq!(may_heal(&store).await, codes::NO_BUCKET);
     }
 }

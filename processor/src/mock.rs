@@ -34,6 +34,7 @@ struct Shared {
     answers: Mutex<HashMap<(Option<Address>, [u8; 4]), Answer>>,
     broken: Mutex<bool>,
     posts: Mutex<Vec<Vec<Value>>>,
+    logs: Mutex<Vec<Value>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -76,6 +77,23 @@ impl MockChain {
     /// A call of this function of this contract answers so. The contract then has code.
     pub(crate) fn on_contract(&self, contract: Address, selector: [u8; 4], answer: Vec<u8>) {
         lock(&self.shared.answers).insert((Some(contract), selector), Arc::new(move |_| Ok(answer.clone())));
+    }
+
+    /// This block holds one more log.
+    pub(crate) fn log(&self, block: u64, log: &RawLog) {
+        let mut logs = lock(&self.shared.logs);
+        let log = json!({
+            "address": log.address,
+            "topics": log.topics,
+            "data": log.data,
+            "blockNumber": format!("{block:#x}"),
+            "blockHash": B256::from(U256::from(block)),
+            "transactionHash": B256::from(U256::from(1)),
+            "transactionIndex": "0x1",
+            "logIndex": format!("{:#x}", logs.len()),
+            "removed": false,
+        });
+        logs.push(log);
     }
 
     /// Answers nothing but errors, or recovers.
@@ -149,12 +167,48 @@ fn answer(shared: &Shared, call: &Value) -> Value {
                 Err(data) => Err(json!({ "code": 3, "message": "execution reverted", "data": Bytes::from(data) })),
             }
         }
+        "eth_getBlockByNumber" => Ok(block(&call["params"][0])),
+        "eth_getLogs" => {
+            let asked = &call["params"][0];
+            let holds = |log: &&Value| {
+                let named = |list: &Value, one: &Value| list.as_array().is_some_and(|list| list.contains(one));
+                log["blockNumber"] == asked["fromBlock"]
+                    && named(&asked["address"], &log["address"])
+                    && named(&asked["topics"][0], &log["topics"][0])
+            };
+            Ok(json!(lock(&shared.logs).iter().filter(holds).collect::<Vec<_>>()))
+        }
         other => Err(json!({ "code": -32601, "message": format!("the method {other} does not exist") })),
     };
     match result {
         Ok(result) => json!({ "jsonrpc": "2.0", "id": call["id"], "result": result }),
         Err(error) => json!({ "jsonrpc": "2.0", "id": call["id"], "error": error }),
     }
+}
+
+/// A block without anything in it.
+fn block(number: &Value) -> Value {
+    let hash: B256 = number.as_str().and_then(|text| text.parse::<U256>().ok()).unwrap_or_default().into();
+    json!({
+        "number": number,
+        "hash": hash,
+        "parentHash": B256::ZERO,
+        "timestamp": "0x6553f100",
+        "difficulty": "0x0",
+        "extraData": "0x",
+        "gasLimit": "0x1",
+        "gasUsed": "0x0",
+        "logsBloom": format!("0x{}", "00".repeat(256)),
+        "miner": Address::ZERO,
+        "mixHash": B256::ZERO,
+        "nonce": "0x0000000000000000",
+        "receiptsRoot": B256::ZERO,
+        "sha3Uncles": B256::ZERO,
+        "stateRoot": B256::ZERO,
+        "transactions": [],
+        "transactionsRoot": B256::ZERO,
+        "uncles": [],
+    })
 }
 
 /// A word as a contract returns it.
