@@ -13,7 +13,7 @@ use crate::error::StackError;
 use crate::job::{self, JobArgs, Output};
 use crate::parts;
 use crate::progress::Progress;
-use crate::stack::{Node, Stack, StackBuilder};
+use crate::stack::{Generation, Node, Stack, StackBuilder};
 use crate::supervise::run_reaper;
 use crate::workspace::{Workspace, WorkspaceOptions};
 
@@ -79,6 +79,9 @@ impl PassedOn {
 /// What the stack shall be.
 #[derive(Args, Clone, Debug)]
 pub struct StackArgs {
+    /// Generation of the protocol: a is v0.10 and v0.11, b is v0.15 with a second chain, contexts and epochs.
+    #[arg(long, value_enum, default_value_t = Generation::A)]
+    pub generation: Generation,
     /// KMS nodes: 1, or 4, 7, … for a threshold KMS; each has its own connector and topic prefix.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub nodes: usize,
@@ -107,6 +110,7 @@ impl StackArgs {
     pub fn builder(&self) -> StackBuilder {
         let block_time = (self.block_time > 0).then(|| Duration::from_millis(self.block_time));
         Stack::builder()
+            .generation(self.generation)
             .nodes(self.nodes)
             .registry(self.registry)
             .brokers(self.brokers)
@@ -239,6 +243,7 @@ async fn up(args: StackArgs, interrupts: &mut Interrupts) -> Ended {
 
 /// `kms-stack`: the main job. Its exit code is 0 only if every request was accepted on chain exactly once.
 async fn main_job(args: StackArgs, job: JobArgs, begun: Instant, interrupts: &mut Interrupts) -> Ended {
+    job.check(args.generation, args.nodes)?;
     let workspace = args.workspace()?;
     let Some(stack) = start(&args, &workspace, interrupts).await? else { return Ok(interrupted(&workspace)) };
     let done = tokio::select! {
@@ -327,17 +332,20 @@ fn say_where(workspace: &Workspace) {
 /// Where everything is.
 fn summary(stack: &Stack) -> String {
     let contracts = stack.contracts();
-    let mut lines = vec![
-        format!("Kafka        {}", stack.bootstrap_servers()),
-        format!("chain        {} (chain id {})", stack.anvil().url(), contracts.gateway_chain_id),
-    ];
+    let mut lines = vec![format!("Kafka        {}", stack.bootstrap_servers())];
+    lines.extend(
+        stack.chains().iter().map(|chain| format!("{:<12} {} (chain id {})", chain.name, chain.url, chain.chain_id)),
+    );
     lines.extend(stack.buckets().iter().map(|bucket| format!("bucket       {}", bucket.url())));
     lines.extend(stack.registry().map(|registry| format!("registry     {}", registry.url())));
-    for (name, address) in [
+    let named = [
         ("Decryption", contracts.decryption),
         ("KMSGeneration", contracts.kms_generation),
         ("GatewayConfig", contracts.gateway_config),
-    ] {
+        ("ACL", contracts.host_acl),
+    ];
+    let protocol_config = contracts.ethereum.map(|ethereum| ("ProtocolConfig", ethereum.protocol_config));
+    for (name, address) in named.into_iter().chain(protocol_config) {
         lines.push(format!("contract     {address} {name}"));
     }
     lines.extend(stack.nodes().iter().flat_map(node_lines));

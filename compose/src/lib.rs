@@ -30,5 +30,7 @@ mod workspace;
 
 pub use cli::{StackArgs, main_from};
 pub use error::{CODES, StackError};
-pub use stack::{Core, Node, NodeKeys, Service, ServiceKind, Stack, StackBuilder, StartTimes};
+pub use stack::{
+    Core, FollowedChain, Generation, Node, NodeKeys, Service, ServiceKind, Stack, StackBuilder, StartTimes,
+};
 pub use workspace::{Workspace, WorkspaceOptions};

@@ -117,6 +117,11 @@ impl Anvil {
         self.options.chain_id
     }
 
+    /// Whether blocks come at an interval, rather than one with every transaction.
+    pub fn has_block_time(&self) -> bool {
+        self.options.block_time.is_some()
+    }
+
     /// Its process, to be killed, paused and started again by tests; follow with [`Anvil::wait_ready`].
     pub fn process(&self) -> &Supervised {
         &self.process

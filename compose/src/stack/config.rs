@@ -7,7 +7,8 @@ use std::path::Path;
 
 use alloy::primitives::Address;
 
-use crate::contracts::Contracts;
+use crate::contracts::{Contracts, Ethereum};
+use crate::simulator::CoreVersion;
 
 /// What the files of one service process are made from.
 #[derive(Clone, Debug)]
@@ -19,82 +20,184 @@ pub(super) struct Facts<'a> {
     pub(super) registry: Option<&'a str>,
     pub(super) listen: SocketAddr,
     pub(super) rpc_urls: &'a [String],
+    /// Empty in generation (a).
+    pub(super) ethereum_rpc_urls: &'a [String],
     pub(super) contracts: &'a Contracts,
+    /// Up to which block key management, contexts and epochs are believed.
+    pub(super) key_finality: &'a str,
     pub(super) kms_core: &'a str,
+    pub(super) core_version: CoreVersion,
     pub(super) signer: Address,
     pub(super) wallet: &'a Path,
 }
 
 /// `ingest.toml`.
 pub(super) fn ingest(facts: &Facts<'_>) -> String {
-    let Contracts { gateway_chain_id, decryption, kms_generation, first_block, .. } = facts.contracts;
-    format!(
+    let Contracts { release, gateway_chain_id, first_block, .. } = facts.contracts;
+    let mut text = format!(
         r#"# kms-ingest: requests of the contracts to the requests topics.
 {common}
 [[source]]
 id = "gateway"
 chain_id = {gateway_chain_id}
 rpc_urls = {rpc_urls}
+release = "{release}"
 finality = "latest"
 start_block = {first_block}
 poll_interval_ms = 50
-decryption = "{decryption}"
-kms_generation = "{kms_generation}"
-"#,
+{followed}"#,
         common = common(facts),
         rpc_urls = list(facts.rpc_urls),
-    )
+        followed = followed_on_gateway(facts),
+    );
+    if let Some(Ethereum { chain_id, first_block, .. }) = facts.contracts.ethereum {
+        let _ = write!(
+            text,
+            r#"
+[[source]]
+id = "ethereum"
+chain_id = {chain_id}
+rpc_urls = {rpc_urls}
+release = "{release}"
+finality = "{finality}"
+start_block = {first_block}
+poll_interval_ms = 50
+{followed}"#,
+            rpc_urls = list(facts.ethereum_rpc_urls),
+            finality = facts.key_finality,
+            followed = followed_on_ethereum(facts),
+        );
+    }
+    text
 }
 
 /// `processor.toml`.
 pub(super) fn processor(facts: &Facts<'_>) -> String {
-    let Contracts { gateway_chain_id, decryption, kms_generation, gateway_config, .. } = facts.contracts;
-    format!(
+    let Contracts { release, gateway_chain_id, host_chain_id, gateway_config, host_acl, .. } = facts.contracts;
+    let mut text = format!(
         r#"# kms-processor: requests to KMS Core, its signed answers to the results topics.
 {common}
 [gateway]
 chain_id = {gateway_chain_id}
 rpc_urls = {rpc_urls}
-decryption = "{decryption}"
-kms_generation = "{kms_generation}"
-gateway_config = "{gateway_config}"
+release = "{release}"
+key_management_finality = "{finality}"
+{followed}gateway_config = "{gateway_config}"
+"#,
+        common = common(facts),
+        rpc_urls = list(facts.rpc_urls),
+        finality = facts.key_finality,
+        followed = followed_on_gateway(facts),
+    );
+    let host_urls = match facts.contracts.ethereum {
+        None => facts.rpc_urls,
+        Some(Ethereum { chain_id, .. }) => {
+            let _ = write!(
+                text,
+                r#"
+[ethereum]
+chain_id = {chain_id}
+rpc_urls = {rpc_urls}
+finality = "{finality}"
+{followed}"#,
+                rpc_urls = list(facts.ethereum_rpc_urls),
+                finality = facts.key_finality,
+                followed = followed_on_ethereum(facts),
+            );
+            facts.ethereum_rpc_urls
+        }
+    };
+    let _ = write!(
+        text,
+        r#"
+[[host_chain]]
+chain_id = {host_chain_id}
+rpc_urls = {rpc_urls}
+acl = "{host_acl}"
 
 [kms_core]
 endpoints = ["{kms_core}"]
+version = {version}
 
 [signer]
 address = "{signer}"
 "#,
-        common = common(facts),
-        rpc_urls = list(facts.rpc_urls),
+        rpc_urls = list(host_urls),
         kms_core = facts.kms_core,
+        version = name_of(facts.core_version),
         signer = facts.signer,
-    )
+    );
+    text
 }
 
 /// `emitter.toml`.
 pub(super) fn emitter(facts: &Facts<'_>) -> String {
-    let Contracts { gateway_chain_id, decryption, kms_generation, .. } = facts.contracts;
-    format!(
+    let Contracts { release, gateway_chain_id, .. } = facts.contracts;
+    let mut text = format!(
         r#"# kms-emitter: signed answers to the contracts.
 {common}
 [[destination]]
+id = "gateway"
 chain_id = {gateway_chain_id}
 rpc_urls = {rpc_urls}
-decryption = "{decryption}"
-kms_generation = "{kms_generation}"
-
+release = "{release}"
+key_management_finality = "{finality}"
+{followed}"#,
+        common = common(facts),
+        rpc_urls = list(facts.rpc_urls),
+        finality = facts.key_finality,
+        followed = followed_on_gateway(facts),
+    );
+    if let Some(Ethereum { chain_id, .. }) = facts.contracts.ethereum {
+        let _ = write!(
+            text,
+            r#"
+[[destination]]
+id = "ethereum"
+chain_id = {chain_id}
+rpc_urls = {rpc_urls}
+release = "{release}"
+key_management_finality = "{finality}"
+{followed}"#,
+            rpc_urls = list(facts.ethereum_rpc_urls),
+            finality = facts.key_finality,
+            followed = followed_on_ethereum(facts),
+        );
+    }
+    let _ = write!(
+        text,
+        r#"
 [signer]
 address = "{signer}"
 
 [wallet]
 private_key_file = {wallet}
 "#,
-        common = common(facts),
-        rpc_urls = list(facts.rpc_urls),
         signer = facts.signer,
         wallet = quoted(&facts.wallet.display().to_string()),
-    )
+    );
+    text
+}
+
+/// The Gateway's contracts, one a line. The key generation moves to the Ethereum host where there is one.
+fn followed_on_gateway(facts: &Facts<'_>) -> String {
+    let Contracts { decryption, kms_generation, ethereum, .. } = facts.contracts;
+    match ethereum {
+        None => format!("decryption = \"{decryption}\"\nkms_generation = \"{kms_generation}\"\n"),
+        Some(_) => format!("decryption = \"{decryption}\"\n"),
+    }
+}
+
+/// The Ethereum host's.
+fn followed_on_ethereum(facts: &Facts<'_>) -> String {
+    let Contracts { kms_generation, ethereum, .. } = facts.contracts;
+    let protocol_config = ethereum.map(|ethereum| format!("protocol_config = \"{}\"\n", ethereum.protocol_config));
+    format!("kms_generation = \"{kms_generation}\"\n{}", protocol_config.unwrap_or_default())
+}
+
+/// The version's name in configuration files, as a TOML string.
+fn name_of(version: CoreVersion) -> String {
+    toml::Value::try_from(version).map(|name| name.to_string()).unwrap_or_default()
 }
 
 /// The sections that all three have.
@@ -132,24 +235,34 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use kms_chain::release::Release;
+
     use super::*;
 
-    const CONTRACTS: Contracts = Contracts {
+    const GENERATION_A: Contracts = Contracts {
+        release: Release::V0_11,
         gateway_chain_id: 31_337,
         host_chain_id: 12_345,
         gateway_config: Address::repeat_byte(1),
         ciphertext_commits: Address::repeat_byte(2),
-        multichain_acl: Address::repeat_byte(3),
+        multichain_acl: Some(Address::repeat_byte(3)),
         decryption: Address::repeat_byte(4),
         kms_generation: Address::repeat_byte(5),
         host_acl: Address::repeat_byte(6),
         first_block: 7,
+        ethereum: None,
+    };
+    const GENERATION_B: Contracts = Contracts {
+        release: Release::V0_15,
+        multichain_acl: None,
+        ethereum: Some(Ethereum { chain_id: 12_345, protocol_config: Address::repeat_byte(9), first_block: 3 }),
+        ..GENERATION_A
     };
 
-    #[test]
-    fn every_file_is_toml_whatever_the_paths_hold() {
+    fn with_facts<T>(contracts: &Contracts, look: impl FnOnce(&Facts<'_>) -> T) -> T {
         let urls = ["http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned()];
-        let facts = Facts {
+        let ethereum_urls = ["http://127.0.0.1:5".to_owned()];
+        look(&Facts {
             bootstrap_servers: "127.0.0.1:9092",
             prefix: "kms-node-1",
             instance: "0",
@@ -157,18 +270,50 @@ mod tests {
             registry: Some("http://127.0.0.1:3/apis/ccompat/v7"),
             listen: ([127, 0, 0, 1], 9464).into(),
             rpc_urls: &urls,
-            contracts: &CONTRACTS,
+            ethereum_rpc_urls: &ethereum_urls,
+            contracts,
+            key_finality: "finalized",
             kms_core: "http://127.0.0.1:4",
+            core_version: CoreVersion::V0_15,
             signer: Address::repeat_byte(8),
             wallet: Path::new("/odd \"path\"\\/wallet.key"),
-        };
-        for text in [ingest(&facts), processor(&facts), emitter(&facts)] {
-            let value: toml::Table = text.parse().unwrap_or_else(|error| panic!("{error} in\n{text}"));
-            assert_eq!(value["kafka"]["topic_prefix"].as_str(), Some("kms-node-1"));
-            assert_eq!(value["schema_registry"]["url"].as_str(), facts.registry);
+        })
+    }
+
+    fn parsed(text: &str) -> toml::Table {
+        text.parse().unwrap_or_else(|error| panic!("{error} in\n{text}"))
+    }
+
+    #[test]
+    fn every_file_is_toml_whatever_the_paths_hold() {
+        for contracts in [GENERATION_A, GENERATION_B] {
+            with_facts(&contracts, |facts| {
+                for text in [ingest(facts), processor(facts), emitter(facts)] {
+                    let value = parsed(&text);
+                    assert_eq!(value["kafka"]["topic_prefix"].as_str(), Some("kms-node-1"));
+                    assert_eq!(value["schema_registry"]["url"].as_str(), facts.registry);
+                }
+                let emitter = parsed(&emitter(facts));
+                assert_eq!(emitter["wallet"]["private_key_file"].as_str(), facts.wallet.to_str());
+                assert_eq!(emitter["destination"][0]["rpc_urls"].as_array().map(Vec::len), Some(2));
+                assert_eq!(parsed(&processor(facts))["kms_core"]["version"].as_str(), Some("v0.15"));
+            });
         }
-        let emitter: toml::Table = emitter(&facts).parse().unwrap();
-        assert_eq!(emitter["wallet"]["private_key_file"].as_str(), facts.wallet.to_str());
-        assert_eq!(emitter["destination"][0]["rpc_urls"].as_array().map(Vec::len), Some(2));
+    }
+
+    #[test]
+    fn generation_b_is_followed_and_answered_on_two_chains() {
+        with_facts(&GENERATION_B, |facts| {
+            for (text, section) in [(ingest(facts), "source"), (emitter(facts), "destination")] {
+                let value = parsed(&text);
+                let chains = value[section].as_array().unwrap();
+                let ids: Vec<_> = chains.iter().map(|chain| chain["chain_id"].as_integer().unwrap()).collect();
+                assert_eq!(ids, [31_337, 12_345]);
+                assert!(chains[0].get("kms_generation").is_none() && chains[1].get("decryption").is_none());
+                assert!(chains[1].get("kms_generation").is_some() && chains[1].get("protocol_config").is_some());
+            }
+            let processor = parsed(&processor(facts));
+            assert_eq!(processor["ethereum"]["rpc_urls"], processor["host_chain"][0]["rpc_urls"]);
+        });
     }
 }

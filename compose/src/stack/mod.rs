@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   fetch ─▶ Kafka ───────────────────────────────┐
-//!        ├─▶ anvil ─▶ bucket ─▶ contracts ────────┼─▶ configuration files ─▶ services ready
+//!        ├─▶ anvil(s) ─▶ bucket ─▶ contracts ─────┼─▶ configuration files ─▶ services ready
 //!        ├─▶ KMS Core simulators ─────────────────┤
 //!        └─▶ [schema registry] ───────────────────┘
 //! ```
 
 mod config;
+mod generation;
 mod node;
 mod service;
 
@@ -17,10 +18,11 @@ use std::time::{Duration, Instant};
 
 use alloy::signers::local::PrivateKeySigner;
 use futures::future::{join_all, try_join_all};
+use kms_chain::event::ContractSet;
 
 use crate::contracts::{
-    Contracts, ContractsError, Coprocessor, DeploymentConfig, HostChain, KmsNode, Requester, RequesterKeys, Thresholds,
-    fund,
+    CiphertextFormat, Contracts, ContractsError, Coprocessor, DeploymentConfig, HostChain, KmsNode, Material, Requester,
+    RequesterKeys, Thresholds, attestation, attested_object, fund,
 };
 use crate::error::StackError;
 use crate::keys::{development_key, key_file_text};
@@ -30,13 +32,14 @@ use crate::simulator::{Mode, SimulatorConfig};
 use crate::supervise::{Launch, Supervised};
 use crate::workspace::{Workspace, WorkspaceOptions};
 
+pub use generation::Generation;
 pub use node::{Core, Node, NodeKeys};
 pub use service::{Service, ServiceKind};
 
-/// Chain id of the Gateway, which anvil is.
+/// Chain id of the Gateway. In generation (a) it is the host chain too: the one contract of a host chain stands there.
 const GATEWAY_CHAIN_ID: u64 = 31_337;
-/// Chain id of the host chain that handles name. The one contract it has stands on the Gateway's chain here.
-const HOST_CHAIN_ID: u64 = 12_345;
+/// Chain id of the Ethereum host, in generation (b) the host chain that handles name.
+const ETHEREUM_CHAIN_ID: u64 = 12_345;
 /// How long the simulators and the parts are given at the end.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -45,6 +48,7 @@ type AdjustCore = Box<dyn Fn(usize, &mut SimulatorConfig) + Send + Sync>;
 
 /// What a stack shall be. `Stack::builder()…start().await`.
 pub struct StackBuilder {
+    generation: Generation,
     nodes: usize,
     coprocessors: usize,
     with_registry: bool,
@@ -54,6 +58,7 @@ pub struct StackBuilder {
     kafka: Option<String>,
     anvil: Option<Anvil>,
     rpc_urls: Option<Vec<String>>,
+    ethereum_rpc_urls: Option<Vec<String>>,
     settings: Vec<(ServiceKind, String)>,
     adjust_core: AdjustCore,
     start_services: Vec<ServiceKind>,
@@ -62,6 +67,7 @@ pub struct StackBuilder {
 impl Default for StackBuilder {
     fn default() -> Self {
         Self {
+            generation: Generation::A,
             nodes: 1,
             coprocessors: 1,
             with_registry: false,
@@ -71,6 +77,7 @@ impl Default for StackBuilder {
             kafka: None,
             anvil: None,
             rpc_urls: None,
+            ethereum_rpc_urls: None,
             settings: Vec::new(),
             adjust_core: Box::new(|_, _| {}),
             start_services: ServiceKind::ALL.to_vec(),
@@ -79,6 +86,13 @@ impl Default for StackBuilder {
 }
 
 impl StackBuilder {
+    /// Which generation of the protocol: its contracts, its chains and its KMS Core.
+    #[must_use]
+    pub fn generation(mut self, generation: Generation) -> Self {
+        self.generation = generation;
+        self
+    }
+
     /// How many KMS nodes: 1, or 4, 7, … for a threshold KMS of 3t + 1.
     #[must_use]
     pub fn nodes(mut self, nodes: usize) -> Self {
@@ -135,10 +149,17 @@ impl StackBuilder {
         self
     }
 
-    /// Where the services find the chain, if not at anvil itself: for proxies in between, and for several URLs.
+    /// Where the services find the Gateway, if not at anvil itself: for proxies in between, and for several URLs.
     #[must_use]
     pub fn rpc_urls(mut self, urls: impl IntoIterator<Item = String>) -> Self {
         self.rpc_urls = Some(urls.into_iter().collect());
+        self
+    }
+
+    /// The same for the Ethereum host of generation (b).
+    #[must_use]
+    pub fn ethereum_rpc_urls(mut self, urls: impl IntoIterator<Item = String>) -> Self {
+        self.ethereum_rpc_urls = Some(urls.into_iter().collect());
         self
     }
 
@@ -210,16 +231,23 @@ impl StackBuilder {
         let keys: Vec<NodeKeys> = (1..=self.nodes).map(NodeKeys::of).collect();
         let given = self.anvil.take();
         let chain = async {
-            let anvil = match given {
-                Some(anvil) => anvil,
-                None => {
-                    Anvil::start(workspace, AnvilOptions { block_time: self.block_time, ..chain_options() }).await?
+            let gateway = async {
+                match given {
+                    Some(anvil) => Ok(anvil),
+                    None => self.start_chain(workspace, GATEWAY_CHAIN_ID).await,
                 }
             };
+            let ethereum = async {
+                match self.generation {
+                    Generation::A => Ok(None),
+                    Generation::B => self.start_chain(workspace, ETHEREUM_CHAIN_ID).await.map(Some),
+                }
+            };
+            let (anvil, ethereum) = tokio::try_join!(gateway, ethereum)?;
             let buckets = try_join_all((0..self.coprocessors).map(|_| Bucket::start(workspace, "ct128"))).await?;
-            let deployment = deployment(&keys, &buckets);
+            let deployment = deployment(self.generation, &keys, &buckets, &anvil, ethereum.as_ref());
             let contracts = deploy(workspace, &anvil, &deployment).await?;
-            Ok((anvil, buckets, deployment, contracts))
+            Ok((anvil, ethereum, buckets, deployment, contracts))
         };
         let kafka = async {
             match &self.kafka {
@@ -238,7 +266,7 @@ impl StackBuilder {
         };
         let cores = try_join_all((1..=self.nodes).map(|number| self.start_core(workspace, number, &keys[number - 1])));
         let (chain, kafka, registry, cores) = tokio::try_join!(chain, kafka, registry, cores)?;
-        let (anvil, buckets, deployment, contracts) = chain;
+        let (anvil, ethereum, buckets, deployment, contracts) = chain;
 
         let bootstrap = match (&self.kafka, &kafka) {
             (Some(given), _) => given.clone(),
@@ -248,12 +276,18 @@ impl StackBuilder {
         let mut stack = Stack {
             workspace: workspace.clone(),
             nodes: Vec::new(),
+            generation: self.generation,
             rpc_urls: self.rpc_urls.clone().unwrap_or_else(|| vec![anvil.url()]),
+            ethereum_rpc_urls: match &self.ethereum_rpc_urls {
+                Some(urls) => urls.clone(),
+                None => ethereum.iter().map(Anvil::url).collect(),
+            },
             bootstrap,
             replication_factor: if kafka.is_some() { self.brokers } else { 1 },
             settings: self.settings.clone(),
             kafka,
             anvil,
+            ethereum,
             buckets,
             registry,
             deployment,
@@ -269,6 +303,13 @@ impl StackBuilder {
         Ok(stack)
     }
 
+    async fn start_chain(&self, workspace: &Workspace, chain_id: u64) -> Result<Anvil, StackError> {
+        // A block is final two blocks later: nothing waits long for it, and nothing works that forgets to wait.
+        let options =
+            AnvilOptions { chain_id, block_time: self.block_time, slots_in_an_epoch: 1, ..AnvilOptions::default() };
+        Anvil::start(workspace, options).await
+    }
+
     async fn start_core(&self, workspace: &Workspace, number: usize, keys: &NodeKeys) -> Result<Core, StackError> {
         let name = format!("core-{number}");
         let (grpc, control) = (free_port()?, free_port()?);
@@ -276,6 +317,7 @@ impl StackBuilder {
         let mut config = SimulatorConfig {
             listen: (Ipv4Addr::LOCALHOST, grpc).into(),
             control: Some((Ipv4Addr::LOCALHOST, control).into()),
+            version: self.generation.core_version(),
             mode: if self.nodes == 1 { Mode::Centralized } else { Mode::Threshold },
             party_id: number as u32,
             nodes: self.nodes as u32,
@@ -359,9 +401,12 @@ pub struct Stack {
     kafka: Option<Kafka>,
     buckets: Vec<Bucket>,
     anvil: Anvil,
+    ethereum: Option<Anvil>,
+    generation: Generation,
     bootstrap: String,
     replication_factor: u8,
     rpc_urls: Vec<String>,
+    ethereum_rpc_urls: Vec<String>,
     settings: Vec<(ServiceKind, String)>,
     deployment: DeploymentConfig,
     contracts: Contracts,
@@ -369,8 +414,23 @@ pub struct Stack {
     workspace: Workspace,
 }
 
+/// One of a stack's chains and what a connector follows on it.
+#[derive(Clone, Debug)]
+pub struct FollowedChain {
+    /// `gateway` or `ethereum`, as in the services' configuration.
+    pub name: &'static str,
+    /// EIP-155 id.
+    pub chain_id: u64,
+    /// JSON-RPC address of the node itself.
+    pub url: String,
+    /// The followed contracts.
+    pub contracts: ContractSet,
+    /// Nothing of the contracts is in an earlier block.
+    pub first_block: u64,
+}
+
 impl Stack {
-    /// One node, one coprocessor, one broker, blocks of 250 ms, no registry.
+    /// Generation (a), one node, one coprocessor, one broker, blocks of 250 ms, no registry.
     pub fn builder() -> StackBuilder {
         StackBuilder::default()
     }
@@ -401,9 +461,70 @@ impl Stack {
         self.kafka.as_ref()
     }
 
-    /// The chain: Gateway, and host chain too.
+    /// Its generation.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The Gateway; in generation (a) the host chain too.
     pub fn anvil(&self) -> &Anvil {
         &self.anvil
+    }
+
+    /// The Ethereum host, which is the host chain of the handles; generation (b) only.
+    pub fn ethereum(&self) -> Option<&Anvil> {
+        self.ethereum.as_ref()
+    }
+
+    /// The chains that a connector follows, the Gateway first.
+    pub fn chains(&self) -> Vec<FollowedChain> {
+        let gateway = FollowedChain {
+            name: "gateway",
+            chain_id: self.contracts.gateway_chain_id,
+            url: self.anvil.url(),
+            contracts: self.contracts.followed(),
+            first_block: self.contracts.first_block,
+        };
+        let ethereum = self.ethereum.as_ref().zip(self.contracts.ethereum).zip(self.contracts.followed_on_ethereum());
+        let ethereum = ethereum.map(|((anvil, ethereum), contracts)| FollowedChain {
+            name: "ethereum",
+            chain_id: ethereum.chain_id,
+            url: anvil.url(),
+            contracts,
+            first_block: ethereum.first_block,
+        });
+        [Some(gateway), ethereum].into_iter().flatten().collect()
+    }
+
+    /// Puts a ciphertext into a coprocessor's bucket as its generation does: under its digest in (a), under its handle and with the
+    /// coprocessor's attestation in (b). What the contracts have to know of it is another matter: [`Requester::register`].
+    ///
+    /// # Errors
+    /// The bucket does not answer or refuses.
+    ///
+    /// # Panics
+    /// There is no such coprocessor.
+    pub async fn put_ciphertext(
+        &self,
+        coprocessor: usize,
+        material: &Material,
+        body: Vec<u8>,
+    ) -> Result<(), StackError> {
+        let format = CiphertextFormat::CompressedOnCpu;
+        let bucket = &self.buckets[coprocessor];
+        let put = match self.generation {
+            Generation::A => {
+                let key = hex::encode(material.sns_ciphertext_digest);
+                bucket.put(&key, &[("ct-format", format.name())], body).await
+            }
+            Generation::B => {
+                let attestation = attestation(&self.deployment.coprocessors[coprocessor].signer, material, format)
+                    .map_err(|error| StackError::Contracts(chain_of(&error)))?;
+                let metadata = [("ct-attestation", attestation.as_str())];
+                bucket.put(&attested_object(material.handle), &metadata, body).await
+            }
+        };
+        put.map_err(|error| StackError::Job(format!("a ciphertext could not be uploaded: {}", chain_of(&error))))
     }
 
     /// The coprocessors' buckets, in the order of [`DeploymentConfig::coprocessors`].
@@ -431,7 +552,7 @@ impl Stack {
         self.times
     }
 
-    /// The side that makes requests, connected to the chain itself. Its accounts count their own nonces, so there can be only one at a
+    /// The side that makes requests, connected to the chains themselves. Its accounts count their own nonces, so there can be only one at a
     /// time.
     ///
     /// # Errors
@@ -444,7 +565,8 @@ impl Stack {
             coprocessors: self.deployment.coprocessors.iter().map(|one| one.tx_sender.clone()).collect(),
             sender,
         };
-        Requester::connect(&self.anvil.url(), None, self.contracts, keys).await
+        let host = self.ethereum.as_ref().map(Anvil::url);
+        Requester::connect(&self.anvil.url(), host.as_deref(), self.contracts, keys).await
     }
 
     /// A further process of a service of a node, not started: a second instance, or a standby. `instance` is its ordinal; `0` is taken.
@@ -478,7 +600,8 @@ impl Stack {
             }
         };
         let buckets = join_all(self.buckets.iter().map(Bucket::stop));
-        tokio::join!(registry, kafka, buckets, self.anvil.stop());
+        let chains = join_all(std::iter::once(&self.anvil).chain(&self.ethereum).map(Anvil::stop));
+        tokio::join!(registry, kafka, buckets, chains);
     }
 
     fn service(&self, place: &Place<'_>, kind: ServiceKind, instance: &str) -> Result<Service, StackError> {
@@ -492,7 +615,11 @@ impl Stack {
             registry: registry.as_deref(),
             listen,
             rpc_urls: &self.rpc_urls,
+            ethereum_rpc_urls: &self.ethereum_rpc_urls,
             contracts: &self.contracts,
+            // Where every transaction makes its own block, nothing makes the two blocks that would make it final.
+            key_finality: if self.anvil.has_block_time() { "finalized" } else { "latest" },
+            core_version: self.generation.core_version(),
             kms_core: place.core,
             signer: place.keys.signer.address(),
             wallet: place.wallet,
@@ -511,15 +638,17 @@ impl Stack {
     }
 }
 
-fn chain_options() -> AnvilOptions {
-    AnvilOptions { chain_id: GATEWAY_CHAIN_ID, ..AnvilOptions::default() }
-}
-
 fn owner_key() -> PrivateKeySigner {
     development_key("owner of the contracts")
 }
 
-fn deployment(keys: &[NodeKeys], buckets: &[Bucket]) -> DeploymentConfig {
+fn deployment(
+    generation: Generation,
+    keys: &[NodeKeys],
+    buckets: &[Bucket],
+    gateway: &Anvil,
+    ethereum: Option<&Anvil>,
+) -> DeploymentConfig {
     let node = |(index, keys): (usize, &NodeKeys)| KmsNode {
         tx_sender: keys.sender.address(),
         signer: keys.signer.address(),
@@ -527,14 +656,15 @@ fn deployment(keys: &[NodeKeys], buckets: &[Bucket]) -> DeploymentConfig {
     };
     let coprocessor = |(index, bucket): (usize, &Bucket)| Coprocessor {
         tx_sender: development_key(&format!("coprocessor {} sender", index + 1)),
-        signer: development_key(&format!("coprocessor {} signer", index + 1)).address(),
+        signer: development_key(&format!("coprocessor {} signer", index + 1)),
         s3_bucket_url: bucket.url(),
     };
     DeploymentConfig {
+        release: generation.release(),
         nodes: keys.iter().enumerate().map(node).collect(),
         coprocessors: buckets.iter().enumerate().map(coprocessor).collect(),
         thresholds: Thresholds::of(keys.len(), buckets.len()),
-        host: HostChain { chain_id: HOST_CHAIN_ID, rpc_url: None },
+        host: HostChain { chain_id: ethereum.unwrap_or(gateway).chain_id(), rpc_url: ethereum.map(Anvil::url) },
     }
 }
 
