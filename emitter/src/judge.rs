@@ -12,8 +12,6 @@ use crate::waits::Budget;
 
 /// The destination's nodes, as a dependency whose outage burns no attempts and pauses this destination's intake.
 const CHAIN: &str = "chain";
-/// What of them cannot be proven, which concerns the results of single blocks.
-const PROOFS: &str = "block_proofs";
 
 /// What is to be done with a result.
 #[derive(Debug)]
@@ -108,7 +106,12 @@ impl Judge {
                 then: Box::new(Judgement::Settle(Verdict::Retracted)),
             },
             Unshown::Forged { code, text } => self.refuse(code, text),
-            Unshown::Undecidable { code, text } => Judgement::Outage(Failure::partial_outage(code, PROOFS, text)),
+            // A record may name any block: one that this node cannot state must neither pause the others nor wait for ever.
+            Unshown::Undecidable { code, text } => Judgement::Wait {
+                budget: Budget::NotYet,
+                why: Failure::new(code, text.clone()),
+                then: Box::new(self.refuse(code, text)),
+            },
             Unshown::Outage { code, text } => Judgement::Outage(Failure::outage(code, CHAIN, text)),
         }
     }

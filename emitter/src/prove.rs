@@ -6,12 +6,12 @@
 //! against the request's own arguments ([`crate::answer::fits`]). One look at a block costs two calls and serves every
 //! answer to its requests.
 
-use kms_chain::authority::{Authority, Occurrence, ProvenLog, Unproven};
+use kms_chain::authority::{Authority, Occurrence, Unproven};
 use kms_chain::event::{ContractSet, Decoded, decode_request};
 use kms_chain::release::Release;
 use kms_chain::rpc::Rpc;
 use kms_schemas::identity::Lane;
-use kms_schemas::record::{Answer, RequestBody, ResultRecord};
+use kms_schemas::record::{Answer, RawLog, RequestBody, ResultRecord};
 
 use crate::answer;
 use crate::codes::{ANSWER_OF_ANOTHER, EPOCH_INCOMPLETE, NOT_REQUESTED, UNPROVABLE};
@@ -34,7 +34,7 @@ pub enum Unshown {
         /// Why.
         text: String,
     },
-    /// The nodes answer, and what they say of the block does not add up. Never a verdict.
+    /// The nodes answer, and what they say of the block does not add up: nothing is known of it.
     Undecidable {
         /// Stable code.
         code: &'static str,
@@ -117,7 +117,7 @@ impl Prover {
             log_index: result.log_index,
         };
         let proven = authority.prove(at).await?;
-        is_of(&self.contracts, &proven, result)
+        is_of(&self.contracts, &proven.log, result)
     }
 
     /// Old records do not name the number.
@@ -172,36 +172,109 @@ impl Prover {
 }
 
 /// The request in a proven log, if it is the one that the result names.
-fn is_of(contracts: &ContractSet, proven: &ProvenLog, result: &ResultRecord) -> Result<Decoded, Unshown> {
+fn is_of(contracts: &ContractSet, log: &RawLog, result: &ResultRecord) -> Result<Decoded, Unshown> {
     let identity = &result.identity;
-    let refuse = |text: String| Unshown::Forged { code: NOT_REQUESTED, text };
-    let place = || format!("block {}, log {}", proven.at.block_number, proven.at.log_index);
-    if proven.log.address != identity.contract {
-        return Err(refuse(format!(
-            "the log in {} is of {}, not of {}",
-            place(),
-            proven.log.address,
-            identity.contract
-        )));
+    let place = format!("the log in block {}, index {}", result.block_hash, result.log_index);
+    let refuse = |text: String| Unshown::Forged { code: NOT_REQUESTED, text: format!("{place} {text}") };
+    if log.address != identity.contract {
+        return Err(refuse(format!("is of {}, not of {}", log.address, identity.contract)));
     }
-    let decoded = of_any_release(contracts, proven)
-        .ok_or_else(|| refuse(format!("the log in {} is no request of {}", place(), identity.contract)))?;
+    let decoded =
+        of_any_release(contracts, log).ok_or_else(|| refuse(format!("is no request of {}", identity.contract)))?;
     if (decoded.kind, decoded.id) != (identity.kind, identity.id) {
-        return Err(refuse(format!(
-            "the log in {} is request {} of kind {}, not {} of kind {}",
-            place(),
-            decoded.id,
-            decoded.kind,
-            identity.id,
-            identity.kind
-        )));
+        return Err(refuse(format!("is {} {}, not {} {}", decoded.kind, decoded.id, identity.kind, identity.id)));
     }
     Ok(decoded)
 }
 
 /// Requests that were made before the contracts were upgraded are answered afterwards; and of the two events that tell one
 /// request either is the chain's word.
-fn of_any_release(contracts: &ContractSet, proven: &ProvenLog) -> Option<Decoded> {
+fn of_any_release(contracts: &ContractSet, log: &RawLog) -> Option<Decoded> {
     let mut releases = Release::ALL.into_iter().rev();
-    releases.find_map(|release| decode_request(&contracts.with_release(release), &proven.log).ok().flatten())
+    releases.find_map(|release| decode_request(&contracts.with_release(release), log).ok().flatten())
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::{Address, B256};
+    use kms_schemas::identity::{Coordinates, Identity, Kind, RequestId};
+    use serde_json::Value;
+
+    use super::*;
+
+    const CHAIN: u64 = 1;
+
+    /// Every request event of the protocol's vectors, with the contracts that it is of.
+    fn vectors() -> Vec<(ContractSet, RawLog)> {
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../chain/vectors/events.json"));
+        let vectors: Value = serde_json::from_str(text).unwrap();
+        let events = ["events", "other_release_events"].map(|list| vectors[list].as_array().unwrap().clone()).concat();
+        let mut found = Vec::new();
+        for event in events {
+            for example in event["examples"].as_array().unwrap() {
+                let log: RawLog = RawLog {
+                    address: serde_json::from_value(example["log"]["address"].clone()).unwrap(),
+                    topics: serde_json::from_value(example["log"]["topics"].clone()).unwrap(),
+                    data: serde_json::from_value(example["log"]["data"].clone()).unwrap(),
+                };
+                let is = |name: &str| event["contract"].as_str().unwrap().starts_with(name).then_some(log.address);
+                let contracts = ContractSet {
+                    release: Release::V0_11,
+                    decryption: is("Decryption"),
+                    kms_generation: is("KMSGeneration"),
+                    protocol_config: is("ProtocolConfig"),
+                };
+                found.push((contracts, log));
+            }
+        }
+        found
+    }
+
+    fn naming(identity: Identity) -> ResultRecord {
+        ResultRecord {
+            source: Coordinates { topic: "t".to_owned(), partition: 0, offset: 0 },
+            deferred: None,
+            identity,
+            block_number: 1,
+            block_hash: B256::ZERO,
+            log_index: 0,
+            attempts: 1,
+            answer: Answer::Done,
+        }
+    }
+
+    #[test]
+    fn every_request_event_of_every_release_shows_its_own_request_and_no_other() {
+        let vectors = vectors();
+        assert!(vectors.len() >= 22);
+        for (contracts, log) in &vectors {
+            let decoded = of_any_release(contracts, log).unwrap();
+            let own = Identity { chain_id: CHAIN, contract: log.address, kind: decoded.kind, id: decoded.id };
+            assert_eq!(is_of(contracts, log, &naming(own)), Ok(decoded.clone()));
+            let another = Kind::ALL.into_iter().find(|kind| *kind != own.kind).unwrap();
+            let others = [
+                Identity { id: RequestId(B256::repeat_byte(0xee)), ..own },
+                Identity { kind: another, ..own },
+                Identity { contract: Address::repeat_byte(0xee), ..own },
+            ];
+            for other in others {
+                let shown = is_of(contracts, log, &naming(other));
+                assert!(matches!(shown, Err(Unshown::Forged { code: NOT_REQUESTED, .. })), "{shown:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn p4_a_log_that_is_no_request_shows_none() {
+        let (contracts, log) = vectors().swap_remove(0);
+        let decoded = of_any_release(&contracts, &log).unwrap();
+        let own = Identity { chain_id: CHAIN, contract: log.address, kind: decoded.kind, id: decoded.id };
+        let changes: [fn(&mut RawLog); 3] =
+            [|log| log.topics[0] = B256::ZERO, |log| log.topics.clear(), |log| log.data = log.data.slice(..32)];
+        for change in changes {
+            let mut other = log.clone();
+            change(&mut other);
+            assert!(is_of(&contracts, &other, &naming(own)).is_err());
+        }
+    }
 }
