@@ -14,7 +14,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::observer::{ChainView, RequestName};
+use super::observer::ChainView;
 use crate::error::StackError;
 use crate::stack::Stack;
 
@@ -49,7 +49,7 @@ impl Trail {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Audit {
     /// Per node (in the stack's order) and request.
-    pub(super) trails: Vec<BTreeMap<RequestName, Trail>>,
+    pub(super) trails: Vec<BTreeMap<Identity, Trail>>,
     /// What should not be there: undecodable records, records about what the chain never asked.
     pub(super) oddities: Vec<String>,
 }
@@ -90,7 +90,7 @@ impl Audit {
 }
 
 /// The requests of the chain by where their logs are.
-fn occurrences(chain: &ChainView) -> HashMap<(B256, u64), RequestName> {
+fn occurrences(chain: &ChainView) -> HashMap<(B256, u64), Identity> {
     chain.requests.iter().map(|(name, seen)| ((seen.block_hash, seen.log_index), *name)).collect()
 }
 
@@ -98,12 +98,12 @@ fn unreadable(error: impl std::fmt::Display) -> StackError {
     StackError::Job(format!("the topics cannot be read back: {error}"))
 }
 
-type NodeTrails = (BTreeMap<RequestName, Trail>, Vec<String>);
+type NodeTrails = (BTreeMap<Identity, Trail>, Vec<String>);
 
 fn read_node(
     kafka: &KafkaConfig,
     codec: &Codec,
-    occurrences: HashMap<(B256, u64), RequestName>,
+    occurrences: HashMap<(B256, u64), Identity>,
     patience: Duration,
 ) -> Result<NodeTrails, StackError> {
     let topics = Topics::new(&kafka.topic_prefix);
@@ -200,10 +200,10 @@ impl Tail {
 struct Reading<'a> {
     topics: &'a Topics,
     codec: &'a Codec,
-    occurrences: HashMap<(B256, u64), RequestName>,
-    trails: BTreeMap<RequestName, Trail>,
+    occurrences: HashMap<(B256, u64), Identity>,
+    trails: BTreeMap<Identity, Trail>,
     /// Which request each record in `requests.*` is of.
-    by_source: HashMap<Coordinates, RequestName>,
+    by_source: HashMap<Coordinates, Identity>,
     /// Outcomes that came before their request was read.
     results: Vec<ResultRecord>,
     letters: Vec<DeadLetter>,
@@ -213,7 +213,7 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn new(topics: &'a Topics, codec: &'a Codec, occurrences: HashMap<(B256, u64), RequestName>) -> Self {
+    fn new(topics: &'a Topics, codec: &'a Codec, occurrences: HashMap<(B256, u64), Identity>) -> Self {
         Self {
             topics,
             codec,

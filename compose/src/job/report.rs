@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use alloy::primitives::Address;
 use comfy_table::{CellAlignment, Table, presets};
 use hdrhistogram::Histogram;
-use kms_schemas::identity::Kind;
+use kms_schemas::identity::{Identity, Kind};
 use serde::Serialize;
 
 use super::JobArgs;
 use super::audit::{Audit, Trail};
-use super::observer::{ChainView, RequestName};
+use super::observer::{ChainView, Due};
 use crate::stack::Stack;
 
 /// Oddities and losses that the report spells out; the rest is counted.
@@ -54,7 +54,8 @@ pub struct Counts {
     pub requested: usize,
     /// Requests for which every node's topics hold a result.
     pub answered: usize,
-    /// Requests whose answer the chain accepted from every node, exactly once each, seen from the response events.
+    /// Requests whose answer the chain accepted from every node, exactly once each, seen from the response events. Where the
+    /// protocol has no answer on chain, and where the chain took the request back: those that every node settled.
     pub accepted: usize,
     /// Requests for which some node lacks the request record, the outcome, the settled submission, or the accepted answer.
     pub lost: usize,
@@ -100,10 +101,10 @@ impl Report {
         let (mut first_request, mut first_answer, mut last_answer) =
             (None::<Instant>, None::<Instant>, None::<Instant>);
         for (name, seen) in &chain.requests {
-            let (counts, latencies) = kinds.entry(name.0).or_insert_with(|| (Counts::default(), histogram()));
+            let (counts, latencies) = kinds.entry(name.kind).or_insert_with(|| (Counts::default(), histogram()));
             let verdict = judge(name, chain, audit, &signers);
             counts.add(&verdict, &mut problems, name);
-            let is_decryption = name.0.lane() == Kind::PublicDecryption.lane();
+            let is_decryption = name.kind.lane() == Kind::PublicDecryption.lane();
             if is_decryption {
                 first_request = Some(first_request.map_or(seen.arrived, |first| first.min(seen.arrived)));
             }
@@ -238,18 +239,24 @@ struct Judgement {
     doubled: Option<String>,
 }
 
-fn judge(name: &RequestName, chain: &ChainView, audit: &Audit, signers: &[Address]) -> Judgement {
+fn judge(name: &Identity, chain: &ChainView, audit: &Audit, signers: &[Address]) -> Judgement {
     let empty = Trail::default();
     let answers = chain.answers.get(name);
     let mut verdict = Judgement { answered: true, accepted: true, lost: None, doubled: None };
     for (index, signer) in signers.iter().enumerate() {
         let trail = audit.trails.get(index).and_then(|trails| trails.get(name)).unwrap_or(&empty);
         let on_chain = answers.and_then(|answers| answers.get(signer)).map_or(0, Vec::len);
+        let due = chain.due(name);
+        let accepted = match due {
+            Due::Answer => on_chain == 1,
+            Due::Settlement => on_chain == 0 && trail.is_whole(),
+            Due::Either => on_chain == 1 || (on_chain == 0 && trail.is_whole()),
+        };
         verdict.answered &= trail.results > 0;
-        verdict.accepted &= on_chain == 1;
+        verdict.accepted &= accepted;
         if on_chain > 1 || trail.is_doubled() {
             verdict.doubled = Some(format!("node {}: {on_chain} answers on chain, {trail:?}", index + 1));
-        } else if on_chain == 0 || !trail.is_whole() {
+        } else if !accepted || !trail.is_whole() {
             verdict.lost = Some(format!("node {}: {on_chain} answers on chain, {trail:?}", index + 1));
         }
     }
@@ -257,7 +264,7 @@ fn judge(name: &RequestName, chain: &ChainView, audit: &Audit, signers: &[Addres
 }
 
 impl Counts {
-    fn add(&mut self, verdict: &Judgement, problems: &mut Problems, name: &RequestName) {
+    fn add(&mut self, verdict: &Judgement, problems: &mut Problems, name: &Identity) {
         self.requested += 1;
         self.answered += usize::from(verdict.answered);
         self.accepted += usize::from(verdict.accepted);
@@ -265,7 +272,7 @@ impl Counts {
         self.doubled += usize::from(verdict.doubled.is_some());
         for (what, text) in [("lost", &verdict.lost), ("doubled", &verdict.doubled)] {
             if let Some(text) = text {
-                problems.add(format!("{what}: {} {}: {text}", name.0, name.1));
+                problems.add(format!("{what}: {} {}: {text}", name.kind, name.id));
             }
         }
     }

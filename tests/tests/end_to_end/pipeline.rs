@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use kms_stack::Stack;
-use kms_stack::StackBuilder;
-use kms_stack::job::{self, JobArgs, Mix, Output, Report};
+use kms_stack::{Generation, Stack, StackBuilder};
+use kms_stack::job::{self, JobArgs, Output, Report};
 use kms_tests::{kafka, new_workspace, prefix};
 
 /// A load for tests.
@@ -12,7 +11,7 @@ pub(crate) fn load(requests: u32) -> JobArgs {
     JobArgs {
         requests,
         rate: 0.0,
-        mix: Mix::default(),
+        mix: None,
         handles: 1,
         ciphertext_bytes: 1024,
         patience: 60,
@@ -38,8 +37,38 @@ async fn p2_p3_every_request_of_a_mixed_load_is_accepted_on_chain_once() {
     let report = job::run(&stack, &JobArgs { handles: 2, ..load(60) }, Instant::now()).await.unwrap();
     assert_whole(&report);
     assert_eq!(report.counts.requested, 60);
-    let kinds: Vec<&str> = report.kinds.iter().map(|kind| kind.name).collect();
-    assert_eq!(kinds, ["public_decryption", "user_decryption", "prep_keygen", "keygen", "crsgen"]);
+    let key_management = ["prep_keygen", "keygen", "crsgen", "prss_init", "key_reshare_same_set"];
+    assert_eq!(kinds(&report), [&["public_decryption", "user_decryption"], &key_management[..]].concat());
+    stack.stop().await;
+}
+
+fn kinds(report: &Report) -> Vec<&str> {
+    report.kinds.iter().map(|kind| kind.name).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_p3_generation_b_on_two_chains_is_served_by_a_centralized_core() {
+    let workspace = new_workspace();
+    let stack = stack("b-one").await.generation(Generation::B).start(&workspace).await.unwrap();
+    let report = job::run(&stack, &load(40), Instant::now()).await.unwrap();
+    assert_whole(&report);
+    let key_management = ["prep_keygen", "keygen", "crsgen", "abort_keygen", "abort_crsgen", "new_kms_context"];
+    assert_eq!(kinds(&report), [&["public_decryption", "user_decryption"], &key_management[..]].concat());
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_p3_four_nodes_of_generation_b_create_and_destroy_contexts_and_epochs() {
+    let workspace = new_workspace();
+    let stack = stack("b-four").await.generation(Generation::B).nodes(4).start(&workspace).await.unwrap();
+    let report = job::run(&stack, &load(34), Instant::now()).await.unwrap();
+    assert_whole(&report);
+    let all: Vec<&str> = kms_schemas::identity::Kind::ALL
+        .iter()
+        .map(|kind| kind.as_str())
+        .filter(|kind| !["prss_init", "key_reshare_same_set"].contains(kind))
+        .collect();
+    assert_eq!(kinds(&report), all);
     stack.stop().await;
 }
 
@@ -49,8 +78,9 @@ async fn p3_four_nodes_reach_consensus_and_every_nodes_answer_is_accepted() {
     let stack = stack("four").await.nodes(4).start(&workspace).await.unwrap();
     let report = job::run(&stack, &load(24), Instant::now()).await.unwrap();
     assert_whole(&report);
-    assert_eq!(report.consensus, 24);
-    assert_eq!(report.answers_accepted, 4 * 24);
+    // PRSS initialisation and resharing have no answer on chain.
+    assert_eq!(report.consensus, 22);
+    assert_eq!(report.answers_accepted, 4 * 22);
     stack.stop().await;
 }
 
