@@ -199,8 +199,7 @@ impl Contracts {
             None => plan.proxied(Artifact::AclA, &[], initialization(), 0),
             Some(url) => deploy_acl(url, owner).await?,
         };
-        let gateway_config =
-            plan.proxied(Artifact::GatewayConfigA, &[], config.register_a(host_acl), config.records());
+        let gateway_config = plan.proxied(Artifact::GatewayConfigA, &[], config.register_a(host_acl), config.records());
         let multichain_acl = plan.proxied(Artifact::MultichainAclA, &gateway_config.abi_encode(), initialization(), 0);
         let ciphertext_commits =
             plan.proxied(Artifact::CiphertextCommitsA, &gateway_config.abi_encode(), initialization(), 0);
@@ -253,17 +252,18 @@ impl Contracts {
             plan.proxied(Artifact::ProtocolConfigB, &host_acl.abi_encode(), context, config.records());
         let kms_generation =
             plan.proxied(Artifact::KmsGenerationB, &(host_acl, protocol_config).abi_encode(), initialization(), 0);
-        let ethereum =
-            Ethereum { chain_id: host.chain_id().await?, protocol_config, first_block: plan.carry_out(&account).await? };
+        let ethereum = Ethereum {
+            chain_id: host.chain_id().await?,
+            protocol_config,
+            first_block: plan.carry_out(&account).await?,
+        };
 
         let account = Account::open(&gateway, owner.clone()).await?;
         let mut plan = Plan::of(&account).await;
-        let gateway_config =
-            plan.proxied(Artifact::GatewayConfigB, &[], config.register_b(host_acl), config.records());
+        let gateway_config = plan.proxied(Artifact::GatewayConfigB, &[], config.register_b(host_acl), config.records());
         let ciphertext_commits =
             plan.proxied(Artifact::CiphertextCommitsB, &gateway_config.abi_encode(), initialization(), 0);
-        let artifact =
-            if config.release == Release::V0_14 { Artifact::DecryptionV14 } else { Artifact::DecryptionB };
+        let artifact = if config.release == Release::V0_14 { Artifact::DecryptionV14 } else { Artifact::DecryptionB };
         let decryption =
             plan.proxied(artifact, &(gateway_config, ciphertext_commits).abi_encode(), initialization(), 0);
         let first_block = plan.carry_out(&account).await?;

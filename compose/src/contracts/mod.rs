@@ -27,8 +27,8 @@ pub use account::{Account, Call};
 pub use artifact::Artifact;
 pub use attestation::{CiphertextFormat, attestation, attested_object};
 pub use deployment::{
-    Chain, ContextDefinition, Contracts, Coprocessor, DeploymentConfig, Ethereum, HostChain, KmsNode,
-    Thresholds, first_context, fund,
+    Chain, ContextDefinition, Contracts, Coprocessor, DeploymentConfig, Ethereum, HostChain, KmsNode, Thresholds,
+    first_context, fund,
 };
 pub use error::ContractsError;
 pub use node::Node;

@@ -318,8 +318,7 @@ impl NewRequest {
                 (contracts.gateway_config, definition.copy(*context_id).abi_encode(), definition.gas())
             }
             Self::GatewayDestroyContext { context_id } => {
-                let call =
-                    owner::GatewayConfigOfContexts::destroyKmsContextCall { kmsContextId: context_id.as_u256() };
+                let call = owner::GatewayConfigOfContexts::destroyKmsContextCall { kmsContextId: context_id.as_u256() };
                 (contracts.gateway_config, call.abi_encode(), OWNER_GAS)
             }
             Self::NewEpoch => {

@@ -368,8 +368,7 @@ impl Requester {
         let followed = followed.ok_or_else(|| ContractsError::Answer("no such chain".to_owned()))?;
         for log in receipt.inner.logs() {
             let raw = RawLog { address: log.address(), topics: log.topics().to_vec(), data: log.data().data.clone() };
-            let decoded =
-                decode_request(&followed, &raw).map_err(|error| ContractsError::Answer(error.to_string()))?;
+            let decoded = decode_request(&followed, &raw).map_err(|error| ContractsError::Answer(error.to_string()))?;
             if let Some(decoded) = decoded {
                 return Ok(Made {
                     transaction,

@@ -21,8 +21,8 @@ use futures::future::{join_all, try_join_all};
 use kms_chain::event::ContractSet;
 
 use crate::contracts::{
-    CiphertextFormat, Contracts, ContractsError, Coprocessor, DeploymentConfig, HostChain, KmsNode, Material, Requester,
-    RequesterKeys, Thresholds, attestation, attested_object, fund,
+    CiphertextFormat, Contracts, ContractsError, Coprocessor, DeploymentConfig, HostChain, KmsNode, Material,
+    Requester, RequesterKeys, Thresholds, attestation, attested_object, fund,
 };
 use crate::error::StackError;
 use crate::keys::{development_key, key_file_text};

@@ -8,8 +8,8 @@ use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolCall;
 use kms_chain::contracts::{Decryption, KMSGeneration, KeyDigest};
 use kms_chain::eip712::{self, Domain};
-use kms_chain::release::Release;
 use kms_chain::event::{ResponseEvent, decode_response};
+use kms_chain::release::Release;
 use kms_schemas::identity::RequestId;
 use kms_schemas::record::RawLog;
 use kms_stack::contracts::{
