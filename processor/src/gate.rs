@@ -8,17 +8,18 @@
 
 use std::time::SystemTime;
 
-use alloy::primitives::{Address, B256};
 use kms_chain::authority::ProvenTransaction;
 use kms_chain::eip712::Domain;
 use kms_chain::release::Release;
 use kms_runtime::stage::Answered;
-use kms_schemas::record::{CiphertextMaterial, Request, RequestBody, UnifiedUserDecryption};
+use kms_schemas::record::{Request, RequestBody, UnifiedUserDecryption};
 
-use crate::access::HostChains;
+use crate::access::{self, HostChains};
 use crate::authorise;
 use crate::bounds;
 use crate::chains::ServedChain;
+use crate::check::{Check, Facts, Form};
+use crate::codes;
 use crate::context::{self, Contexts};
 use crate::error::Trouble;
 use crate::user_request::{self, Event, Grounds};
@@ -62,98 +63,60 @@ impl Gate {
         now: SystemTime,
         answered: &Answered,
     ) -> Result<(), Trouble> {
-        match &request.body {
-            RequestBody::PublicDecryption { materials, extra_data } => {
-                bounds::check_one_key(materials)?;
-                self.check_public(&handles(materials), extra_data, answered).await
-            }
-            RequestBody::PublicDecryptionHandles { handles, extra_data } => {
-                self.check_public(handles, extra_data, answered).await
-            }
-            RequestBody::UserDecryption { materials, user_address, public_key, extra_data } => {
-                bounds::check_one_key(materials)?;
-                let handles = handles(materials);
-                let event = Event { handles: &handles, user: *user_address, public_key, extra_data };
-                self.check_legacy(request.log.address, transaction, event, answered).await
-            }
-            RequestBody::UserDecryptionHandles { handles, user_address, public_key, extra_data } => {
-                let event = Event { handles, user: *user_address, public_key, extra_data };
-                self.check_legacy(request.log.address, transaction, event, answered).await
-            }
-            RequestBody::UnifiedUserDecryption(unified) => self.check_unified(unified, now, answered).await,
-            RequestBody::PrepKeygen { extra_data, .. }
-            | RequestBody::Keygen { extra_data, .. }
-            | RequestBody::Crsgen { extra_data, .. } => {
-                // (a)'s events carry none.
-                if self.release.key_management_on_host() {
-                    self.check_context(extra_data, answered).await?;
+        let facts = Facts::of(request);
+        for check in Form::of(&request.body).checks() {
+            match check {
+                Check::Handles => bounds::check_handles(&facts.handles)?,
+                Check::OneHostChain => bounds::one_host_chain(&facts.handles).map(drop)?,
+                Check::OneKey => bounds::check_one_key(facts.materials)?,
+                Check::SameHandles => bounds::check_same_handles(&facts.handles, facts.materials)?,
+                Check::Validity => user_request::check_validity(unified(request)?, now)?,
+                Check::Context => self.check_context(facts.extra_data, answered).await?,
+                Check::PublicAccess => {
+                    if let Some(host_chains) = &self.host_chains {
+                        host_chains.check_public(&facts.handles, answered).await?;
+                    }
                 }
-                Ok(())
-            }
-            RequestBody::KmsContextDestroyed => {
-                if let Some(contexts) = &self.contexts {
-                    contexts.context_destroyed(request.id);
+                Check::LegacyAccess => self.check_legacy(request, &facts, transaction, answered).await?,
+                Check::UnifiedAccess => match &self.host_chains {
+                    Some(host_chains) => {
+                        host_chains.check_unified(unified(request)?, &self.decryption, answered).await?;
+                    }
+                    // Nobody but the connector checks these: without a host chain they are not served.
+                    None => return Err(access::no_host_chain()),
+                },
+                Check::ForgetContext => {
+                    if let Some(contexts) = &self.contexts {
+                        contexts.context_destroyed(request.id);
+                    }
                 }
-                Ok(())
-            }
-            RequestBody::KmsEpochDestroyed => {
-                if let Some(contexts) = &self.contexts {
-                    contexts.epoch_destroyed(request.id);
+                Check::ForgetEpoch => {
+                    if let Some(contexts) = &self.contexts {
+                        contexts.epoch_destroyed(request.id);
+                    }
                 }
-                Ok(())
             }
-            // These have no grounds but their event.
-            RequestBody::AbortKeygen
-            | RequestBody::AbortCrsgen
-            | RequestBody::NewKmsContext(_)
-            | RequestBody::NewKmsEpoch { .. }
-            | RequestBody::PrssInit
-            | RequestBody::KeyReshareSameSet { .. } => Ok(()),
         }
-    }
-
-    async fn check_public(&self, asked: &[B256], extra_data: &[u8], answered: &Answered) -> Result<(), Trouble> {
-        bounds::check_handles(asked)?;
-        self.check_context(extra_data, answered).await?;
-        match &self.host_chains {
-            Some(host_chains) => host_chains.check_public(asked, answered).await,
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     async fn check_legacy(
         &self,
-        decryption: Address,
+        request: &Request,
+        facts: &Facts<'_>,
         transaction: &ProvenTransaction,
-        event: Event<'_>,
         answered: &Answered,
     ) -> Result<(), Trouble> {
-        bounds::check_handles(event.handles)?;
-        bounds::one_host_chain(event.handles)?;
-        self.check_context(event.extra_data, answered).await?;
         let Some(host_chains) = &self.host_chains else { return Ok(()) };
-        let grounds = Grounds::read(decryption, transaction.to, &transaction.input, &event)?;
+        let (RequestBody::UserDecryption { user_address, public_key, .. }
+        | RequestBody::UserDecryptionHandles { user_address, public_key, .. }) = &request.body
+        else {
+            return Err(no_such_form(request));
+        };
+        let event =
+            Event { handles: &facts.handles, user: *user_address, public_key, extra_data: facts.extra_data };
+        let grounds = Grounds::read(request.log.address, transaction.to, &transaction.input, &event)?;
         host_chains.check_legacy(&grounds, answered).await
-    }
-
-    async fn check_unified(
-        &self,
-        request: &UnifiedUserDecryption,
-        now: SystemTime,
-        answered: &Answered,
-    ) -> Result<(), Trouble> {
-        let asked: Vec<B256> = request.entries.iter().map(|entry| entry.handle).collect();
-        bounds::check_handles(&asked)?;
-        bounds::one_host_chain(&asked)?;
-        bounds::check_same_handles(&asked, &request.materials)?;
-        bounds::check_one_key(&request.materials)?;
-        user_request::check_validity(request, now)?;
-        self.check_context(&request.extra_data, answered).await?;
-        match &self.host_chains {
-            Some(host_chains) => host_chains.check_unified(request, &self.decryption, answered).await,
-            // Nobody but the connector checks these: without a host chain they are not served.
-            None => Err(crate::access::no_host_chain()),
-        }
     }
 
     async fn check_context(&self, extra_data: &[u8], answered: &Answered) -> Result<(), Trouble> {
@@ -165,8 +128,16 @@ impl Gate {
     }
 }
 
-fn handles(materials: &[CiphertextMaterial]) -> Vec<B256> {
-    materials.iter().map(|material| material.handle).collect()
+fn unified(request: &Request) -> Result<&UnifiedUserDecryption, Trouble> {
+    match &request.body {
+        RequestBody::UnifiedUserDecryption(unified) => Ok(unified),
+        _ => Err(no_such_form(request)),
+    }
+}
+
+/// The table of checks and the forms do not fit together, which a test excludes: nothing is decrypted then.
+fn no_such_form(request: &Request) -> Trouble {
+    Trouble::permanent(codes::REQUEST_INVALID, format!("a check of another form than that of this {}", request.kind))
 }
 
 #[cfg(test)]
@@ -174,7 +145,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::{Duration, UNIX_EPOCH};
 
-    use alloy::primitives::{Bytes, U256};
+    use alloy::primitives::{Address, B256, Bytes, U256};
     use alloy::sol_types::{SolCall, SolValue};
     use kms_chain::contracts::HostAcl;
     use kms_chain::contracts::b::ProtocolConfig;
@@ -182,12 +153,11 @@ mod tests {
     use kms_chain::finality::Finality;
     use kms_chain::rpc::BlockId;
     use kms_schemas::identity::{Kind, RequestId};
-    use kms_schemas::record::HandleEntry;
+    use kms_schemas::record::{CiphertextMaterial, HandleEntry};
 
     use super::*;
     use crate::access::HostChain;
     use crate::chains::GATEWAY;
-    use crate::codes;
     use crate::mock::{MockChain, request, word};
 
     const DECRYPTION: Address = Address::repeat_byte(0xd1);

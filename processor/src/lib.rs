@@ -27,6 +27,7 @@ pub mod attestation;
 pub mod authorise;
 pub mod bounds;
 pub mod chains;
+pub mod check;
 pub mod ciphertext;
 pub mod codes;
 pub mod config;
