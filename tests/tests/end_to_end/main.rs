@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod authority;
 mod bad_input;
 mod emitter;
 mod faults;
 mod fetching;
+mod forged;
 mod ingest;
 mod kafka;
 mod kmsctl;

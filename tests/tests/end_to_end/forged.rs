@@ -1,0 +1,729 @@
+//! P4: what somebody else wrote into a topic makes KMS Core decrypt nothing and the emitter send nothing.
+//!
+//! The forger of these tests can do all that write access to every topic allows: his records have the right schema, key and partition,
+//! their logs are what the contracts write, and he may know genuine records, blocks, transactions and signatures. What he cannot do is
+//! write to the chain that the services read, and sign with the node's keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
+use alloy::eips::eip2718::Encodable2718 as _;
+use alloy::primitives::{Address, B256, Bytes, TxKind, U256, keccak256};
+use alloy::signers::SignerSync as _;
+use alloy::signers::local::PrivateKeySigner;
+use kms_chain::event::{ContractSet, Decoded, decode_request};
+use kms_runtime::kafka::OutgoingRecord;
+use kms_schemas::codec::{Codec, Record};
+use kms_schemas::identity::{Coordinates, Identity, Kind, Lane, RequestId};
+use kms_schemas::record::{
+    Answer, Cursor, DeadLetter, DeferredRequest, Intent, IntentItem, RawLog, Request, ResultRecord, Submission, Verdict,
+};
+use kms_schemas::topics::partition_for_key;
+use kms_stack::contracts::{Made, NewRequest};
+use kms_stack::parts::Anvil;
+use kms_stack::simulator::Operation;
+use kms_stack::{FollowedChain, Generation, ServiceKind, StackBuilder};
+use kms_tests::eventually;
+use serde_json::{Value, json};
+
+use super::processor::bench::{Bench, LIMIT, start};
+
+const VECTORS: &str = include_str!("../../../chain/vectors/events.json");
+/// Calls that ask KMS Core how it is, for nobody's request.
+const OF_HEALTH: [&str; 3] = ["GetHealthStatus", "GetOperatorPublicKey", "GetKeyMaterialAvailability"];
+const PARTITIONS: i32 = 3;
+
+// --- Codes of what is refused ---------------------------------------------------------------------------------------------
+
+const NOT_REACHED: &str = "KC-0340";
+const ORPHANED: &str = "KC-0341";
+const NO_SUCH_LOG: &str = "KC-0342";
+const RECORD_FORGED: &str = "KC-0520";
+const SIGNER_MISMATCH: &str = "KC-0602";
+const ANSWER_MISMATCH: &str = "KC-0603";
+const NOT_REQUESTED: &str = "KC-0652";
+const ANSWER_OF_ANOTHER: &str = "KC-0653";
+const RETRACTION_CONTRADICTED: &str = "KC-0655";
+const FOREIGN_INTENT: &str = "KC-0759";
+
+/// A stack with all services, and little patience for what never comes.
+struct Scene {
+    bench: Bench,
+}
+
+/// What must not grow: every call of KMS Core that is about a request, and the sender's transactions on each chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Footprint {
+    core: BTreeMap<String, u64>,
+    nonces: Vec<U256>,
+    pending: Vec<U256>,
+}
+
+impl Scene {
+    async fn start(name: &str, adjust: impl FnOnce(StackBuilder) -> StackBuilder) -> Self {
+        let bench = Bench::start(name, |stack| {
+            let stack = ["not_yet", "finality", "orphan", "context", "acl"].iter().fold(stack, |stack, budget| {
+                stack.set(ServiceKind::Processor, format!("access.{budget}_patience_ms=1500"))
+            });
+            let stack = ["not_yet", "orphan"].iter().fold(stack, |stack, budget| {
+                stack.set(ServiceKind::Emitter, format!("submission.{budget}_patience_ms=1500"))
+            });
+            adjust(stack.services(&ServiceKind::ALL))
+        })
+        .await;
+        Self { bench }
+    }
+
+    async fn footprint(&self) -> Footprint {
+        let calls = self.bench.core.calls().await.unwrap();
+        let core = calls.rpcs.iter().filter(|(rpc, _)| !OF_HEALTH.contains(&rpc.as_ref()));
+        let mut footprint = Footprint {
+            core: core.map(|(rpc, calls)| (rpc.to_string(), calls.calls)).collect(),
+            nonces: Vec::new(),
+            pending: Vec::new(),
+        };
+        for anvil in self.anvils() {
+            for (block, found) in [("latest", &mut footprint.nonces), ("pending", &mut footprint.pending)] {
+                let nonce =
+                    rpc(anvil, "eth_getTransactionCount", json!([self.bench.stack.node().sender(), block])).await;
+                found.push(serde_json::from_value(nonce).unwrap());
+            }
+        }
+        footprint
+    }
+
+    fn anvils(&self) -> impl Iterator<Item = &Anvil> {
+        [Some(self.bench.stack.anvil()), self.bench.stack.ethereum()].into_iter().flatten()
+    }
+
+    fn anvil(&self, chain_id: u64) -> &Anvil {
+        self.anvils().find(|anvil| anvil.chain_id() == chain_id).expect("one of the stack's chains")
+    }
+
+    /// Makes blocks, so that what is there becomes final.
+    async fn mine(&self, blocks: u64) {
+        for anvil in self.anvils() {
+            rpc(anvil, "anvil_mine", json!([format!("{blocks:#x}")])).await;
+        }
+    }
+
+    /// Writes records, and waits until each is a dead letter for one of the reasons.
+    async fn refused(&self, forged: Vec<Forged>) {
+        let (records, expected): (Vec<_>, Vec<_>) =
+            forged.into_iter().map(|forged| (forged.record, (forged.what, forged.reasons))).unzip();
+        let places = self.bench.write(records).await;
+        let mut found: BTreeMap<Coordinates, DeadLetter> = BTreeMap::new();
+        let missing = |found: &BTreeMap<Coordinates, DeadLetter>| {
+            let missing = places.iter().zip(&expected).filter(|(at, _)| !found.contains_key(at));
+            missing.map(|(at, (what, _))| format!("{what} at {at}")).collect::<Vec<_>>()
+        };
+        let begun = std::time::Instant::now();
+        while !missing(&found).is_empty() {
+            assert!(begun.elapsed() < LIMIT, "no dead letter of {:#?}", missing(&found));
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            found = self.bench.dead_letters().await.into_iter().map(|letter| (letter.source.clone(), letter)).collect();
+        }
+        for (at, (what, reasons)) in places.iter().zip(&expected) {
+            let letter = &found[at];
+            assert!(reasons.contains(&letter.reason.as_str()), "{what} at {at}: {} {}", letter.reason, letter.text);
+        }
+    }
+
+    /// Makes requests that are no forgeries, and waits until the chain has taken their answers.
+    async fn genuine_requests_flow(&self) {
+        let crs = NewRequest::Crsgen { max_bit_length: U256::from(2_048), params_type: 1 };
+        let made = [self.bench.public().await, self.bench.make(&crs).await];
+        self.settled(&made).await;
+    }
+
+    async fn settled(&self, made: &[Made]) -> Vec<ResultRecord> {
+        self.mine(3).await;
+        let results = self.bench.answers(made).await;
+        eventually("their answers are settled", LIMIT, async || {
+            let submissions = self.bench.submissions().await;
+            let accepted = |result: &ResultRecord| {
+                submissions
+                    .iter()
+                    .any(|one| one.request == result.source && matches!(one.verdict, Verdict::Accepted(_)))
+            };
+            results.iter().all(accepted).then_some(())
+        })
+        .await;
+        results
+    }
+
+    fn nothing_panicked(&self) {
+        for service in self.bench.stack.node().services() {
+            let log = service.process().log();
+            assert!(!log.contains("panicked"), "{log}");
+        }
+    }
+
+    fn encoded<R: Record>(&self, topic: &str, record: &R) -> Vec<u8> {
+        Codec::single_object().encode(topic, record).unwrap()
+    }
+
+    /// The record of a request in its lane's topic, and the same as a deferred one.
+    fn requests(&self, what: &str, request: &Request, reasons: &[&'static str]) -> [Forged; 2] {
+        let topics = &self.bench.topics;
+        let lane = request.kind.lane();
+        let deferred = DeferredRequest {
+            source: Coordinates { topic: topics.requests(lane).to_owned(), partition: 0, offset: 0 },
+            attempts: 1,
+            first_attempt_ms: 0,
+            deferred_ms: 0,
+            why: "the forger wants it so".to_owned(),
+            request: request.clone(),
+        };
+        let plain = self.encoded(topics.requests(lane), request);
+        let deferred = self.encoded(topics.deferred(lane), &deferred);
+        let forged = |topic: &str, value| Forged {
+            what: format!("{what}: {} {} in {topic}", request.kind, request.id),
+            record: outgoing(topic, request.id, value),
+            reasons: reasons.to_vec(),
+        };
+        [forged(topics.requests(lane), plain), forged(topics.deferred(lane), deferred)]
+    }
+
+    fn result(&self, what: &str, result: &ResultRecord, reasons: &[&'static str]) -> Forged {
+        let topic = self.bench.topics.results(result.identity.kind.lane());
+        Forged {
+            what: what.to_owned(),
+            record: outgoing(topic, result.identity.id, self.encoded(topic, result)),
+            reasons: reasons.to_vec(),
+        }
+    }
+
+    /// The genuine records of the requests topics.
+    async fn genuine(&self, lane: Lane) -> Vec<(Coordinates, Request)> {
+        self.bench.read_readable(self.bench.topics.requests(lane)).await
+    }
+
+    /// The genuine record of a request.
+    async fn record_of(&self, made: &Made) -> Request {
+        eventually("the record of a request", LIMIT, async || {
+            let records = self.genuine(made.kind.lane()).await;
+            records
+                .into_iter()
+                .map(|(_, request)| request)
+                .find(|request| (request.kind, request.id) == (made.kind, made.id))
+        })
+        .await
+    }
+
+    /// What ingest would write of a request, read from the chain itself.
+    async fn as_ingest_would(&self, chain: &FollowedChain, made: &Made) -> Request {
+        let anvil = self.anvil(chain.chain_id);
+        let receipt = rpc(anvil, "eth_getTransactionReceipt", json!([made.transaction])).await;
+        let block = rpc(anvil, "eth_getBlockByHash", json!([receipt["blockHash"], false])).await;
+        let logs: Vec<alloy::rpc::types::Log> = serde_json::from_value(receipt["logs"].clone()).unwrap();
+        let of_it = |log: &alloy::rpc::types::Log| {
+            let raw = raw(log);
+            let decoded = decode_request(&chain.contracts, &raw).unwrap()?;
+            ((decoded.kind, decoded.id) == (made.kind, made.id)).then_some((raw, decoded, log.log_index?))
+        };
+        let (log, decoded, log_index) = logs.iter().find_map(of_it).expect("the request's log");
+        let block: alloy::rpc::types::Header = serde_json::from_value(block).unwrap();
+        let request = invented(chain, &decoded, log);
+        Request {
+            block_number: block.number,
+            block_hash: block.hash,
+            block_timestamp: block.timestamp,
+            transaction_hash: made.transaction,
+            log_index,
+            ..request
+        }
+    }
+
+    /// Forces the processor's and emitter's next look at a chain to be a new one: one more block.
+    async fn head(&self, chain_id: u64) -> u64 {
+        let number = rpc(self.anvil(chain_id), "eth_blockNumber", json!([])).await;
+        serde_json::from_value::<U256>(number).unwrap().to()
+    }
+}
+
+/// A record that must end as a dead letter, for one of these reasons.
+struct Forged {
+    what: String,
+    record: OutgoingRecord,
+    reasons: Vec<&'static str>,
+}
+
+fn outgoing(topic: &str, id: RequestId, value: Vec<u8>) -> OutgoingRecord {
+    OutgoingRecord {
+        topic: topic.to_owned(),
+        partition: Some(partition_for_key(id.0.as_slice(), PARTITIONS)),
+        key: Some(id.0.to_vec()),
+        value: Some(value),
+        headers: Vec::new(),
+    }
+}
+
+async fn rpc(anvil: &Anvil, method: &str, params: Value) -> Value {
+    anvil.rpc(method, params).await.unwrap_or_else(|error| panic!("{method}: {error}"))
+}
+
+fn raw(log: &alloy::rpc::types::Log) -> RawLog {
+    RawLog { address: log.inner.address, topics: log.inner.data.topics().to_vec(), data: log.inner.data.data.clone() }
+}
+
+/// A request that is consistent in itself, in a block of the forger's invention.
+fn invented(chain: &FollowedChain, decoded: &Decoded, log: RawLog) -> Request {
+    Request {
+        source: chain.name.to_owned(),
+        seq: 1_000,
+        previous_hash: keccak256("the record before"),
+        chain_id: chain.chain_id,
+        kind: decoded.kind,
+        id: decoded.id,
+        block_number: 1,
+        block_hash: keccak256("a block of the forger's"),
+        block_timestamp: 1_700_000_000,
+        transaction_hash: keccak256("a transaction of the forger's"),
+        log_index: 0,
+        log,
+        body: decoded.body.clone(),
+    }
+}
+
+/// Every request event of a generation that the contracts of this chain could write, encoded as they would.
+fn every_event(generation: &str, contracts: &ContractSet) -> Vec<(Decoded, RawLog)> {
+    let vectors: Value = serde_json::from_str(VECTORS).unwrap();
+    let events = vectors["events"].as_array().unwrap().iter().filter(|event| event["generation"] == generation);
+    let logs = events.filter_map(|event| {
+        let address = match event["contract"].as_str().unwrap() {
+            "Decryption" => contracts.decryption,
+            "KMSGeneration" => contracts.kms_generation,
+            "ProtocolConfig" => contracts.protocol_config,
+            other => panic!("{other}"),
+        };
+        let log = &event["examples"][0]["log"];
+        Some(RawLog {
+            address: address?,
+            topics: serde_json::from_value(log["topics"].clone()).unwrap(),
+            data: serde_json::from_value(log["data"].clone()).unwrap(),
+        })
+    });
+    // The older twins of an event are no requests of this release.
+    logs.filter_map(|log| Some((decode_request(contracts, &log).unwrap()?, log))).collect()
+}
+
+// --- Requests -------------------------------------------------------------------------------------------------------------
+
+/// Forgeries of every kind of a generation, in every topic of requests, in every place that a block can be claimed to have.
+async fn every_kind(scene: &Scene, generation: &str) -> BTreeSet<Kind> {
+    // So that there is a final block with a log, and blocks above it.
+    scene.mine(4).await;
+    let before = scene.footprint().await;
+    let mut kinds = BTreeSet::new();
+    let mut forged = Vec::new();
+    for chain in scene.bench.stack.chains() {
+        let anvil = scene.anvil(chain.chain_id);
+        let block = rpc(anvil, "eth_getBlockByNumber", json!([format!("{:#x}", chain.first_block), false])).await;
+        let block: alloy::rpc::types::Header = serde_json::from_value(block).unwrap();
+        let head = scene.head(chain.chain_id).await;
+        for (decoded, log) in every_event(generation, &chain.contracts) {
+            kinds.insert(decoded.kind);
+            let request = invented(&chain, &decoded, log);
+            forged.extend(scene.requests("an invented block", &request, &[ORPHANED]));
+            let above = Request { block_number: head + 1_000, ..request.clone() };
+            forged.extend(scene.requests("a block that is not there yet", &above, &[NOT_REACHED]));
+            let genuine = Request {
+                block_number: block.number,
+                block_hash: block.hash,
+                block_timestamp: block.timestamp,
+                ..request
+            };
+            forged.extend(scene.requests("another log's place", &genuine, &[RECORD_FORGED, NO_SUCH_LOG]));
+            let outside = Request { log_index: 1_000_000, ..genuine };
+            forged.extend(scene.requests("a place behind the last log", &outside, &[NO_SUCH_LOG]));
+        }
+    }
+    scene.refused(forged).await;
+    assert_eq!(scene.footprint().await, before, "KMS Core was not asked, and nothing was sent");
+    assert!(scene.bench.results().await.is_empty());
+    kinds
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_an_invented_request_of_every_kind_of_generation_a_reaches_nobody() {
+    let scene = Scene::start("forged-a", |stack| stack).await;
+    let kinds = every_kind(&scene, "a").await;
+    let expected = [
+        Kind::PublicDecryption,
+        Kind::UserDecryption,
+        Kind::PrepKeygen,
+        Kind::Keygen,
+        Kind::Crsgen,
+        Kind::PrssInit,
+        Kind::KeyReshareSameSet,
+    ];
+    assert_eq!(kinds, BTreeSet::from(expected));
+    scene.genuine_requests_flow().await;
+    scene.nothing_panicked();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_an_invented_request_of_every_kind_of_generation_b_reaches_nobody() {
+    let scene = Scene::start("forged-b", |stack| stack.generation(Generation::B)).await;
+    let kinds = every_kind(&scene, "b").await;
+    let not_in_b = [Kind::PrssInit, Kind::KeyReshareSameSet];
+    assert_eq!(kinds, Kind::ALL.into_iter().filter(|kind| !not_in_b.contains(kind)).collect());
+    let crs = NewRequest::Crsgen { max_bit_length: U256::from(2_048), params_type: 1 };
+    let made = scene.bench.make(&crs).await;
+    scene.settled(&[made]).await;
+    scene.nothing_panicked();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_a_request_of_a_fork_that_is_consistent_in_itself_reaches_nobody() {
+    let scene = Scene::start("forged-fork", |stack| stack).await;
+    let bench = &scene.bench;
+    let chain = bench.stack.chains().remove(0);
+    let anvil = bench.stack.anvil();
+    scene.genuine_requests_flow().await;
+
+    // The forger runs the real contracts on a chain of his own with the same past: his block, his transaction and his log are all that
+    // a block, a transaction and a log have to be, up to a head that nobody but him has.
+    bench.stack.node().ingest().stop().await;
+    let snapshot = rpc(anvil, "evm_snapshot", json!([])).await;
+    let forger = bench.stack.requester().await.unwrap();
+    let decryption = super::processor::bench::public_of(&[bench.ciphertext()]);
+    let crs = NewRequest::Crsgen { max_bit_length: U256::from(2_048), params_type: 1 };
+    let mut requests = Vec::new();
+    for request in [&decryption, &crs] {
+        let made = forger.make(request).await.unwrap();
+        requests.push(scene.as_ingest_would(&chain, &made).await);
+    }
+    rpc(anvil, "evm_revert", json!([snapshot])).await;
+    // The real chain goes on without it, first below the forged blocks, then past them and to their finality.
+    rpc(anvil, "evm_increaseTime", json!([60])).await;
+    let before = scene.footprint().await;
+    let below = requests.iter().flat_map(|request| scene.requests("a fork above the head", request, &[NOT_REACHED]));
+    scene.refused(below.collect()).await;
+    scene.mine(8).await;
+    let past = requests.iter().flat_map(|request| scene.requests("a fork beside the chain", request, &[ORPHANED]));
+    scene.refused(past.collect()).await;
+    assert_eq!(scene.footprint().await, before, "KMS Core was not asked, and nothing was sent");
+    scene.nothing_panicked();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_a_real_log_under_another_transaction_time_or_index_reaches_nobody_and_does_not_spoil_the_genuine_request() {
+    let scene = Scene::start("forged-log", |stack| stack).await;
+    let bench = &scene.bench;
+    let chain = bench.stack.chains().remove(0);
+    // So that the forger is there before the genuine records.
+    bench.stack.node().ingest().stop().await;
+    let crs = NewRequest::Crsgen { max_bit_length: U256::from(2_048), params_type: 1 };
+    let user = bench.new_user();
+    let mut made = bench.publics(2).await;
+    made.extend([bench.make(&user).await, bench.make(&crs).await]);
+    scene.mine(4).await;
+    let mut genuine = Vec::new();
+    for made in &made {
+        genuine.push(scene.as_ingest_would(&chain, made).await);
+    }
+    let before = scene.footprint().await;
+    let mut forged = Vec::new();
+    for (request, other) in genuine.iter().zip(genuine.iter().cycle().skip(1)) {
+        let transaction = Request { transaction_hash: other.transaction_hash, ..request.clone() };
+        forged.extend(scene.requests("another transaction's hash", &transaction, &[RECORD_FORGED]));
+        let time = Request { block_timestamp: request.block_timestamp + 1, ..request.clone() };
+        forged.extend(scene.requests("another time", &time, &[RECORD_FORGED]));
+        let index = Request { log_index: request.log_index + 1, ..request.clone() };
+        forged.extend(scene.requests("another index", &index, &[RECORD_FORGED, NO_SUCH_LOG]));
+        let block = Request {
+            block_number: other.block_number,
+            block_hash: other.block_hash,
+            log_index: other.log_index,
+            block_timestamp: other.block_timestamp,
+            transaction_hash: other.transaction_hash,
+            ..request.clone()
+        };
+        forged.extend(scene.requests("another request's place", &block, &[RECORD_FORGED, NO_SUCH_LOG]));
+        let number = Request { block_number: request.block_number + 1, ..request.clone() };
+        forged.extend(scene.requests("its block under another number", &number, &[ORPHANED]));
+    }
+    scene.refused(forged).await;
+    assert_eq!(scene.footprint().await, before, "KMS Core was not asked, and nothing was sent");
+
+    start(bench.stack.node().ingest()).await;
+    scene.settled(&made).await;
+    for made in &made {
+        assert_eq!(bench.starts(made).await, 1, "{made:?}");
+    }
+    scene.nothing_panicked();
+}
+
+// --- Results --------------------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_a_genuine_signature_under_another_request_and_answers_without_one_send_nothing() {
+    let scene = Scene::start("forged-results", |stack| stack).await;
+    let bench = &scene.bench;
+    let crs = NewRequest::Crsgen { max_bit_length: U256::from(2_048), params_type: 1 };
+    let answered = [bench.public().await, bench.make(&bench.new_user()).await, bench.make(&crs).await];
+    let genuine = scene.settled(&answered).await;
+
+    // Requests that the chain has, and whose answers KMS Core keeps for itself for now.
+    let held = [Operation::PublicDecryption, Operation::UserDecryption, Operation::CrsGeneration];
+    for operation in held {
+        bench.core.hold(operation).await.unwrap();
+    }
+    let open = [bench.public().await, bench.make(&bench.new_user()).await, bench.make(&crs).await];
+    scene.mine(4).await;
+    let mut requests = Vec::new();
+    for made in &open {
+        requests.push(scene.record_of(made).await);
+        eventually("it is started", LIMIT, async || (bench.starts(made).await > 0).then_some(())).await;
+    }
+    let nonces = scene.footprint().await.nonces;
+
+    let mut forged = Vec::new();
+    for (genuine, request) in genuine.iter().zip(&requests) {
+        let kind = request.kind;
+        let under = |answer: Answer| ResultRecord {
+            identity: request.identity(),
+            block_number: request.block_number,
+            block_hash: request.block_hash,
+            log_index: request.log_index,
+            answer,
+            ..genuine.clone()
+        };
+        // What is signed of a decryption names no request; of a CRS it does.
+        let replayed = if kind == Kind::Crsgen { SIGNER_MISMATCH } else { ANSWER_OF_ANOTHER };
+        let replay = under(genuine.answer.clone());
+        forged.push(scene.result("a genuine signature under another request", &replay, &[replayed]));
+        let block = ResultRecord { block_hash: keccak256("a block of the forger's"), ..replay.clone() };
+        forged.push(scene.result("the same in an invented block", &block, &[replayed, NOT_REQUESTED, ORPHANED]));
+        let place = ResultRecord { identity: request.identity(), ..genuine.clone() };
+        forged.push(scene.result("a genuine answer and place under another id", &place, &[replayed, NOT_REQUESTED]));
+        let id = RequestId(B256::from(U256::from_be_bytes(genuine.identity.id.0.0) + U256::from(1_000)));
+        let nobody = ResultRecord { identity: Identity { id, ..genuine.identity }, ..genuine.clone() };
+        forged.push(scene.result(
+            "a genuine answer to a request that nobody made",
+            &nobody,
+            &[NOT_REQUESTED, SIGNER_MISMATCH],
+        ));
+        let index = ResultRecord { log_index: genuine.log_index + 1_000, ..genuine.clone() };
+        forged.push(scene.result("a genuine answer in a place behind the last log", &index, &[NOT_REQUESTED]));
+        // Answers that nobody signs.
+        forged.push(scene.result("done, without an answer", &under(Answer::Done), &[ANSWER_MISMATCH]));
+        forged.push(scene.result("a context was created", &under(Answer::KmsContextCreated), &[ANSWER_MISMATCH]));
+        let activation = Answer::EpochActivation {
+            context_id: RequestId(B256::with_last_byte(7)),
+            keys: Vec::new(),
+            crs_list: Vec::new(),
+        };
+        forged.push(scene.result("an epoch was activated", &under(activation), &[ANSWER_MISMATCH]));
+        forged.push(scene.result(
+            "retracted, though it is there",
+            &under(Answer::Retracted),
+            &[RETRACTION_CONTRADICTED],
+        ));
+    }
+    // Every result of its own request's record: two outcomes of one record are another matter.
+    for (offset, forged) in (1_000_000..).zip(&mut forged) {
+        forged.record = with_source_offset(bench, &forged.record, offset);
+    }
+    scene.refused(forged).await;
+    // Once more what was answered already: nobody pays for it twice.
+    let again = genuine.iter().map(|genuine| scene.result("a genuine result once more", genuine, &[]).record);
+    let places = bench.write(again.collect()).await;
+    eventually("the repetitions are settled or dead", LIMIT, async || {
+        let submissions = bench.submissions().await;
+        let letters = bench.dead_letters().await;
+        let over = |at: &Coordinates| {
+            submissions.iter().any(|one| one.result == *at) || letters.iter().any(|letter| letter.source == *at)
+        };
+        places.iter().all(over).then_some(())
+    })
+    .await;
+    let after = scene.footprint().await;
+    assert_eq!(after.nonces, nonces, "nothing was sent");
+    assert_eq!(after.pending, nonces, "nothing is on its way");
+
+    for operation in held {
+        bench.core.release(operation).await.unwrap();
+    }
+    scene.settled(&open).await;
+    scene.nothing_panicked();
+}
+
+fn with_source_offset(bench: &Bench, record: &OutgoingRecord, offset: i64) -> OutgoingRecord {
+    let codec = Codec::single_object();
+    let mut result: ResultRecord = codec.decode(&record.topic, record.value.as_deref().unwrap()).unwrap();
+    result.source =
+        Coordinates { topic: bench.topics.requests(result.identity.kind.lane()).to_owned(), partition: 0, offset };
+    OutgoingRecord {
+        topic: record.topic.clone(),
+        partition: record.partition,
+        key: record.key.clone(),
+        value: Some(codec.encode(&record.topic, &result).unwrap()),
+        headers: Vec::new(),
+    }
+}
+
+// --- The other topics -----------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_forged_dead_letters_submissions_cursors_intents_and_leaders_make_nobody_act_also_after_a_restart() {
+    let scene = Scene::start("forged-rest", |stack| stack).await;
+    let bench = &scene.bench;
+    let topics = &bench.topics;
+    scene.genuine_requests_flow().await;
+    let (_, cursor) = bench.read::<Cursor>(topics.cursor()).await.pop().unwrap();
+    let (_, submission) = bench.read::<Submission>(topics.submissions()).await.pop().unwrap();
+    let (_, intent) = bench.read::<Intent>(topics.intents()).await.pop().unwrap();
+    let chain = bench.stack.chains().remove(0);
+    let invented_request = {
+        let (decoded, log) = every_event("a", &chain.contracts).remove(0);
+        invented(&chain, &decoded, log)
+    };
+    // Ingest alone reads the cursor, and only when it starts: then it must not be mistaken about what was genuine.
+    bench.stack.node().ingest().stop().await;
+    bench.stack.node().emitter().stop().await;
+    let before = scene.footprint().await;
+
+    let stranger = PrivateKeySigner::from_slice(&[5; 32]).unwrap();
+    let mut records = Vec::new();
+    let requests = topics.requests(Lane::Decryption);
+    let value = scene.encoded(requests, &invented_request);
+    let letter = DeadLetter {
+        service: "processor".to_owned(),
+        source: Coordinates { topic: requests.to_owned(), partition: 0, offset: 5_000 },
+        request: None,
+        identity: Some(invented_request.identity()),
+        key: Some(Bytes::copy_from_slice(invented_request.id.0.as_slice())),
+        value_bytes: value.len() as u64,
+        value_digest: keccak256(&value),
+        value: Some(value.into()),
+        reason: "KC-0401".to_owned(),
+        text: "the forger wants it redriven".to_owned(),
+        attempts: 3,
+        dead_ms: 1,
+    };
+    let dead_letters = topics.dead_letters();
+    records.push(outgoing_in(
+        dead_letters,
+        0,
+        invented_request.id.0.as_slice(),
+        Some(scene.encoded(dead_letters, &letter)),
+    ));
+    let submissions = topics.submissions();
+    let forged = Submission {
+        request: Coordinates { topic: requests.to_owned(), partition: 0, offset: 5_000 },
+        result: Coordinates { topic: topics.results(Lane::Decryption).to_owned(), partition: 0, offset: 5_000 },
+        identity: invented_request.identity(),
+        ..submission
+    };
+    records.push(outgoing_in(
+        submissions,
+        0,
+        invented_request.id.0.as_slice(),
+        Some(scene.encoded(submissions, &forged)),
+    ));
+    records.push(outgoing_in(topics.leader(), 0, b"the forger leads", Some(b"the forger leads".to_vec())));
+    records.push(outgoing_in(topics.leader(), 0, b"the forger leads", None));
+    let back = Cursor {
+        block_number: cursor.block_number.min(1),
+        block_hash: keccak256("no block"),
+        recent: Vec::new(),
+        ..cursor.clone()
+    };
+    records.push(outgoing_in(
+        topics.cursor(),
+        0,
+        b"a source of the forger's",
+        Some(scene.encoded(topics.cursor(), &back)),
+    ));
+    let first_intent = records.len();
+    let intents = forged_intents(&intent, &stranger, &invented_request);
+    for (_, intent) in &intents {
+        records.push(outgoing_in(
+            topics.intents(),
+            0,
+            intent_key(intent).as_slice(),
+            Some(scene.encoded(topics.intents(), intent)),
+        ));
+    }
+    let places = bench.write(records).await;
+
+    // Twice, since what was found at the first start may be told or used at the second.
+    for _ in 0..2 {
+        start(bench.stack.node().ingest()).await;
+        start(bench.stack.node().emitter()).await;
+        eventually("the forged intents are told", LIMIT, async || {
+            let letters = bench.dead_letters().await;
+            let told =
+                |at: &Coordinates| letters.iter().any(|letter| letter.source == *at && letter.reason == FOREIGN_INTENT);
+            places[first_intent..].iter().zip(&intents).all(|(at, (told_of, _))| !told_of || told(at)).then_some(())
+        })
+        .await;
+        assert_eq!(scene.footprint().await, before, "KMS Core was not asked, and nothing was sent");
+        bench.stack.node().ingest().stop().await;
+        bench.stack.node().emitter().stop().await;
+    }
+    start(bench.stack.node().ingest()).await;
+    start(bench.stack.node().emitter()).await;
+    scene.genuine_requests_flow().await;
+    let after = scene.footprint().await;
+    for (nonce, before) in after.nonces.iter().zip(&before.nonces) {
+        assert_eq!(*nonce, before + U256::from(2), "one transaction for each answer, and none to fill a gap");
+    }
+    scene.nothing_panicked();
+}
+
+fn outgoing_in(topic: &str, partition: i32, key: &[u8], value: Option<Vec<u8>>) -> OutgoingRecord {
+    OutgoingRecord {
+        topic: topic.to_owned(),
+        partition: Some(partition),
+        key: Some(key.to_vec()),
+        value,
+        headers: Vec::new(),
+    }
+}
+
+fn intent_key(intent: &Intent) -> Vec<u8> {
+    format!("{}:{}:{}:{}", intent.chain_id, intent.sender, intent.nonce, intent.attempt).into_bytes()
+}
+
+/// Intents that the sender's key did not sign for what they claim; whether each must be told of.
+fn forged_intents(genuine: &Intent, stranger: &PrivateKeySigner, request: &Request) -> Vec<(bool, Intent)> {
+    let signed = |nonce: u64| {
+        let transaction = TxEip1559 {
+            chain_id: genuine.chain_id,
+            nonce,
+            gas_limit: 100_000,
+            max_fee_per_gas: 10_000_000_000,
+            max_priority_fee_per_gas: 1,
+            to: TxKind::Call(request.log.address),
+            ..TxEip1559::default()
+        };
+        let signature = stranger.sign_hash_sync(&transaction.signature_hash()).unwrap();
+        let raw = Bytes::from(TxEnvelope::from(transaction.into_signed(signature)).encoded_2718());
+        (keccak256(&raw), raw)
+    };
+    let next = genuine.nonce + 1;
+    let of = |nonce: u64, sender: Address| {
+        let (hash, raw) = signed(nonce);
+        Intent { nonce, sender, hash, raw, items: Vec::new(), ..genuine.clone() }
+    };
+    let item = IntentItem {
+        result: Coordinates { topic: request.source.clone(), partition: 0, offset: 5_000 },
+        identity: request.identity(),
+    };
+    vec![
+        (true, of(next, genuine.sender)),
+        (true, of(next + 1_000, genuine.sender)),
+        (true, Intent { items: vec![item.clone()], ..of(next, genuine.sender) }),
+        (true, Intent { raw: Bytes::from_static(b"no transaction"), nonce: next, ..genuine.clone() }),
+        (true, Intent { nonce: next + 5, ..genuine.clone() }),
+        (true, Intent { items: vec![item], ..genuine.clone() }),
+        // Another account's journal is another account's affair.
+        (false, of(next, stranger.address())),
+        // An old record once more says nothing new.
+        (false, genuine.clone()),
+    ]
+}
