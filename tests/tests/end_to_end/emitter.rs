@@ -5,10 +5,10 @@ mod bench;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use alloy::primitives::{B256, U256};
+use alloy::primitives::{B256, Bytes, U256};
 use alloy::signers::local::PrivateKeySigner;
-use kms_schemas::identity::{Kind, Lane, RequestId};
-use kms_schemas::record::{Answer, Verdict};
+use kms_schemas::identity::{Coordinates, Kind, Lane, RequestId};
+use kms_schemas::record::{Answer, Intent, IntentItem, ResultRecord, Verdict};
 use kms_stack::ServiceKind;
 use kms_stack::contracts::{NewRequest, owner};
 use kms_stack::parts::{Anvil, AnvilOptions};
@@ -43,7 +43,8 @@ async fn p3_every_kind_of_answer_is_accepted_and_settled_once() {
     let signer = bench.stack.node().keys().signer.clone();
     bench.publish(&[bench.signed_result(Kind::Keygen, keygen, answer, &signer)]).await;
     // No answer on chain.
-    bench.publish(&[bench.result(Kind::PrssInit, RequestId(B256::with_last_byte(1)))]).await;
+    let prss = bench.requester.make(&NewRequest::PrssInit).await.unwrap();
+    bench.publish(&[bench.result(Kind::PrssInit, prss.id)]).await;
     let submissions = bench.await_submissions(made.len() + 2).await;
     let of = |kind| submissions.iter().find(move |one| one.identity.kind == kind).map(|one| &one.verdict).unwrap();
     assert!(matches!(of(Kind::Keygen), Verdict::Accepted(_)));
@@ -72,40 +73,123 @@ async fn p3_an_answer_that_the_chain_holds_is_settled_as_such_with_its_transacti
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_can_never_be_accepted_is_refused_with_the_contracts_error() {
-    let bench = Bench::start_with("emitter-refused", BLOCKS, |stack| {
-        stack.set(ServiceKind::Emitter, "submission.brief_retry_ms=1000")
-    })
-    .await;
+    let bench = Bench::start("emitter-refused", BLOCKS).await;
     let made = bench.warm_up().await;
+    // The registry names another signer than the node's for a while: what was signed meanwhile is lost for good.
+    let node = bench.stack.deployment().nodes[0].record();
+    bench.register(owner::KmsNode { signerAddress: bench.app(), ..node }).await;
+    let other = bench.requests(1).await;
+    bench.publish(&bench.results(&other)).await;
+
+    let submissions = bench.await_submissions(2).await;
+    let refused = submissions.iter().find(|submission| submission.identity.id == other[0].id).unwrap();
+    let Verdict::Refused { error, data, inclusion } = &refused.verdict else { panic!("{refused:?}") };
+    assert_eq!(error, "NotKmsSigner");
+    assert!(!data.is_empty() && inclusion.is_some(), "{refused:?}");
+    assert_eq!(bench.answers_on_chain().await.len(), made.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_a_genuine_signature_under_another_request_becomes_a_dead_letter_and_no_transaction() {
+    let bench = Bench::start("emitter-replayed", BLOCKS).await;
+    let one = bench.requests(1).await[0];
+    let two = bench.requester.make(&bench.public_request_of(2)).await.unwrap();
+    let user = bench.requester.make(&bench.user_request().await).await.unwrap();
     let signer = bench.stack.node().keys().signer.clone();
-    // Signed by the right key, but over other handles than the request's.
-    let other = bench.requests(1).await[0];
-    let Answer::PublicDecryption { decrypted_result, extra_data, signature, .. } = bench.answer(Kind::PublicDecryption)
-    else {
+    // What the signer did sign: for one handle, under a request for two; for another user's key.
+    let replayed = bench.signed_result(Kind::PublicDecryption, two.id, bench.answer(Kind::PublicDecryption), &signer);
+    let Answer::UserDecryption { handles, share, extra_data, signature, .. } = bench.answer(Kind::UserDecryption) else {
         unreachable!()
     };
-    let handles = vec![B256::repeat_byte(0xee)];
-    let answer = Answer::PublicDecryption { handles, decrypted_result, extra_data, signature };
-    let wrong = bench.signed_result(Kind::PublicDecryption, other.id, answer, &signer);
-    // A request that was never made.
-    let unknown = bench
-        .result(Kind::PublicDecryption, RequestId(B256::from(U256::from_be_bytes(other.id.0.0) + U256::from(1_000))));
-    bench.publish(&[wrong, unknown]).await;
+    let public_key = Bytes::from_static(b"another key");
+    let answer = Answer::UserDecryption { public_key, handles, share, extra_data, signature };
+    let for_another = bench.signed_result(Kind::UserDecryption, user.id, answer, &signer);
+    bench.publish(&[replayed, for_another]).await;
+    // The genuine one flows on.
+    bench.publish(&bench.results(&[one])).await;
+    bench.await_all_accepted(&[one]).await;
+    let letters = bench.await_dead_letters(2).await;
+    assert!(letters.iter().all(|letter| letter.reason == "KC-0653"), "{letters:?}");
+    assert_eq!(bench.account_nonce().await, 1);
+}
 
-    let submissions = bench.await_submissions(3).await;
-    let mut errors: Vec<String> = submissions
-        .iter()
-        .filter_map(|submission| match &submission.verdict {
-            Verdict::Refused { error, data, inclusion } => {
-                assert!(!data.is_empty() && inclusion.is_some(), "{submission:?}");
-                Some(error.clone())
-            }
-            _ => None,
-        })
-        .collect();
-    errors.sort();
-    assert_eq!(errors, ["DecryptionNotRequested", "NotKmsSigner"]);
-    assert_eq!(bench.answers_on_chain().await.len(), made.len());
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_a_request_that_the_chain_does_not_hold_at_the_named_place_is_not_answered() {
+    let bench = Bench::start_with("emitter-invented", BLOCKS, |stack| {
+        stack
+            .set(ServiceKind::Emitter, "submission.not_yet_patience_ms=1000")
+            .set(ServiceKind::Emitter, "submission.orphan_patience_ms=1000")
+    })
+    .await;
+    let made = bench.requests(2).await;
+    let places = bench.places().await;
+    let place = |index: usize| places[&(made[index].kind, made[index].id)];
+    let at = |(number, hash, log_index): (u64, B256, u64), id| ResultRecord {
+        block_number: number,
+        block_hash: hash,
+        log_index,
+        ..bench.result(Kind::PublicDecryption, id)
+    };
+    let (number, hash, index) = place(0);
+    let unknown = RequestId(B256::from(U256::from_be_bytes(made[1].id.0.0) + U256::from(1_000)));
+    let forged = [
+        // A request that was never made, at the place of one that was; one under the other's place; no log there.
+        at(place(0), unknown),
+        at(place(1), made[0].id),
+        at((number, hash, index + 1_000), made[0].id),
+        // An invented fork, beside the chain and above it.
+        at((number, B256::repeat_byte(0xbb), index), made[0].id),
+        at((number + 1_000_000, B256::repeat_byte(0xbb), index), made[0].id),
+        // A retraction of what is there.
+        ResultRecord { answer: Answer::Retracted, ..at(place(0), made[0].id) },
+    ];
+    bench.publish(&forged).await;
+    // A record of the first schema does not name the number.
+    bench.publish(&[ResultRecord { block_number: 0, ..at(place(1), made[1].id) }]).await;
+
+    let letters = bench.await_dead_letters(5).await;
+    let mut reasons: Vec<&str> = letters.iter().map(|letter| letter.reason.as_str()).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["KC-0652", "KC-0652", "KC-0652", "KC-0654", "KC-0655"], "{letters:?}");
+    let submissions = bench.await_submissions(2).await;
+    let of = |id| submissions.iter().find(|one| one.identity.id == id).map(|one| &one.verdict);
+    assert_eq!(of(made[0].id), Some(&Verdict::Retracted));
+    assert!(matches!(of(made[1].id), Some(Verdict::Accepted(_))));
+    assert_eq!(bench.account_nonce().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_bytes_that_somebody_else_writes_into_the_journal_are_not_sent_and_believed() {
+    let bench = Bench::start("emitter-journal", BLOCKS).await;
+    let mut made = bench.warm_up().await;
+    let more = bench.requests(1).await;
+    made.extend(more.clone());
+    let genuine = bench.intents().await.remove(0);
+    let results = bench.topics.results(Lane::Decryption).to_owned();
+    let stranger = PrivateKeySigner::from_slice(&[5; 32]).unwrap();
+    let forged = [
+        // A transaction of somebody else's under our name.
+        Intent { nonce: 1, attempt: 7, raw: bench.transfer(&stranger, 1), ..genuine.clone() },
+        // Our own old transaction, said to carry another answer.
+        Intent {
+            attempt: 3,
+            items: vec![IntentItem {
+                result: Coordinates { topic: results, partition: 0, offset: 0 },
+                identity: bench.result(more[0].kind, more[0].id).identity,
+            }],
+            ..genuine
+        },
+    ];
+    let emitter = bench.stack.node().emitter();
+    emitter.kill().await;
+    bench.publish_intents(&forged).await;
+    bench.publish(&bench.results(&more)).await;
+    emitter.start().await.unwrap();
+
+    bench.await_all_accepted(&made).await;
+    let letters = bench.await_dead_letters(2).await;
+    assert!(letters.iter().all(|letter| letter.reason == "KC-0759"), "{letters:?}");
+    assert_eq!(bench.account_nonce().await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,11 +213,7 @@ async fn p4_what_our_signer_did_not_sign_becomes_a_dead_letter_and_no_transactio
     bench.publish(&bench.results(&made[1..])).await;
 
     bench.await_all_accepted(&made[1..]).await;
-    let letters = eventually("4 dead letters", LIMIT, async || {
-        let letters = bench.dead_letters().await;
-        (letters.len() >= 4).then_some(letters)
-    })
-    .await;
+    let letters = bench.await_dead_letters(4).await;
     let mut reasons: Vec<&str> = letters.iter().map(|letter| letter.reason.as_str()).collect();
     reasons.sort_unstable();
     assert!(reasons[0].starts_with("KC-02") && reasons[1].starts_with("KC-02"), "{reasons:?}");
@@ -191,21 +271,20 @@ async fn p3_one_dropped_transaction_does_not_hold_up_those_behind_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p3_killed_before_a_send_the_same_bytes_are_sent_after_a_restart() {
+async fn p3_killed_with_nothing_left_in_any_pool_the_same_bytes_are_sent_after_a_restart() {
     let bench = Bench::start("emitter-before-send", None).await;
     let mut made = bench.warm_up().await;
     made.extend(bench.requests(20).await);
-    // The node hangs: intents are committed, nothing is sent.
-    bench.stack.anvil().process().signal(Signal::SIGSTOP);
+    bench.stop_mining().await;
     bench.publish(&bench.results(&made[1..])).await;
-    let journalled = eventually("21 intents", LIMIT, async || {
-        let intents = bench.intents().await;
-        (intents.len() >= 21).then_some(intents)
-    })
-    .await;
+    bench.await_pending(20).await;
     let emitter = bench.stack.node().emitter();
     emitter.kill().await;
-    bench.stack.anvil().process().signal(Signal::SIGCONT);
+    let journalled = bench.intents().await;
+    assert_eq!(journalled.len(), 21);
+    // As if the process had ended between the journal and the node.
+    bench.rpc("anvil_dropAllTransactions", json!([])).await;
+    bench.mine_again().await;
     emitter.start().await.unwrap();
 
     bench.await_all_accepted(&made).await;
@@ -261,8 +340,8 @@ async fn p2_p3_killed_at_any_moment_every_answer_is_accepted_and_settled_once() 
 async fn an_outage_of_the_chain_is_waited_for_and_is_no_verdict() {
     let bench = Bench::start_with("emitter-outage", BLOCKS, |stack| {
         stack
-            .set(ServiceKind::Emitter, "destination.rpc_timeout_ms=500")
-            .set(ServiceKind::Emitter, "destination.send_timeout_ms=500")
+            .set(ServiceKind::Emitter, "destination.0.rpc_timeout_ms=500")
+            .set(ServiceKind::Emitter, "destination.0.send_timeout_ms=500")
     })
     .await;
     let mut made = bench.warm_up().await;

@@ -83,7 +83,7 @@ async fn settled(bench: &Bench, kind: Kind) -> Made {
         submissions.into_iter().map(|one| one.identity).find(|identity| identity.kind == kind)
     })
     .await;
-    Made { transaction: B256::ZERO, block: 0, kind, id: identity.id, gas_used: 0 }
+    Made { transaction: B256::ZERO, chain: kms_stack::contracts::Chain::Gateway, block: 0, kind, id: identity.id, gas_used: 0 }
 }
 
 fn assert_shares_are_for(bench: &Bench, answer: &Answer) {

@@ -16,7 +16,7 @@ use kms_schemas::codec::{Codec, Record};
 use kms_schemas::headers::headers;
 use kms_schemas::identity::{Coordinates, Identity, Kind, RequestId};
 use kms_schemas::record::{Answer, DeadLetter, Intent, KeyDigest, RawLog, ResultRecord, Signed, Submission, Verdict};
-use kms_schemas::topics::{Topics, partition_for_key};
+use kms_schemas::topics::{Topics, intent_key, partition_for_key};
 use kms_stack::contracts::{Call, Made, Material, NewRequest, Pace, Requester, UserRequest, handle, owner};
 use kms_stack::{ServiceKind, Stack, StackBuilder, Workspace};
 use kms_tests::{eventually, get, kafka, new_workspace, prefix};
@@ -62,8 +62,8 @@ impl Bench {
             .prefix(prefix(name))
             .services(&[ServiceKind::Emitter])
             .set(ServiceKind::Emitter, "submission.resend_after_ms=500")
-            .set(ServiceKind::Emitter, "destination.poll_interval_ms=20")
-            .set(ServiceKind::Emitter, "destination.idle_poll_interval_ms=100");
+            .set(ServiceKind::Emitter, "destination.0.poll_interval_ms=20")
+            .set(ServiceKind::Emitter, "destination.0.idle_poll_interval_ms=100");
         let stack = adjust(builder).start(&workspace).await.unwrap_or_else(|error| panic!("{error}"));
         let requester = stack.requester().await.unwrap();
         let topics = Topics::new(stack.node().prefix());
@@ -103,7 +103,12 @@ impl Bench {
     }
 
     pub(super) fn public_request(&self) -> NewRequest {
-        NewRequest::PublicDecryption { handles: vec![self.handle], extra_data: Bytes::new() }
+        self.public_request_of(1)
+    }
+
+    /// A request for the same handle, so many times.
+    pub(super) fn public_request_of(&self, times: usize) -> NewRequest {
+        NewRequest::PublicDecryption { handles: vec![self.handle; times], extra_data: Bytes::new() }
     }
 
     pub(super) async fn user_request(&self) -> NewRequest {
@@ -185,8 +190,8 @@ impl Bench {
             _ => {}
         }
         let contract = match kind {
-            Kind::PublicDecryption | Kind::UserDecryption => self.contracts().decryption,
-            _ => self.contracts().kms_generation,
+            Kind::PublicDecryption | Kind::UserDecryption => self.contracts().decryption.unwrap(),
+            _ => self.contracts().kms_generation.unwrap(),
         };
         ResultRecord {
             source: Coordinates {
@@ -209,9 +214,18 @@ impl Bench {
         made.iter().map(|made| self.result(made.kind, made.id)).collect()
     }
 
-    /// Writes results as the processor would.
+    /// Writes results as the processor would: each names the place of its request. One that names a place already keeps it.
     pub(super) async fn publish(&self, results: &[ResultRecord]) {
         let codec = Codec::single_object();
+        let mut results = results.to_vec();
+        if results.iter().any(|result| result.block_hash.is_zero()) {
+            let places = self.places().await;
+            for result in results.iter_mut().filter(|result| result.block_hash.is_zero()) {
+                let place = places.get(&(result.identity.kind, result.identity.id));
+                let (number, hash, index) = place.copied().unwrap_or_default();
+                (result.block_number, result.block_hash, result.log_index) = (number, hash, index);
+            }
+        }
         let records = results.iter().map(|result| {
             let topic = self.topics.results(result.identity.kind.lane()).to_owned();
             let value = codec.encode(&topic, result).unwrap();
@@ -220,6 +234,18 @@ impl Bench {
             (topic, result.identity.id.0.to_vec(), value)
         });
         self.write(records.collect()).await;
+    }
+
+    /// Where each request stands on chain: block number, block hash, index of the log.
+    pub(super) async fn places(&self) -> HashMap<(Kind, RequestId), (u64, B256, u64)> {
+        let filter = json!([{ "address": self.contracts().addresses(), "fromBlock": "0x0", "toBlock": "latest" }]);
+        let logs: Vec<alloy::rpc::types::Log> = serde_json::from_value(self.rpc("eth_getLogs", filter).await).unwrap();
+        let place = |log: &alloy::rpc::types::Log| {
+            let decoded = decode_request(&self.contracts(), &raw(log)).unwrap()?;
+            let place = (log.block_number.unwrap(), log.block_hash.unwrap(), log.log_index.unwrap());
+            Some(((decoded.kind, decoded.id), place))
+        };
+        logs.iter().filter_map(place).collect()
     }
 
     /// Writes any bytes.
@@ -260,6 +286,26 @@ impl Bench {
 
     pub(super) async fn dead_letters(&self) -> Vec<DeadLetter> {
         self.read(self.topics.dead_letters()).await
+    }
+
+    /// Waits until there are so many dead letters.
+    pub(super) async fn await_dead_letters(&self, count: usize) -> Vec<DeadLetter> {
+        eventually(&format!("{count} dead letters"), LIMIT, async || {
+            let letters = self.dead_letters().await;
+            (letters.len() >= count).then_some(letters)
+        })
+        .await
+    }
+
+    /// Writes into the journal as nobody should.
+    pub(super) async fn publish_intents(&self, intents: &[Intent]) {
+        let codec = Codec::single_object();
+        let topic = self.topics.intents().to_owned();
+        let record = |intent: &Intent| {
+            let key = intent_key(intent.chain_id, intent.sender, intent.nonce, intent.attempt);
+            (topic.clone(), key, codec.encode(&topic, intent).unwrap())
+        };
+        self.write(intents.iter().map(record).collect()).await;
     }
 
     pub(super) async fn intents(&self) -> Vec<Intent> {
@@ -313,6 +359,12 @@ impl Bench {
 
     /// Somebody else uses the account: a transaction with this nonce that pays far more than an emitter would.
     pub(super) async fn use_account_elsewhere(&self, nonce: u64) {
+        let raw = self.transfer(&self.stack.node().keys().sender, nonce);
+        self.rpc("eth_sendRawTransaction", json!([raw])).await;
+    }
+
+    /// A transaction of this account that pays far more than an emitter would.
+    pub(super) fn transfer(&self, account: &PrivateKeySigner, nonce: u64) -> Bytes {
         let transaction = TxEip1559 {
             chain_id: self.stack.contracts().gateway_chain_id,
             nonce,
@@ -322,9 +374,8 @@ impl Bench {
             to: TxKind::Call(self.app),
             ..TxEip1559::default()
         };
-        let signature = self.stack.node().keys().sender.sign_hash_sync(&transaction.signature_hash()).unwrap();
-        let raw = Bytes::from(TxEnvelope::from(transaction.into_signed(signature)).encoded_2718());
-        self.rpc("eth_sendRawTransaction", json!([raw])).await;
+        let signature = account.sign_hash_sync(&transaction.signature_hash()).unwrap();
+        Bytes::from(TxEnvelope::from(transaction.into_signed(signature)).encoded_2718())
     }
 
     /// No block is made until [`Bench::mine_again`].
