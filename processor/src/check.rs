@@ -5,6 +5,7 @@ use alloy::primitives::B256;
 use kms_schemas::record::{CiphertextMaterial, Request, RequestBody};
 
 use crate::codes;
+use crate::patience::Budget;
 
 /// A form of request: a kind may have several, by release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -148,6 +149,21 @@ pub enum Check {
 }
 
 impl Check {
+    /// Every check.
+    pub const ALL: [Self; 11] = [
+        Self::Handles,
+        Self::OneHostChain,
+        Self::OneKey,
+        Self::SameHandles,
+        Self::Validity,
+        Self::Context,
+        Self::PublicAccess,
+        Self::LegacyAccess,
+        Self::UnifiedAccess,
+        Self::ForgetContext,
+        Self::ForgetEpoch,
+    ];
+
     /// What it says, for people.
     #[must_use]
     pub const fn text(self) -> &'static str {
@@ -167,45 +183,71 @@ impl Check {
                 "user's signature (key, else ERC-1271); not invalidated; ACL: every handle owned or delegated, and allowed to one of the \
                  allowed contracts"
             }
-            Self::ForgetContext => "(remembered: the context is refused from now on)",
-            Self::ForgetEpoch => "(remembered: the epoch is refused from now on)",
+            Self::ForgetContext => "no check: the context is remembered, and whatever names it is refused from now on",
+            Self::ForgetEpoch => "no check: the epoch is remembered, and whatever names it is refused from now on",
         }
     }
 
-    /// The codes that it ends with.
+    /// A short name.
     #[must_use]
-    pub const fn codes(self) -> &'static [&'static str] {
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Handles => &[codes::NO_HANDLES, codes::FHE_TYPE_UNSUPPORTED, codes::TOO_MANY_BITS],
-            Self::OneHostChain => &[codes::MIXED_HOST_CHAINS],
-            Self::OneKey => &[codes::MIXED_KEYS],
-            Self::SameHandles => &[codes::REQUEST_INVALID],
-            Self::Validity => &[codes::VALIDITY_NOT_BEGUN, codes::VALIDITY_EXPIRED, codes::USER_AMONG_CONTRACTS],
-            Self::Context => &[
-                codes::EXTRA_DATA_MALFORMED,
-                codes::CONTEXT_UNKNOWN,
-                codes::CONTEXT_PENDING,
-                codes::CONTEXT_DESTROYED,
-                codes::EPOCH_NOT_ACTIVE,
-                codes::EPOCH_DESTROYED,
+            Self::Handles => "handles",
+            Self::OneHostChain => "one host chain",
+            Self::OneKey => "one key",
+            Self::SameHandles => "same handles",
+            Self::Validity => "validity",
+            Self::Context => "context",
+            Self::PublicAccess => "public access",
+            Self::LegacyAccess => "legacy access",
+            Self::UnifiedAccess => "unified access",
+            Self::ForgetContext => "forget context",
+            Self::ForgetEpoch => "forget epoch",
+        }
+    }
+
+    /// The codes that it ends with, each with the budget within which it is waited for; none is final at once.
+    #[must_use]
+    pub const fn codes(self) -> &'static [(&'static str, Option<Budget>)] {
+        const ACCESS: Option<Budget> = Some(Budget::Access);
+        const CONTEXT: Option<Budget> = Some(Budget::Context);
+        match self {
+            Self::Handles => {
+                &[(codes::NO_HANDLES, None), (codes::FHE_TYPE_UNSUPPORTED, None), (codes::TOO_MANY_BITS, None)]
+            }
+            Self::OneHostChain => &[(codes::MIXED_HOST_CHAINS, None)],
+            Self::OneKey => &[(codes::MIXED_KEYS, None)],
+            Self::SameHandles => &[(codes::REQUEST_INVALID, None)],
+            Self::Validity => &[
+                (codes::VALIDITY_NOT_BEGUN, Some(Budget::NotYet)),
+                (codes::VALIDITY_EXPIRED, None),
+                (codes::USER_AMONG_CONTRACTS, None),
             ],
-            Self::PublicAccess => &[codes::HOST_CHAIN_UNKNOWN, codes::NOT_PUBLIC],
+            Self::Context => &[
+                (codes::EXTRA_DATA_MALFORMED, None),
+                (codes::CONTEXT_UNKNOWN, CONTEXT),
+                (codes::CONTEXT_PENDING, CONTEXT),
+                (codes::CONTEXT_DESTROYED, None),
+                (codes::EPOCH_NOT_ACTIVE, CONTEXT),
+                (codes::EPOCH_DESTROYED, None),
+            ],
+            Self::PublicAccess => &[(codes::HOST_CHAIN_UNKNOWN, None), (codes::NOT_PUBLIC, ACCESS)],
             Self::LegacyAccess => &[
-                codes::CALLDATA_FOREIGN,
-                codes::CALLDATA_DIFFERS,
-                codes::HOST_CHAIN_UNKNOWN,
-                codes::NOT_OWNED,
-                codes::NOT_ALLOWED_FOR_CONTRACT,
-                codes::NOT_DELEGATED,
+                (codes::CALLDATA_FOREIGN, None),
+                (codes::CALLDATA_DIFFERS, None),
+                (codes::HOST_CHAIN_UNKNOWN, None),
+                (codes::NOT_OWNED, ACCESS),
+                (codes::NOT_ALLOWED_FOR_CONTRACT, ACCESS),
+                (codes::NOT_DELEGATED, ACCESS),
             ],
             Self::UnifiedAccess => &[
-                codes::HOST_CHAIN_UNKNOWN,
-                codes::USER_SIGNATURE_WRONG,
-                codes::CONTRACT_SIGNATURE_REFUSED,
-                codes::SIGNATURE_INVALIDATED,
-                codes::NOT_OWNED,
-                codes::NOT_DELEGATED,
-                codes::NOT_LISTED,
+                (codes::HOST_CHAIN_UNKNOWN, None),
+                (codes::USER_SIGNATURE_WRONG, None),
+                (codes::CONTRACT_SIGNATURE_REFUSED, ACCESS),
+                (codes::SIGNATURE_INVALIDATED, None),
+                (codes::NOT_OWNED, ACCESS),
+                (codes::NOT_DELEGATED, ACCESS),
+                (codes::NOT_LISTED, ACCESS),
             ],
             Self::ForgetContext | Self::ForgetEpoch => &[],
         }

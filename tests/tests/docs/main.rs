@@ -13,6 +13,7 @@ mod links;
 mod main_job;
 mod markdown;
 mod metrics;
+mod operations;
 mod readme;
 mod repository;
 mod rust_source;
