@@ -2,7 +2,7 @@
 
 use kms_proto::kms::v1::{Empty, NodeType};
 use kms_proto::metastore_status::v1::*;
-use kms_stack::simulator::Operation;
+use kms_stack::simulator::{CoreVersion, Operation};
 use tonic::Code;
 
 use crate::world::*;
@@ -133,4 +133,45 @@ async fn health_in_detail_names_the_mode_and_the_peers() {
     let health = centralized.core.get_health_status(Empty {}).await.unwrap().into_inner();
     assert_eq!(health.node_type(), NodeType::Centralized);
     assert!(health.peers_from_all_contexts.is_empty());
+}
+
+#[tokio::test]
+async fn a_consumed_preprocessing_is_deleted_from_0_14_on_and_unknown_before() {
+    for version in CoreVersion::ALL {
+        let mut world = World::threshold(version).await;
+        world.make_key(2, 1).await;
+        let request = GetRequestStatusesRequest { request_ids: vec![prep_id(1).request_id], meta_store_type: None };
+        let statuses = world.introspection().get_request_statuses(request).await.unwrap().into_inner().statuses;
+        let states: Vec<_> = statuses.iter().map(RequestStatusInfo::status).collect();
+        let deleted = version >= CoreVersion::V0_14;
+        let expected = if deleted { vec![RequestProcessingStatus::Deleted] } else { vec![] };
+        assert_eq!(states, expected, "{version:?}");
+
+        let filter = ListRequestsRequest {
+            meta_store_type: MetaStoreType::Preprocessing.into(),
+            status_filter: Some(RequestProcessingStatus::Deleted.into()),
+            ..ListRequestsRequest::default()
+        };
+        let listed = world.introspection().list_requests(filter).await.unwrap().into_inner().requests;
+        assert_eq!(listed.len(), usize::from(deleted), "{version:?}");
+        let stores = world.control.stores().await.unwrap();
+        assert_eq!(stores.preprocessings.deleted, usize::from(deleted), "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_real_text_of_an_abort_is_told_and_a_stuck_id_looks_like_a_running_one() {
+    let mut world = World::threshold(CoreVersion::V0_13_20).await;
+    world.hold(Operation::CrsGeneration).await;
+    world.core.crs_gen(crsgen(1)).await.unwrap();
+    world.core.abort_crs_gen(crs_id(1)).await.unwrap();
+    let unknown = kms_proto::kms::v1::PublicDecryptionRequest { key_id: Some(key_id(9)), ..public(1) };
+    assert_eq!(code(world.core.public_decrypt(unknown).await), Code::NotFound);
+    let request_ids = vec![crs_id(1).request_id, public_id(1).request_id];
+    let request = GetRequestStatusesRequest { request_ids, meta_store_type: None };
+    let statuses = world.introspection().get_request_statuses(request).await.unwrap().into_inner().statuses;
+    let [stuck, aborted] = &statuses[..] else { panic!("{statuses:?}") };
+    assert_eq!(stuck.status(), RequestProcessingStatus::Processing);
+    assert_eq!(aborted.status(), RequestProcessingStatus::Failed);
+    assert!(aborted.error_message.as_ref().unwrap().contains("abort"));
 }

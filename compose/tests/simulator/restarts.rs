@@ -1,7 +1,7 @@
 //! What a restart forgets and what survives it.
 
 use kms_proto::kms::v1::*;
-use kms_stack::simulator::{Operation, SimulatorConfig, start};
+use kms_stack::simulator::{CoreVersion, Operation, SimulatorConfig, start};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -120,4 +120,55 @@ async fn a_taken_port_is_named_at_start() {
     let error = start(config, CancellationToken::new()).await.unwrap_err();
     assert_eq!((error.code(), error.exit_code()), ("KC-0852", 3));
     assert!(error.to_string().contains(&world.node.grpc_address().to_string()));
+}
+
+#[tokio::test]
+async fn a_restart_keeps_contexts_epochs_and_their_keys_and_forgets_results_of_epochs() {
+    for version in versions_with_epochs() {
+        let mut world = World::threshold(version).await;
+        world.make_key(2, 1).await;
+        world.core.new_mpc_context(new_context(2)).await.unwrap();
+        world.make_epoch(new_epoch(2)).await;
+
+        world.control.restart().await.unwrap();
+        let mut core = core_client(channel(&world.node));
+        assert_eq!(code(core.get_epoch_result(epoch_id(2)).await), Code::NotFound, "{version:?}");
+        assert_eq!(code(core.new_mpc_epoch(new_epoch(2)).await), Code::InvalidArgument, "{version:?}: it is stored");
+        assert_eq!(code(core.new_mpc_context(new_context(2)).await), Code::AlreadyExists, "{version:?}");
+        let under = PublicDecryptionRequest { key_id: Some(key_id(2)), ..public(1) };
+        assert_eq!(code(core.public_decrypt(under).await), Code::Ok, "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_restart_takes_an_epoch_that_is_being_made_with_it() {
+    let mut world = World::threshold(CoreVersion::V0_15).await;
+    world.hold(Operation::EpochCreation).await;
+    world.core.new_mpc_epoch(new_epoch(2)).await.unwrap();
+    world.control.restart().await.unwrap();
+    world.release(Operation::EpochCreation).await;
+    let mut core = core_client(channel(&world.node));
+    assert_eq!(code(core.get_epoch_result(epoch_id(2)).await), Code::NotFound);
+    assert_eq!(code(core.new_mpc_epoch(new_epoch(2)).await), Code::Ok, "it can be started again");
+}
+
+#[tokio::test]
+async fn what_was_destroyed_stays_destroyed_in_the_next_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let config =
+        || SimulatorConfig { version: CoreVersion::V0_15, state_dir: Some(directory.path().to_owned()), ..config() };
+    let mut first = World::with(|of_world| *of_world = config()).await;
+    let key = first.make_key(2, 1).await;
+    first.core.new_mpc_context(new_context(2)).await.unwrap();
+    first.make_epoch(NewMpcEpochRequest { context_id: Some(context_id(2)), ..new_epoch(2) }).await;
+    first.core.destroy_mpc_context(DestroyMpcContextRequest { context_id: Some(context_id(1)) }).await.unwrap();
+    drop(first);
+
+    let mut second = World::with(|of_world| *of_world = config()).await;
+    let node = second.control.node().await.unwrap();
+    assert_eq!(node.contexts, [context_id(2).request_id]);
+    assert_eq!(node.epochs, [epoch_id(2).request_id]);
+    assert_eq!(code(second.core.public_decrypt(public(1)).await), Code::NotFound);
+    let material = second.core.get_key_material_availability(Empty {}).await.unwrap().into_inner();
+    assert!(!material.fhe_key_ids.contains(&key.request_id.unwrap().request_id), "its last epoch is gone");
 }

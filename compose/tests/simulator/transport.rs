@@ -161,7 +161,7 @@ async fn messages_above_4_mib_pass_both_ways_where_the_client_allows_them() {
     assert_eq!(code(default_limit.get_user_owned(user_id(1)).await), Code::OutOfRange);
 }
 
-async fn health(world: &World, service: &str) -> Result<ServingStatus, Status> {
+pub(crate) async fn health(world: &World, service: &str) -> Result<ServingStatus, Status> {
     let request = HealthCheckRequest { service: service.to_owned() };
     HealthClient::new(channel(&world.node)).check(request).await.map(|response| response.into_inner().status())
 }

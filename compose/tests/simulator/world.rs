@@ -9,7 +9,7 @@ use kms_proto::core_service_endpoint_client::CoreServiceEndpointClient;
 use kms_proto::kms::v1::*;
 use kms_proto::meta_store_status_service_client::MetaStoreStatusServiceClient;
 use kms_stack::simulator::{
-    ControlClient, Limits, Mode, Operation, RunningSimulator, SimulatorConfig, Waits, material, start,
+    ControlClient, CoreVersion, Limits, Mode, Operation, RunningSimulator, SimulatorConfig, Waits, material, start,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint};
@@ -18,6 +18,8 @@ use tonic::{Code, Status};
 pub(crate) const KEY: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
 pub(crate) const CONTRACT: Address = address!("0x5FbDB2315678afecb367f032d93F642f64180aa3");
 pub(crate) const USER: Address = address!("0x70997970C51812dc3A010C7d01b50e0d17dc79C8");
+/// The address of [`KEY`].
+pub(crate) const SIGNER: Address = address!("0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
 pub(crate) const CHAIN_ID: u64 = 54_321;
 
 /// An id of a kind: the kind's number in the top byte, a counter in the others.
@@ -51,6 +53,30 @@ pub(crate) fn crs_id(counter: u64) -> RequestId {
 
 pub(crate) fn reshare_id(counter: u64) -> RequestId {
     id(6, counter)
+}
+
+pub(crate) fn context_id(counter: u64) -> RequestId {
+    id(7, counter)
+}
+
+pub(crate) fn epoch_id(counter: u64) -> RequestId {
+    id(8, counter)
+}
+
+/// Versions that have NewMpcEpoch, which is all from 0.13.10 on.
+pub(crate) fn versions_with_epochs() -> Vec<CoreVersion> {
+    CoreVersion::ALL.into_iter().filter(|&version| version >= CoreVersion::V0_13_10).collect()
+}
+
+/// The extra data that names a context and an epoch.
+pub(crate) fn extra_data(context: u64, epoch: u64) -> Vec<u8> {
+    let bytes = |id: RequestId| hex::decode(id.request_id).unwrap();
+    [vec![2], bytes(context_id(context)), bytes(epoch_id(epoch))].concat()
+}
+
+/// An id as the number that is signed.
+pub(crate) fn number(id: &RequestId) -> U256 {
+    U256::from_be_slice(&hex::decode(&id.request_id).unwrap())
 }
 
 /// A handle of a type.
@@ -158,6 +184,50 @@ pub(crate) fn short_waits() -> Waits {
     Waits::all(1)
 }
 
+/// A context of four nodes, of which this one is the first.
+pub(crate) fn mpc_context(counter: u64) -> MpcContext {
+    let node = |party_id: i32| MpcNode {
+        mpc_identity: format!("node-{party_id}"),
+        party_id,
+        signer_address: Some(if party_id == 1 { SIGNER.to_vec() } else { vec![party_id.unsigned_abs() as u8; 20] }),
+        external_url: format!("http://127.0.0.1:{}", 50_000 + party_id),
+        ca_cert: Some(b"-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n".to_vec()),
+        public_storage_url: "http://127.0.0.1:9000".to_owned(),
+        extra_signer_addresses: vec![vec![7; 20]],
+        ..MpcNode::default()
+    };
+    MpcContext {
+        mpc_nodes: (1..=4).map(node).collect(),
+        context_id: Some(context_id(counter)),
+        software_version: "0.15.0".to_owned(),
+        threshold: 1,
+        pcr_values: vec![],
+    }
+}
+
+pub(crate) fn new_context(counter: u64) -> NewMpcContextRequest {
+    NewMpcContextRequest { new_context: Some(mpc_context(counter)) }
+}
+
+pub(crate) fn destroy_context(counter: u64) -> DestroyMpcContextRequest {
+    DestroyMpcContextRequest { context_id: Some(context_id(counter)) }
+}
+
+/// An epoch of the default context that takes nothing over.
+pub(crate) fn new_epoch(counter: u64) -> NewMpcEpochRequest {
+    NewMpcEpochRequest {
+        context_id: Some(context_id(1)),
+        epoch_id: Some(epoch_id(counter)),
+        domain: Some(domain_message("ProtocolConfig")),
+        extra_data: extra_data(1, counter),
+        ..NewMpcEpochRequest::default()
+    }
+}
+
+pub(crate) fn destroy_epoch(counter: u64) -> DestroyMpcEpochRequest {
+    DestroyMpcEpochRequest { epoch_id: Some(epoch_id(counter)) }
+}
+
 pub(crate) struct World {
     pub(crate) node: RunningSimulator,
     pub(crate) core: CoreServiceEndpointClient<Channel>,
@@ -189,6 +259,20 @@ impl World {
             config.wait_ms = short_waits();
         })
         .await
+    }
+
+    /// A node of a version, which is a threshold node, party 1 of 4, or a centralized one.
+    pub(crate) async fn of(version: CoreVersion, mode: Mode) -> Self {
+        Self::with(|config| {
+            config.version = version;
+            config.mode = mode;
+        })
+        .await
+    }
+
+    /// A threshold node of a version.
+    pub(crate) async fn threshold(version: CoreVersion) -> Self {
+        Self::of(version, Mode::Threshold).await
     }
 
     pub(crate) async fn limited(change: impl FnOnce(&mut Limits)) -> Self {
@@ -228,10 +312,30 @@ impl World {
 
     /// A key made from a preprocessing.
     pub(crate) async fn make_key(&mut self, counter: u64, prep_counter: u64) -> KeyGenResult {
-        self.core.key_gen_preproc(prep(prep_counter)).await.unwrap();
-        self.core.get_key_gen_preproc_result(prep_id(prep_counter)).await.unwrap();
-        self.core.key_gen(keygen(counter, prep_counter)).await.unwrap();
-        until_done(|| self.core.clone().get_key_gen_result_owned(key_id(counter))).await
+        self.make_key_with(keygen(counter, prep_counter), prep(prep_counter)).await
+    }
+
+    /// A key made from requests of its own.
+    pub(crate) async fn make_key_with(&mut self, key: KeyGenRequest, prep: KeyGenPreprocRequest) -> KeyGenResult {
+        let (key_id, prep_id) = (key.request_id.clone().unwrap(), prep.request_id.clone().unwrap());
+        self.core.key_gen_preproc(prep).await.unwrap();
+        until_done(|| self.core.clone().get_prep_owned(prep_id.clone())).await;
+        self.core.key_gen(key).await.unwrap();
+        until_done(|| self.core.clone().get_key_gen_result_owned(key_id.clone())).await
+    }
+
+    /// A CRS.
+    pub(crate) async fn make_crs(&mut self, request: CrsGenRequest) -> CrsGenResult {
+        let id = request.request_id.clone().unwrap();
+        self.core.crs_gen(request).await.unwrap();
+        until_done(|| self.core.clone().get_crs_owned(id.clone())).await
+    }
+
+    /// An epoch, made.
+    pub(crate) async fn make_epoch(&mut self, request: NewMpcEpochRequest) -> EpochResultResponse {
+        let id = request.epoch_id.clone().unwrap();
+        self.core.new_mpc_epoch(request).await.unwrap();
+        until_done(|| self.core.clone().get_epoch_owned(id.clone())).await
     }
 }
 
@@ -253,6 +357,7 @@ pub(crate) trait OwnedCalls: Sized {
     fn get_prep_owned(self, id: RequestId) -> impl Future<Output = Result<KeyGenPreprocResult, Status>> + Send;
     fn get_key_gen_result_owned(self, id: RequestId) -> impl Future<Output = Result<KeyGenResult, Status>> + Send;
     fn get_crs_owned(self, id: RequestId) -> impl Future<Output = Result<CrsGenResult, Status>> + Send;
+    fn get_epoch_owned(self, id: RequestId) -> impl Future<Output = Result<EpochResultResponse, Status>> + Send;
     fn get_resharing_owned(self, id: RequestId)
     -> impl Future<Output = Result<ResharingResultResponse, Status>> + Send;
 }
@@ -276,6 +381,10 @@ impl OwnedCalls for CoreServiceEndpointClient<Channel> {
 
     async fn get_crs_owned(mut self, id: RequestId) -> Result<CrsGenResult, Status> {
         self.get_crs_gen_result(id).await.map(tonic::Response::into_inner)
+    }
+
+    async fn get_epoch_owned(mut self, id: RequestId) -> Result<EpochResultResponse, Status> {
+        self.get_epoch_result(id).await.map(tonic::Response::into_inner)
     }
 
     async fn get_resharing_owned(mut self, id: RequestId) -> Result<ResharingResultResponse, Status> {
