@@ -54,19 +54,30 @@ impl Bench {
         }
     }
 
-    fn write(&self, records: &[OutgoingRecord]) {
-        for batch in records.chunks(3_000) {
-            self.producer.write(batch, Instant::now() + LIMIT).unwrap();
-        }
+    /// Partitions and offsets of the records.
+    fn write(&self, records: &[OutgoingRecord]) -> Vec<(i32, i64)> {
+        let write = |batch: &[OutgoingRecord]| self.producer.write(batch, Instant::now() + LIMIT).unwrap();
+        records.chunks(3_000).flat_map(write).collect()
     }
 
-    /// A key from its request to its acceptance.
-    fn key(&self, counter: u64) -> [OutgoingRecord; 3] {
-        let (prep_keygen_id, id) = (numbered(3, counter), numbered(4, counter));
-        let key = request_key(id).to_vec();
-        let partition = partition_for_key(&key, 3);
-        let source = Coordinates { topic: self.topics.requests(LANE).to_owned(), partition, offset: 0 };
-        let request = request(Kind::Keygen, id, RequestBody::Keygen { prep_keygen_id, extra_data: Bytes::new() });
+    /// Keys from their requests to their acceptance.
+    fn write_keys(&self, keys: u64) {
+        let requests: Vec<Request> = (1..=keys).map(key_request).collect();
+        let written: Vec<OutgoingRecord> = requests.iter().map(|request| self.request(request)).collect();
+        let places = self.write(&written);
+        let outcomes = requests.iter().zip(places);
+        self.write(&outcomes.flat_map(|(request, place)| self.outcome(request, place)).collect::<Vec<_>>());
+    }
+
+    fn request(&self, request: &Request) -> OutgoingRecord {
+        let key = request_key(request.id).to_vec();
+        self.record(self.topics.requests(LANE), partition_for_key(&key, 3), key, request)
+    }
+
+    /// Result and submission of the request at a place.
+    fn outcome(&self, request: &Request, (partition, offset): (i32, i64)) -> [OutgoingRecord; 2] {
+        let RequestBody::Keygen { prep_keygen_id, .. } = request.body else { unreachable!() };
+        let source = Coordinates { topic: self.topics.requests(LANE).to_owned(), partition, offset };
         let answer = Answer::Keygen {
             prep_keygen_id,
             key_digests: vec![KeyDigest { key_type: 0, digest: vec![7; 32].into() }],
@@ -91,9 +102,9 @@ impl Bench {
             attempts: 1,
             settled_ms: 1,
         };
+        let key = request_key(request.id).to_vec();
         let of_submission = partition_for_key(&key, 12);
         [
-            self.record(self.topics.requests(LANE), partition, key.clone(), &request),
             self.record(self.topics.results(LANE), partition, key.clone(), &result),
             self.record(self.topics.submissions(), of_submission, key, &submission),
         ]
@@ -115,6 +126,11 @@ async fn ctl(servers: &str, prefix: &str, arguments: &[&str]) -> Output {
 /// An id as the contracts make them.
 fn numbered(tag: u8, counter: u64) -> RequestId {
     RequestId::from((U256::from(tag) << 248) | U256::from(counter))
+}
+
+fn key_request(counter: u64) -> Request {
+    let body = RequestBody::Keygen { prep_keygen_id: numbered(3, counter), extra_data: Bytes::new() };
+    request(Kind::Keygen, numbered(4, counter), body)
 }
 
 fn request(kind: Kind, id: RequestId, body: RequestBody) -> Request {
@@ -147,21 +163,13 @@ fn stderr(output: &Output) -> String {
 async fn the_lifecycle_of_tens_of_thousands_of_keys_is_read_in_moments() {
     const KEYS: u64 = 20_000;
     let bench = Bench::new("lifecycle").await;
-    let mut records: Vec<OutgoingRecord> = (1..=KEYS).flat_map(|counter| bench.key(counter)).collect();
-    let topic = bench.topics.requests(LANE);
     let epoch = numbered(8, 1);
-    let destroyed = request(Kind::KmsEpochDestroyed, epoch, RequestBody::KmsEpochDestroyed);
-    records.push(bench.record(topic, 0, request_key(epoch).to_vec(), &destroyed));
+    let destroyed = bench.request(&request(Kind::KmsEpochDestroyed, epoch, RequestBody::KmsEpochDestroyed));
     // Somebody else's bytes.
-    let foreign = OutgoingRecord {
-        topic: topic.to_owned(),
-        partition: Some(0),
-        value: Some(b"{}".to_vec()),
-        ..OutgoingRecord::default()
-    };
-    records.push(foreign);
+    let foreign = OutgoingRecord { value: Some(b"{}".to_vec()), ..destroyed.clone() };
     let bench = tokio::task::spawn_blocking(move || {
-        bench.write(&records);
+        bench.write_keys(KEYS);
+        bench.write(&[destroyed, foreign]);
         bench
     })
     .await
@@ -212,12 +220,13 @@ async fn a_trace_shows_the_transaction_that_carried_the_answer() {
         settled_below: 0,
         written_ms: 1,
     };
-    let mut records = bench.key(1).to_vec();
+    let mut records = Vec::new();
     for intent in [intent(5, vec![item(2)]), intent(6, vec![item(1), item(2)]), intent(7, vec![])] {
         let key = intent_key(intent.chain_id, intent.sender, intent.nonce, intent.attempt);
         records.push(bench.record(bench.topics.intents(), 0, key, &intent));
     }
     let bench = tokio::task::spawn_blocking(move || {
+        bench.write_keys(1);
         bench.write(&records);
         bench
     })
