@@ -112,7 +112,7 @@ impl Coprocessors {
     /// A registry of all coprocessors that was read already, and asks nobody.
     #[cfg(test)]
     pub(crate) async fn registered(signers: &[Address], threshold: usize, urls: &[String]) -> Self {
-        let coprocessors = Self::known(&[]);
+        let coprocessors = Self::known(&urls.iter().map(|url| (Address::ZERO, url.as_str())).collect::<Vec<_>>());
         let bucket = |url: &String| Bucket {
             coprocessor: Address::ZERO,
             url: url.clone(),

@@ -38,11 +38,18 @@ const STUCK: &str = "kms_core_restart";
 /// How often an id that the core forgot is started again within one attempt.
 const MAX_RESTARTS: u32 = 3;
 
-/// Longest time that KMS Core holds the line while a decryption runs, and some more.
-const STUCK_AFTER_REFUSAL: Duration = Duration::from_secs(70);
+/// When a pending decryption counts as stuck.
+#[derive(Clone, Copy, Debug)]
+struct Stuck {
+    /// After it was refused once: the longest time that KMS Core holds the line while a decryption runs, and some more.
+    after_refusal: Duration,
+    /// Once younger ones have finished.
+    by_age: Duration,
+}
 
-/// Age at which a pending decryption counts as stuck once younger ones have finished.
-const STUCK_BY_AGE: Duration = Duration::from_secs(180);
+impl Stuck {
+    const DEFAULT: Self = Self { after_refusal: Duration::from_secs(70), by_age: Duration::from_secs(180) };
+}
 
 /// Refused ids that are remembered per shard.
 const MAX_REFUSED: usize = 10_000;
@@ -60,6 +67,7 @@ pub struct KmsCore {
     await_timeout: Duration,
     await_pause: Duration,
     await_pause_max: Duration,
+    stuck: Stuck,
     stuck_poll: Duration,
 }
 
@@ -276,6 +284,7 @@ impl KmsCore {
             await_timeout: Duration::from_millis(config.await_timeout_ms),
             await_pause,
             await_pause_max: Duration::from_millis(config.await_pause_max_ms).max(await_pause),
+            stuck: Stuck::DEFAULT,
             stuck_poll: Duration::from_millis(config.stuck_poll_ms),
         })
     }
@@ -483,8 +492,8 @@ impl KmsCore {
         let age = begun.elapsed();
         let was_refused = memory.refused.contains_key(&id);
         let overtaken = memory.youngest_finished.is_some_and(|finished| finished > begun);
-        let is_stuck = (was_refused && age > STUCK_AFTER_REFUSAL)
-            || (self.version.leaves_ids_stuck() && overtaken && age > STUCK_BY_AGE);
+        let is_stuck = (was_refused && age > self.stuck.after_refusal)
+            || (self.version.leaves_ids_stuck() && overtaken && age > self.stuck.by_age);
         if !is_stuck {
             return Ok(());
         }
@@ -661,3 +670,7 @@ fn describe(status: &Status) -> String {
     }
     text
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

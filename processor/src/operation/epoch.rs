@@ -203,7 +203,7 @@ fn answer(
     Ok(Answer::EpochActivation { context_id: epoch.context_id, keys, crs_list })
 }
 
-fn take<R>(
+pub(super) fn take<R>(
     results: &mut Vec<R>,
     id: RequestId,
     named: impl Fn(&R) -> Option<&core::RequestId>,

@@ -163,3 +163,6 @@ impl GenerationChain<'_> {
 fn missing(contract: &str) -> Trouble {
     Trouble::permanent(codes::CHAIN_NOT_CONFIGURED, format!("no {contract} contract is configured"))
 }
+
+#[cfg(test)]
+mod tests;
