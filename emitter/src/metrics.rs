@@ -184,6 +184,12 @@ impl Metrics {
         }
     }
 
+    /// How many answers are kept until the contract accepts this node.
+    #[allow(clippy::cast_precision_loss)] // gauges are floats
+    pub fn held_now(self, answers: usize) {
+        gauge!("kms_connector_submissions_held", "destination" => self.destination).set(answers as f64);
+    }
+
     /// The head of the destination.
     #[allow(clippy::cast_precision_loss)] // gauges are floats
     pub fn head(self, number: u64, base_fee: u128) {
@@ -205,7 +211,7 @@ impl Metrics {
         ] {
             gauge!("kms_connector_answers_waiting", "destination" => destination, "for" => why).set(count as f64);
         }
-        gauge!("kms_connector_submissions_held", "destination" => destination).set(levels.held as f64);
+        self.held_now(levels.held);
         gauge!("kms_connector_sends_waiting", "destination" => destination).set(levels.sends as f64);
         gauge!("kms_connector_intents_open", "destination" => destination).set(levels.intents as f64);
         gauge!("kms_connector_gas_figures", "destination" => destination).set(levels.gas_figures as f64);

@@ -71,7 +71,7 @@ pub(super) struct Asking {
     unpriced: HashMap<Shape, VecDeque<ItemKey>>,
     estimating: HashSet<Shape>,
     /// Answers kept until the node is registered.
-    pub(super) held: VecDeque<ItemKey>,
+    held: VecDeque<ItemKey>,
     pub(super) hold: Option<Hold>,
     batch: usize,
     probe_ms: u64,
@@ -155,6 +155,11 @@ impl Asking {
 
     pub(super) fn examined(&self) -> usize {
         self.questions.len() + self.waiting.len()
+    }
+
+    /// Answers kept until the node is registered, those included that are being tried again.
+    pub(super) fn held(&self) -> usize {
+        self.held.len() + self.hold.as_ref().map_or(0, |hold| hold.probing.len())
     }
 
     /// Whether the balance crossed the limit.
@@ -365,6 +370,7 @@ impl Submitter {
         }
         self.answers.set(&key, Stage::Held);
         self.asking.held.push_back(key);
+        self.metrics.held_now(self.asking.held());
     }
 
     /// Nothing is held any more.
@@ -373,6 +379,7 @@ impl Submitter {
         if over && self.asking.held.is_empty() {
             self.asking.hold = None;
             self.metrics.held(None);
+            self.metrics.held_now(0);
             self.registration.ready();
         }
     }

@@ -527,7 +527,7 @@ impl Submitter {
             queued: self.planner.queued(),
             unpriced: self.asking.unpriced(),
             examined: self.asking.examined(),
-            held: self.asking.held.len(),
+            held: self.asking.held(),
             sends: self.sending.waiting(),
             intents: self.open.len(),
             gas_figures: self.gas.shapes(),

@@ -1,6 +1,7 @@
 //! The emitter as a process, on real Kafka and a real chain, fed with results as the processor writes them.
 
 mod bench;
+mod two_chains;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -347,8 +348,9 @@ async fn an_outage_of_the_chain_is_waited_for_and_is_no_verdict() {
     let mut made = bench.warm_up().await;
     made.extend(bench.requests(10).await);
     made.push(bench.requester.make(&bench.user_request().await).await.unwrap());
+    let results = bench.placed(&bench.results(&made[1..])).await;
     bench.stack.anvil().process().signal(Signal::SIGSTOP);
-    bench.publish(&bench.results(&made[1..])).await;
+    bench.publish(&results).await;
     bench.await_not_ready("destination").await;
     bench.stack.anvil().process().signal(Signal::SIGCONT);
     bench.await_all_accepted(&made).await;
@@ -386,7 +388,7 @@ async fn answers_of_a_node_that_is_not_registered_wait_until_it_is() {
     bench.register(owner::KmsNode { txSenderAddress: bench.app(), ..node.clone() }).await;
     bench.publish(&bench.results(&made[1..])).await;
     bench.await_not_ready("NotKmsTxSender").await;
-    assert_eq!(bench.stack.node().emitter().metric("kms_connector_submissions_held").await, Some(1.0));
+    assert!(bench.stack.node().emitter().metric("kms_connector_submissions_held").await >= Some(1.0));
 
     bench.register(node).await;
     bench.await_all_accepted(&made).await;

@@ -11,14 +11,16 @@ use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolCall as _;
 use kms_chain::eip712::{self, Domains};
-use kms_chain::event::{ContractSet, ResponseEvent, decode_request, decode_response};
+use kms_chain::event::{ResponseEvent, decode_request, decode_response};
 use kms_schemas::codec::{Codec, Record};
 use kms_schemas::headers::headers;
 use kms_schemas::identity::{Coordinates, Identity, Kind, RequestId};
-use kms_schemas::record::{Answer, DeadLetter, Intent, KeyDigest, RawLog, ResultRecord, Signed, Submission, Verdict};
+use kms_schemas::record::{
+    Answer, DeadLetter, Intent, KeyDigest, RawLog, RequestBody, ResultRecord, Signed, Submission, Verdict,
+};
 use kms_schemas::topics::{Topics, intent_key, partition_for_key};
 use kms_stack::contracts::{Call, Made, Material, NewRequest, Pace, Requester, UserRequest, handle, owner};
-use kms_stack::{ServiceKind, Stack, StackBuilder, Workspace};
+use kms_stack::{FollowedChain, ServiceKind, Stack, StackBuilder, Workspace};
 use kms_tests::{eventually, get, kafka, new_workspace, prefix};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -94,10 +96,6 @@ impl Bench {
         self.requester.allow_accounts(&rights).await.unwrap();
     }
 
-    pub(super) fn contracts(&self) -> ContractSet {
-        self.stack.contracts().followed()
-    }
-
     pub(super) fn sender(&self) -> Address {
         self.stack.node().sender()
     }
@@ -139,7 +137,7 @@ impl Bench {
 
     pub(super) fn answer(&self, kind: Kind) -> Answer {
         let (handles, word) = (vec![self.handle], Bytes::from(vec![7; 32]));
-        let signature = Signed { signature: Bytes::new(), digest: B256::ZERO, signer: Address::ZERO };
+        let signature = unsigned();
         match kind {
             Kind::PublicDecryption => {
                 Answer::PublicDecryption { handles, decrypted_result: word, extra_data: Bytes::new(), signature }
@@ -175,24 +173,12 @@ impl Bench {
         mut answer: Answer,
         signer: &PrivateKeySigner,
     ) -> ResultRecord {
-        let chain_id = self.stack.contracts().gateway_chain_id;
-        let digest = Domains::new(chain_id, &self.contracts()).answer_digest(id, &answer);
-        match &mut answer {
-            Answer::PublicDecryption { signature, .. }
-            | Answer::UserDecryption { signature, .. }
-            | Answer::PrepKeygen { signature, .. }
-            | Answer::Keygen { signature, .. }
-            | Answer::Crsgen { signature, .. } => {
-                let digest = digest.unwrap();
-                *signature =
-                    Signed { signature: eip712::sign(signer, digest).unwrap(), digest, signer: signer.address() };
-            }
-            _ => {}
+        let (chain, contract) = self.chain_of(kind);
+        let domains = Domains::new(chain.chain_id, &chain.contracts);
+        let digests = domains.signed(id, &answer).unwrap().into_iter().map(|(digest, _)| digest).collect::<Vec<_>>();
+        for (digest, signature) in digests.into_iter().zip(signatures(&mut answer)) {
+            *signature = Signed { signature: eip712::sign(signer, digest).unwrap(), digest, signer: signer.address() };
         }
-        let contract = match kind {
-            Kind::PublicDecryption | Kind::UserDecryption => self.contracts().decryption.unwrap(),
-            _ => self.contracts().kms_generation.unwrap(),
-        };
         ResultRecord {
             source: Coordinates {
                 topic: self.topics.requests(kind.lane()).to_owned(),
@@ -200,7 +186,7 @@ impl Bench {
                 offset: 0,
             },
             deferred: None,
-            identity: Identity { chain_id, contract, kind, id },
+            identity: Identity { chain_id: chain.chain_id, contract, kind, id },
             block_number: 0,
             block_hash: B256::ZERO,
             log_index: 0,
@@ -209,14 +195,50 @@ impl Bench {
         }
     }
 
+    /// The result of a decryption while only the Gateway answers.
+    pub(super) async fn result_on_gateway(&self, kind: Kind, id: RequestId) -> ResultRecord {
+        let gateway = self.stack.chains().remove(0);
+        let logs = self.logs(&gateway).await;
+        let of = |log: &&alloy::rpc::types::Log| {
+            decode_request(&gateway.contracts, &raw(log)).unwrap().is_some_and(|asked| asked.id == id)
+        };
+        let log = logs.iter().find(of).unwrap();
+        ResultRecord {
+            block_number: log.block_number.unwrap(),
+            block_hash: log.block_hash.unwrap(),
+            log_index: log.log_index.unwrap(),
+            ..self.result(kind, id)
+        }
+    }
+
+    /// Waits until the emitter's groups have read so many records together and published what came of them.
+    pub(super) async fn await_read(&self, records: f64) {
+        let emitter = self.stack.node().emitter();
+        eventually("every record read and published", LIMIT, async || {
+            let read = emitter.metric("kms_connector_stage_read_records_total").await?;
+            let open = emitter.metric("kms_connector_stage_in_flight_records").await?;
+            (read >= records && open == 0.0).then_some(())
+        })
+        .await;
+    }
+
+    /// The chain and the contract that requests of a kind come from.
+    fn chain_of(&self, kind: Kind) -> (FollowedChain, Address) {
+        let chains = self.stack.chains().into_iter();
+        let mut serving = chains.filter_map(|chain| {
+            let contract = chain.contracts.contract_of(kind)?;
+            Some((chain, contract))
+        });
+        serving.next().unwrap()
+    }
+
     /// Results of public decryptions.
     pub(super) fn results(&self, made: &[Made]) -> Vec<ResultRecord> {
         made.iter().map(|made| self.result(made.kind, made.id)).collect()
     }
 
-    /// Writes results as the processor would: each names the place of its request. One that names a place already keeps it.
-    pub(super) async fn publish(&self, results: &[ResultRecord]) {
-        let codec = Codec::single_object();
+    /// The results with the places of their requests, which takes nodes that answer.
+    pub(super) async fn placed(&self, results: &[ResultRecord]) -> Vec<ResultRecord> {
         let mut results = results.to_vec();
         if results.iter().any(|result| result.block_hash.is_zero()) {
             let places = self.places().await;
@@ -226,6 +248,13 @@ impl Bench {
                 (result.block_number, result.block_hash, result.log_index) = (number, hash, index);
             }
         }
+        results
+    }
+
+    /// Writes results as the processor would: each names the place of its request. One that names a place already keeps it.
+    pub(super) async fn publish(&self, results: &[ResultRecord]) {
+        let codec = Codec::single_object();
+        let results = self.placed(results).await;
         let records = results.iter().map(|result| {
             let topic = self.topics.results(result.identity.kind.lane()).to_owned();
             let value = codec.encode(&topic, result).unwrap();
@@ -236,16 +265,54 @@ impl Bench {
         self.write(records.collect()).await;
     }
 
+    /// Every request on every chain.
+    pub(super) async fn asked(&self) -> HashMap<(Kind, RequestId), Asked> {
+        let mut asked = HashMap::new();
+        for chain in self.stack.chains() {
+            for log in self.logs(&chain).await {
+                let Some(decoded) = decode_request(&chain.contracts, &raw(&log)).unwrap() else { continue };
+                let found = Asked {
+                    identity: Identity {
+                        chain_id: chain.chain_id,
+                        contract: log.address(),
+                        kind: decoded.kind,
+                        id: decoded.id,
+                    },
+                    place: (log.block_number.unwrap(), log.block_hash.unwrap(), log.log_index.unwrap()),
+                    body: decoded.body,
+                };
+                asked.insert((decoded.kind, decoded.id), found);
+            }
+        }
+        asked
+    }
+
+    /// Waits for a request to be on chain.
+    pub(super) async fn await_asked(&self, kind: Kind, is_it: impl Fn(&Asked) -> bool) -> Asked {
+        eventually(&format!("a request of kind {kind}"), LIMIT, async || {
+            self.asked().await.into_values().find(|asked| asked.identity.kind == kind && is_it(asked))
+        })
+        .await
+    }
+
+    async fn logs(&self, chain: &FollowedChain) -> Vec<alloy::rpc::types::Log> {
+        let filter = json!([{ "address": chain.contracts.addresses(), "fromBlock": "0x0", "toBlock": "latest" }]);
+        let anvil = if chain.name == "gateway" { self.stack.anvil() } else { self.stack.ethereum().unwrap() };
+        serde_json::from_value(anvil.rpc("eth_getLogs", filter).await.unwrap()).unwrap()
+    }
+
     /// Where each request stands on chain: block number, block hash, index of the log.
     pub(super) async fn places(&self) -> HashMap<(Kind, RequestId), (u64, B256, u64)> {
-        let filter = json!([{ "address": self.contracts().addresses(), "fromBlock": "0x0", "toBlock": "latest" }]);
-        let logs: Vec<alloy::rpc::types::Log> = serde_json::from_value(self.rpc("eth_getLogs", filter).await).unwrap();
-        let place = |log: &alloy::rpc::types::Log| {
-            let decoded = decode_request(&self.contracts(), &raw(log)).unwrap()?;
-            let place = (log.block_number.unwrap(), log.block_hash.unwrap(), log.log_index.unwrap());
-            Some(((decoded.kind, decoded.id), place))
-        };
-        logs.iter().filter_map(place).collect()
+        self.asked().await.into_iter().map(|(key, asked)| (key, asked.place)).collect()
+    }
+
+    /// The answer that fits a request, signed by the node's signer.
+    pub(super) fn result_to(&self, asked: &Asked, answer: Answer) -> ResultRecord {
+        let Identity { kind, id, .. } = asked.identity;
+        let mut result = self.signed_result(kind, id, answer, &self.stack.node().keys().signer);
+        result.identity = asked.identity;
+        (result.block_number, result.block_hash, result.log_index) = asked.place;
+        result
     }
 
     /// Writes any bytes.
@@ -334,15 +401,21 @@ impl Bench {
         submissions
     }
 
-    /// Transactions of this node's recorded answers, by request.
+    /// Transactions of this node's recorded answers on every chain, by request.
     pub(super) async fn answers_on_chain(&self) -> HashMap<(Kind, RequestId), Vec<B256>> {
-        let filter = json!([{ "address": self.contracts().addresses(), "fromBlock": "0x0", "toBlock": "latest" }]);
-        let logs: Vec<alloy::rpc::types::Log> = serde_json::from_value(self.rpc("eth_getLogs", filter).await).unwrap();
+        let (sender, own_signer) = (self.sender(), self.stack.node().signer());
         let mut answers: HashMap<(Kind, RequestId), Vec<B256>> = HashMap::new();
-        for log in logs {
-            let event: Option<ResponseEvent> = decode_response(&self.contracts(), &raw(&log)).unwrap();
-            if let Some(event) = event.filter(|event| event.signature().is_some()) {
-                answers.entry((event.kind(), event.id())).or_default().push(log.transaction_hash.unwrap());
+        for chain in self.stack.chains() {
+            for log in self.logs(&chain).await {
+                let Some(event) = decode_response(&chain.contracts, &raw(&log)).unwrap() else { continue };
+                let is_ours = match &event {
+                    ResponseEvent::EpochActivationConfirmation { signer, .. } => *signer == own_signer,
+                    ResponseEvent::KmsContextCreationConfirmation { tx_sender, .. } => *tx_sender == sender,
+                    other => other.signature().is_some(),
+                };
+                if is_ours {
+                    answers.entry((event.kind(), event.id())).or_default().push(log.transaction_hash.unwrap());
+                }
             }
         }
         answers
@@ -442,10 +515,7 @@ impl Bench {
 
     /// The key generation that the consensus on a preprocessing asked for.
     pub(super) async fn keygen_request(&self) -> RequestId {
-        let filter = json!([{ "address": self.contracts().addresses(), "fromBlock": "0x0", "toBlock": "latest" }]);
-        let logs: Vec<alloy::rpc::types::Log> = serde_json::from_value(self.rpc("eth_getLogs", filter).await).unwrap();
-        let decoded = logs.iter().filter_map(|log| decode_request(&self.contracts(), &raw(log)).unwrap());
-        decoded.filter(|decoded| decoded.kind == Kind::Keygen).map(|decoded| decoded.id).next().unwrap()
+        self.await_asked(Kind::Keygen, |_| true).await.identity.id
     }
 
     /// One answer all the way, so that the gas of its kind is known.
@@ -454,6 +524,34 @@ impl Bench {
         self.publish(&self.results(&made)).await;
         self.await_all_accepted(&made).await;
         made
+    }
+}
+
+/// A request on chain.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) identity: Identity,
+    /// Block number, block hash, index of the log.
+    pub(super) place: (u64, B256, u64),
+    pub(super) body: RequestBody,
+}
+
+pub(super) fn unsigned() -> Signed {
+    Signed { signature: Bytes::new(), digest: B256::ZERO, signer: Address::ZERO }
+}
+
+fn signatures(answer: &mut Answer) -> Vec<&mut Signed> {
+    match answer {
+        Answer::PublicDecryption { signature, .. }
+        | Answer::UserDecryption { signature, .. }
+        | Answer::PrepKeygen { signature, .. }
+        | Answer::Keygen { signature, .. }
+        | Answer::Crsgen { signature, .. } => vec![signature],
+        Answer::EpochActivation { keys, crs_list, .. } => {
+            let keys = keys.iter_mut().map(|key| &mut key.signature);
+            keys.chain(crs_list.iter_mut().map(|crs| &mut crs.signature)).collect()
+        }
+        Answer::KmsContextCreated | Answer::Done | Answer::Aborted | Answer::Retracted => Vec::new(),
     }
 }
 
