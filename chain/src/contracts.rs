@@ -176,8 +176,9 @@ mod bindings {
             function delegateForUserDecryption(address delegate, address contractAddress, uint64 expirationDate) external;
         }
 
-        /// What every contract of the protocol answers.
+        /// What every contract of the protocol answers, and what it says when its code changes (ERC-1967).
         interface Proxy {
+            event Upgraded(address indexed implementation);
             function getVersion() external pure returns (string);
             function eip712Domain() external view returns (bytes1 fields, string name, string version, uint256 chainId, address verifyingContract, bytes32 salt, uint256[] extensions);
         }
@@ -694,6 +695,9 @@ mod tests {
         }
         for file in ["ProtocolConfig.host.v0_13.json", "ProtocolConfig.host.v0_15.json", "GatewayConfig.v0_15.json"] {
             assert!(functions(file).contains_key(Proxy::getVersionCall::SIGNATURE), "{file}");
+        }
+        for file in ["Decryption.v0_11.json", "KMSGeneration.host.v0_15.json", "ProtocolConfig.host.v0_15.json"] {
+            same_as_abi!(file, Proxy, calls: [], events: [Upgraded]);
         }
         assert!(!functions("ProtocolConfig.host.v0_15.json").contains_key(Proxy::eip712DomainCall::SIGNATURE));
     }

@@ -282,12 +282,12 @@ fn served(role: &str) -> String {
     versions.iter().map(|(version, _)| *version).collect::<Vec<_>>().join(", ")
 }
 
-/// The version that a contract of the protocol reports, e.g. `Decryption v0.3.0`.
+/// The version that a contract of the protocol reports at a block, e.g. `Decryption v0.3.0`.
 ///
 /// # Errors
 /// See [`ViewError`].
-pub async fn version(rpc: &Rpc, contract: Address) -> Result<String, ViewError> {
-    view(rpc, contract, &Proxy::getVersionCall {}, BlockId::latest()).await
+pub async fn version(rpc: &Rpc, contract: Address, block: BlockId) -> Result<String, ViewError> {
+    view(rpc, contract, &Proxy::getVersionCall {}, block).await
 }
 
 /// What one contract says of itself.
@@ -336,8 +336,8 @@ fn roles(contracts: &ContractSet) -> impl Iterator<Item = (&'static str, Address
     parts.into_iter().filter_map(|(role, contract)| Some((role, contract?)))
 }
 
-async fn state(rpc: &Rpc, role: &'static str, contract: Address) -> Result<Stated, ReleaseError> {
-    let version = version(rpc, contract).await?;
+async fn state(rpc: &Rpc, role: &'static str, contract: Address, block: BlockId) -> Result<Stated, ReleaseError> {
+    let version = version(rpc, contract, block).await?;
     let releases = releases_of(role, contract, &version)?;
     Ok(Stated { version, releases })
 }
@@ -350,9 +350,17 @@ async fn state(rpc: &Rpc, role: &'static str, contract: Address) -> Result<State
 /// # Errors
 /// A version cannot be read or is not served, or the contracts do not go together.
 pub async fn detect_release(rpc: &Rpc, contracts: &ContractSet) -> Result<Release, ReleaseError> {
+    detect_release_at(rpc, contracts, BlockId::latest()).await
+}
+
+/// As [`detect_release`], of the contracts as they were at a block, whose state the node must still have.
+///
+/// # Errors
+/// As [`detect_release`].
+pub async fn detect_release_at(rpc: &Rpc, contracts: &ContractSet, block: BlockId) -> Result<Release, ReleaseError> {
     let mut stated = Vec::new();
     for (role, contract) in roles(contracts) {
-        stated.push(state(rpc, role, contract).await?);
+        stated.push(state(rpc, role, contract, block).await?);
     }
     agree(&stated)
 }
@@ -371,7 +379,7 @@ pub async fn resolve_release(
     let mut versions = Vec::new();
     let mut is_contradicted = false;
     for (role, contract) in roles(contracts) {
-        match state(rpc, role, contract).await {
+        match state(rpc, role, contract, BlockId::latest()).await {
             Ok(stated) => {
                 is_contradicted |= !stated.releases.contains(&configured);
                 versions.push(stated.version);

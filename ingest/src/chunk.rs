@@ -1,14 +1,17 @@
 //! What goes from the follower to the publisher: whole blocks, in order. Pure.
 
+use kms_chain::release::Release;
 use kms_chain::rpc::ChainLog;
 use kms_schemas::record::BlockRef;
 
-/// A log with the timestamp of its block.
+/// A log with what is known of its block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TimedLog {
     pub(crate) log: ChainLog,
     /// Seconds since 1970.
     pub(crate) block_timestamp: u64,
+    /// Release of the contracts at that block.
+    pub(crate) release: Release,
 }
 
 /// All matching logs of consecutive blocks that end with `up_to`, in the order of the chain.
@@ -74,7 +77,7 @@ mod tests {
             log_index,
             raw,
         };
-        TimedLog { log, block_timestamp: 0 }
+        TimedLog { log, block_timestamp: 0, release: Release::V0_11 }
     }
 
     proptest! {

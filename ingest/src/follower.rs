@@ -3,12 +3,17 @@
 //! The position moves only on the answer of a node that had the last block of the range (the client asks for it in the
 //! same request), and only from a block to its child: a first block with another parent means that the chain has
 //! diverged from what was ingested.
+//!
+//! A range ends with the block in which a followed contract is upgraded: what comes after may be of another release.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use alloy::primitives::B256;
+use alloy::sol_types::SolEvent;
+use kms_chain::contracts::Proxy::Upgraded;
 use kms_chain::event::ContractSet;
+use kms_chain::release::ReleaseError;
 use kms_chain::rpc::{Block, BlockNumberOrTag, ChainLog, LogPage, LogQuery, Rpc, RpcError};
 use kms_runtime::http::Check;
 use kms_runtime::retry::Backoff;
@@ -21,6 +26,7 @@ use crate::config::SourceConfig;
 use crate::error::SourceError;
 use crate::metrics::SourceMetrics;
 use crate::range::RangeSize;
+use crate::release::Releases;
 use crate::resume::Resume;
 
 /// Pauses while the RPC endpoints fail.
@@ -34,7 +40,9 @@ const RECENT_BLOCKS: usize = 64;
 
 pub(crate) struct Follower {
     source: SourceConfig,
+    /// The contracts as they are after the last block that was handed over.
     contracts: ContractSet,
+    releases: Releases,
     rpc: Rpc,
     metrics: SourceMetrics,
     check: Check,
@@ -49,6 +57,10 @@ pub(crate) struct Follower {
     /// Blocks without requests whose cursor is still to be written.
     unsent: Option<BlockRef>,
     sent_at: Option<Instant>,
+    /// Where the range must end because a contract is upgraded there.
+    bound: Option<u64>,
+    /// A block with an upgrade after which the release is not known yet.
+    upgraded: Option<u64>,
     diverged_since: Option<Instant>,
     waiting_since: Option<Instant>,
 }
@@ -65,6 +77,8 @@ enum Look {
 
 enum LookError {
     Rpc(RpcError),
+    /// The release after an upgrade cannot be asked for.
+    Release(ReleaseError),
     Source(SourceError),
 }
 
@@ -84,10 +98,12 @@ impl Follower {
         resume: &Resume,
     ) -> Self {
         let size = RangeSize::new(source.max_range_blocks, source.target_logs);
+        let releases = Releases::of(&source, rpc.clone());
         let next = resume.last.map(|block| block.number + 1).or(source.start_block);
         Self {
             source,
             contracts,
+            releases,
             rpc,
             metrics,
             check,
@@ -98,6 +114,8 @@ impl Follower {
             is_confirmed: false,
             unsent: None,
             sent_at: None,
+            bound: None,
+            upgraded: None,
             diverged_since: None,
             waiting_since: None,
         }
@@ -126,6 +144,11 @@ impl Follower {
                     self.source.poll_interval()
                 }
                 Err(LookError::Source(error)) => return Err(error),
+                Err(LookError::Release(error)) => {
+                    failures += 1;
+                    self.check.not_ready(format!("{}: the contracts' version cannot be read", error.code()));
+                    RETRY.delay(failures, rand::random())
+                }
                 Err(LookError::Rpc(error)) => {
                     failures += 1;
                     self.rpc_failed(&error, failures);
@@ -180,6 +203,9 @@ impl Follower {
         }
         let mut next = *self.next.get_or_insert(head.number());
         while next <= head.number() {
+            if let Some(block) = self.upgraded {
+                self.upgrade(block).await?;
+            }
             let Some(page) = self.logs(next, head.number()).await? else { continue };
             let last = page.last.reference();
             let Some(logs) = self.link(next, page).await? else { return Ok(Look::Waiting) };
@@ -188,6 +214,7 @@ impl Follower {
             }
             next = last.number + 1;
             self.next = Some(next);
+            self.upgraded = self.bound.take_if(|bound| *bound <= last.number);
             if let Some(before) = self.last.replace(last) {
                 self.recent.push_front(before);
                 self.recent.truncate(RECENT_BLOCKS);
@@ -200,18 +227,36 @@ impl Follower {
         }
     }
 
-    /// The logs of the next range; none when the range was refused and is smaller now.
+    /// Learns which release the contracts are after the upgrade in this block.
+    async fn upgrade(&mut self, block: u64) -> Result<(), LookError> {
+        match self.releases.after_upgrade(block, self.contracts.release).await {
+            Ok(release) => {
+                self.contracts = self.contracts.with_release(release);
+                self.upgraded = None;
+                Ok(())
+            }
+            Err(error) if error.is_outage() => Err(LookError::Release(error)),
+            Err(error) => {
+                let source_id = self.source.id.clone();
+                Err(LookError::Source(SourceError::Release { source_id, error: Box::new(error) }))
+            }
+        }
+    }
+
+    /// The logs of the next range; none when the range was refused, or passes an upgrade, and is smaller now.
     async fn logs(&mut self, next: u64, head: u64) -> Result<Option<LogPage>, RpcError> {
-        let end = self.size.end(next, head);
+        let end = self.size.end(next, self.bound.unwrap_or(head).min(head));
         let asked = end - next + 1;
-        let query = LogQuery {
-            addresses: self.contracts.addresses(),
-            topics: self.contracts.request_topics(),
-            from: next,
-            to: end,
-        };
+        let mut topics = self.contracts.request_topics();
+        topics.push(Upgraded::SIGNATURE_HASH);
+        let query = LogQuery { addresses: self.contracts.addresses(), topics, from: next, to: end };
         match self.rpc.logs(&query).await {
             Ok(page) => {
+                let is_upgrade = |log: &&ChainLog| log.raw.topics.first() == Some(&Upgraded::SIGNATURE_HASH);
+                self.bound = page.logs.iter().find(is_upgrade).map(|log| log.block_number).or(self.bound);
+                if self.bound.is_some_and(|bound| bound < end) {
+                    return Ok(None);
+                }
                 self.size.answered(asked, page.logs.len());
                 self.metrics.range(self.size.blocks());
                 Ok(Some(page))
@@ -247,7 +292,7 @@ impl Follower {
                     return Ok(None);
                 }
             };
-            timed.push(TimedLog { log, block_timestamp });
+            timed.push(TimedLog { log, block_timestamp, release: self.contracts.release });
         }
         self.is_confirmed = true;
         Ok(Some(timed))

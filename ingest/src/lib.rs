@@ -10,8 +10,8 @@
 //!
 //! A *source* is one chain with its contracts; one process follows several, each with a follower and a publisher of its
 //! own, so that none waits for another. From v0.13 on the Gateway and the Ethereum host chain are two of them. The release
-//! of a source's contracts is asked of them at start, and decides which events are followed: of a release that tells
-//! each decryption in two events, exactly one.
+//! of a source's contracts is asked of them, at start and after each upgrade, and decides which events are followed: of a
+//! release that tells each decryption in two events, exactly one.
 //!
 //! What is promised here: every matching log up to the cursor is in the topics (P1; in this release on the word of the
 //! nodes, which the cursor says with [`Proof::Believed`](kms_schemas::record::Proof)), and exactly once (P2), because a
@@ -34,6 +34,7 @@ mod numbering;
 mod publisher;
 mod range;
 mod record;
+mod release;
 mod resume;
 mod source;
 

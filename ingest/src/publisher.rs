@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use kms_chain::event::{ContractSet, Decoded, decode_request};
+use kms_chain::event::{Decoded, decode_request};
 use kms_runtime::kafka::{BatchError, OutgoingRecord, ProducerError, TransactionalProducer, read_to_end, watermarks};
 use kms_runtime::service::Context;
 use kms_schemas::codec::Record;
@@ -44,7 +44,6 @@ pub(crate) struct Publisher {
     metrics: SourceMetrics,
     /// Of Kafka; the follower has one of its own for the chain.
     check: kms_runtime::http::Check,
-    contracts: ContractSet,
     partitions: Partitions,
 }
 
@@ -88,13 +87,12 @@ struct Batch {
 impl Publisher {
     pub(crate) fn new(
         source: SourceConfig,
-        contracts: ContractSet,
         context: Context,
         metrics: SourceMetrics,
         check: kms_runtime::http::Check,
     ) -> Self {
         let partitions = context.topics.all().into_iter().map(|spec| (spec.name, spec.partitions)).collect();
-        Self { source, context, metrics, check, contracts, partitions: Partitions(partitions) }
+        Self { source, context, metrics, check, partitions: Partitions(partitions) }
     }
 
     /// One session. Ends well when `chunks` is closed and everything in it is written.
@@ -233,7 +231,7 @@ impl Publisher {
 
     /// None for a log that is no request: the filter is wider than what is followed.
     fn decode(&self, timed: TimedLog) -> Option<Entry> {
-        match decode_request(&self.contracts, &timed.log.raw) {
+        match decode_request(&self.source.contracts(timed.release), &timed.log.raw) {
             Ok(Some(decoded)) => Some(Entry { timed, fate: Fate::Request(Box::new(decoded)) }),
             Ok(None) => None,
             Err(error) => {

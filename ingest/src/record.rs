@@ -112,6 +112,7 @@ pub(crate) fn dead_letter(what: Rejected, rejection: &Rejection, carry: Carry, n
 #[cfg(test)]
 mod tests {
     use alloy::primitives::{Address, B256};
+    use kms_chain::release::Release;
     use kms_schemas::record::RawLog;
 
     use super::*;
@@ -128,7 +129,7 @@ mod tests {
             log_index: 4,
             raw,
         };
-        TimedLog { log, block_timestamp: 1000 }
+        TimedLog { log, block_timestamp: 1000, release: Release::V0_11 }
     }
 
     fn rejection() -> Rejection {

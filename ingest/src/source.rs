@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kms_chain::event::ContractSet;
-use kms_chain::release::{Release, ReleaseError, resolve_release};
+use kms_chain::release::ReleaseError;
 use kms_chain::rpc::{EndpointUrl, Rpc, RpcConfig};
 use kms_runtime::http::Check;
 use kms_runtime::retry::Backoff;
@@ -17,6 +17,8 @@ use crate::error::{SessionError, SourceError};
 use crate::follower::Follower;
 use crate::metrics::SourceMetrics;
 use crate::publisher::Publisher;
+use crate::release::Releases;
+use crate::resume::Resume;
 
 /// Pauses between sessions, and between attempts to learn the contracts' release.
 const RETRY: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(5), factor: 2.0 };
@@ -83,10 +85,9 @@ async fn follow(
     checks: &Checks,
 ) -> Result<(), SourceError> {
     let rpc = rpc(&source)?;
-    let Some(contracts) = contracts(&source, &context, &checks.chain, &rpc).await? else { return Ok(()) };
     let mut failures = 0;
     loop {
-        let reason = match session(&source, contracts, &context, &metrics, checks, &rpc).await {
+        let reason = match session(&source, &context, &metrics, checks, &rpc).await {
             Ok(()) => return Ok(()),
             Err(SessionError::Final(error)) => return Err(*error),
             Err(SessionError::Lost(_)) if context.shutdown.is_cancelled() => return Ok(()),
@@ -116,7 +117,6 @@ fn rpc(source: &SourceConfig) -> Result<Rpc, SourceError> {
 /// One producer's life. `Ok` after an orderly shutdown.
 async fn session(
     source: &SourceConfig,
-    contracts: ContractSet,
     context: &Context,
     metrics: &SourceMetrics,
     checks: &Checks,
@@ -126,7 +126,7 @@ async fn session(
     let (chunks, mut waiting) = mpsc::channel(source.queue_chunks);
     let (resumed, resume) = oneshot::channel();
     let (ended, mut end) = oneshot::channel();
-    let publisher = Publisher::new(source.clone(), contracts, context.clone(), metrics.clone(), checks.kafka.clone());
+    let publisher = Publisher::new(source.clone(), context.clone(), metrics.clone(), checks.kafka.clone());
     let spawned = std::thread::Builder::new().name(format!("publish-{}", source.id)).spawn(move || {
         // Nobody waits any more after a shutdown that took too long.
         let _ = ended.send(publisher.run(&mut waiting, resumed));
@@ -135,9 +135,17 @@ async fn session(
 
     let mut followed = Ok(());
     if let Ok(resume) = resume.await {
-        let follower =
-            Follower::new(source.clone(), contracts, rpc.clone(), metrics.clone(), checks.chain.clone(), &resume);
-        followed = follower.run(chunks, context.shutdown.clone()).await;
+        followed = match contracts(source, context, &checks.chain, rpc, &resume).await {
+            Ok(Some(contracts)) => {
+                let (metrics, check) = (metrics.clone(), checks.chain.clone());
+                let follower = Follower::new(source.clone(), contracts, rpc.clone(), metrics, check, &resume);
+                follower.run(chunks, context.shutdown.clone()).await
+            }
+            stopped => {
+                drop(chunks);
+                stopped.map(|_| ())
+            }
+        };
     }
     let published = if context.shutdown.is_cancelled() {
         match tokio::time::timeout(SHUTDOWN_PATIENCE, &mut end).await {
@@ -171,15 +179,16 @@ async fn contracts(
     context: &Context,
     check: &Check,
     rpc: &Rpc,
+    resume: &Resume,
 ) -> Result<Option<ContractSet>, SourceError> {
-    // The release in it is not looked at.
-    let asked = source.contracts(Release::V0_11);
+    let releases = Releases::of(source, rpc.clone());
+    let before_start = source.start_block.and_then(|start| start.checked_sub(1));
+    let last = resume.last.map(|block| block.number).or(before_start);
     let mut failures = 0;
     loop {
-        let error = match resolve_release(rpc, &asked, source.release).await {
+        let error = match releases.at_start(last).await {
             Ok(release) => {
-                let family = release.decryption_family();
-                tracing::info!(source = source.id, %release, ?family, "release of the contracts known");
+                tracing::info!(source = source.id, %release, "release of the contracts known");
                 return Ok(Some(source.contracts(release)));
             }
             Err(ReleaseError::View(error)) => error,

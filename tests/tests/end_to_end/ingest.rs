@@ -655,8 +655,7 @@ async fn p1_p2_one_process_follows_both_chains_of_v0_15_and_each_request_once() 
     let ethereum = chain_with(&workspace, on_ethereum, ETHEREUM).await;
     let prefix = prefix("ingest-chains");
     let bootstrap = kafka().await.bootstrap_servers();
-    let ingest =
-        Ingest::of_sources(&workspace, "ingest", bootstrap, &prefix, &two_sources(&gateway, &ethereum));
+    let ingest = Ingest::of_sources(&workspace, "ingest", bootstrap, &prefix, &two_sources(&gateway, &ethereum));
     // Every event that the contracts write, with the older twin of each decryption event before it, as they do it.
     let events = events_of("b");
     let (decryptions, key_management): (Vec<&Event>, Vec<&Event>) =
@@ -714,8 +713,7 @@ async fn p1_key_management_is_followed_to_the_finalized_block_so_that_what_is_re
     let ethereum = chain_with(&workspace, on_ethereum, ETHEREUM).await;
     let prefix = prefix("ingest-final");
     let bootstrap = kafka().await.bootstrap_servers();
-    let ingest =
-        Ingest::of_sources(&workspace, "ingest", bootstrap, &prefix, &two_sources(&gateway, &ethereum));
+    let ingest = Ingest::of_sources(&workspace, "ingest", bootstrap, &prefix, &two_sources(&gateway, &ethereum));
     ingest.start().await;
     let destroyed = |context: u64| {
         let events = events_of("b");
@@ -742,6 +740,69 @@ async fn p1_key_management_is_followed_to_the_finalized_block_so_that_what_is_re
     assert_eq!(contexts().await, [1, 2, 4], "the third was reorganised away, the last two are not final yet");
     assert!(ingest.readiness().await.is_ok(), "a reorganisation above the finalized block contradicts nothing");
     ingest.process.stop(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_p2_an_upgrade_of_the_contracts_inside_a_backlog_loses_no_request_and_repeats_none() {
+    let workspace = new_workspace();
+    let options = AnvilOptions::default();
+    let anvil = chain_with(&workspace, options, &[(DECRYPTION, "Decryption v0.6.0")]).await;
+    let prefix = prefix("ingest-upgrade");
+    let bootstrap = kafka().await.bootstrap_servers();
+    let source = format!(
+        r#"
+[[source]]
+id = "gateway"
+chain_id = 31337
+rpc_urls = ["{}"]
+decryption = "{DECRYPTION}"
+start_block = 0
+poll_interval_ms = 20
+cursor_interval_ms = 100
+"#,
+        anvil.url()
+    );
+    let ingest = Ingest::of_sources(&workspace, "ingest", bootstrap, &prefix, &source);
+    let told = |variant: &str, id: u64| {
+        let name = format!("PublicDecryptionRequest {variant}");
+        let mut event = events_of("b").into_iter().find(|event| event.name == name).unwrap();
+        event.topics[1] = request_id(id);
+        event
+    };
+    // What a proxy says when it gets other code, in the transaction in which it gets it.
+    let upgrade = async |version: &str| {
+        anvil.rpc("anvil_setCode", json!([DECRYPTION, code(version)])).await.unwrap();
+        let topics = vec![keccak256("Upgraded(address)"), B256::with_last_byte(1)];
+        let event = Event { name: String::new(), contract: DECRYPTION, topics, data: Bytes::new() };
+        emit(&anvil, &event).await;
+    };
+    upgrade("Decryption v0.6.0").await;
+    emit(&anvil, &told("sns_materials", 1)).await;
+    upgrade("Decryption v0.7.0").await;
+    for variant in ["sns_materials", "handles"] {
+        emit(&anvil, &told(variant, 2)).await;
+    }
+    ingest.start().await;
+    let found = ingest.await_requests(Lane::Decryption, 2).await;
+    assert_eq!(ids(&found), [1, 2].map(request_id));
+    let topics = [told("sns_materials", 1).topics[0], told("handles", 2).topics[0]];
+    assert_eq!(found.iter().map(|request| request.log.topics[0]).collect::<Vec<_>>(), topics);
+
+    // Also after a start between the two, and at the head.
+    ingest.process.kill().await;
+    for variant in ["sns_materials", "handles"] {
+        emit(&anvil, &told(variant, 3)).await;
+    }
+    ingest.start().await;
+    assert_eq!(ids(&ingest.await_requests(Lane::Decryption, 3).await), [1, 2, 3].map(request_id));
+
+    // A release that is not served stops the source where it begins.
+    upgrade("Decryption v0.8.0").await;
+    emit(&anvil, &told("handles", 4)).await;
+    let status = eventually("the process ends", LIMIT, async || ingest.process.process()?.exited()).await;
+    assert_eq!(status.code(), Some(3), "{}", ingest.process.log());
+    assert!(ingest.process.log().contains("KC-0307"), "{}", ingest.process.log());
+    assert_eq!(ingest.requests(Lane::Decryption).await.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
