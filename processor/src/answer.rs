@@ -66,9 +66,8 @@ impl Verifier {
 }
 
 fn configured<'a>(domain: Option<&'a Domain>, contract: &str) -> Result<&'a Domain, Trouble> {
-    domain.ok_or_else(|| {
-        Trouble::permanent(codes::CHAIN_NOT_CONFIGURED, format!("no {contract} contract is configured"))
-    })
+    domain
+        .ok_or_else(|| Trouble::permanent(codes::CHAIN_NOT_CONFIGURED, format!("no {contract} contract is configured")))
 }
 
 /// A result that lacks a part, or does not fit its request.

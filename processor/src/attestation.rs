@@ -381,7 +381,9 @@ mod tests {
     fn what_is_no_attestation_is_refused_and_never_panics() {
         let genuine = attest(&signer(1), handle(), &claim(1));
         let read = |text: &str| Attestation::read(text.as_bytes(), handle()).unwrap_err();
-        for text in ["", "{}", "[]", "null", "{\"version\":1}", "\u{fffd}", &genuine[1..], &genuine[..genuine.len() - 1]] {
+        for text in
+            ["", "{}", "[]", "null", "{\"version\":1}", "\u{fffd}", &genuine[1..], &genuine[..genuine.len() - 1]]
+        {
             assert!(matches!(read(text), AttestationError::Malformed(_)), "{text:?}");
         }
         assert_eq!(read(&genuine.replace("\"version\":1", "\"version\":2")), AttestationError::Version(2));
@@ -428,7 +430,11 @@ mod tests {
         assert_eq!(tally(4, 2, &[(1, 7), (2, 7), (3, 9), (4, 9)]), (None, Err(Verdict::Split)));
         assert_eq!(tally(4, 2, &[(3, 9), (1, 7), (4, 9), (2, 7)]), (None, Err(Verdict::Split)));
         assert_eq!(tally(4, 1, &[(1, 7), (2, 9), (3, 9)]), (None, Err(Verdict::Split)));
-        assert_eq!(tally(5, 2, &[(1, 7), (2, 9), (3, 9)]), (None, Ok(9)), "a minority below the threshold counts for nothing");
+        assert_eq!(
+            tally(5, 2, &[(1, 7), (2, 9), (3, 9)]),
+            (None, Ok(9)),
+            "a minority below the threshold counts for nothing"
+        );
     }
 
     #[test]

@@ -556,7 +556,10 @@ mod tests {
             (None, CiphertextFormat::BigExpanded),
         ] {
             let url = bucket(b"body", b"body", header).await;
-            let fetched = store(quick(), &[(FIRST, &url.url), (SECOND, &url.url)]).fetch(Wanted::Materials(&[material(b"body")])).await.unwrap();
+            let fetched = store(quick(), &[(FIRST, &url.url), (SECOND, &url.url)])
+                .fetch(Wanted::Materials(&[material(b"body")]))
+                .await
+                .unwrap();
             assert_eq!(fetched.ciphertexts[0].format, format);
             assert_eq!(&fetched.ciphertexts[0].body[..], b"body");
         }
@@ -593,7 +596,8 @@ mod tests {
         assert!(error.to_string().contains("limit 4095"), "{error}");
 
         let tight = CiphertextsConfig { max_request_bytes: 8000, max_object_bytes: 5000, ..quick() };
-        let error = store(tight, &buckets).fetch(Wanted::Materials(&[material(&body), material(&body)])).await.unwrap_err();
+        let error =
+            store(tight, &buckets).fetch(Wanted::Materials(&[material(&body), material(&body)])).await.unwrap_err();
         assert!(matches!(error, Trouble::Permanent { code: codes::REQUEST_TOO_LARGE, .. }), "{error}");
     }
 
@@ -605,7 +609,8 @@ mod tests {
         let store = store(config, &[(FIRST, &url.url), (SECOND, &url.url)]);
         let materials = vec![material(&body); 3];
         let one_by_one = async {
-            let mut running: futures::stream::FuturesUnordered<_> = (0..8).map(|_| store.fetch(Wanted::Materials(&materials))).collect();
+            let mut running: futures::stream::FuturesUnordered<_> =
+                (0..8).map(|_| store.fetch(Wanted::Materials(&materials))).collect();
             let mut finished = 0;
             while let Some(fetched) = running.next().await {
                 assert_eq!(fetched.unwrap().ciphertexts.len(), 3);

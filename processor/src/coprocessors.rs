@@ -25,11 +25,14 @@ pub struct Coprocessors {
     known: Arc<RwLock<HashMap<Address, Entry>>>,
     /// One reader of the chain at a time.
     reading: Arc<Mutex<()>>,
-    registry: Arc<RwLock<Option<(Arc<Registry>, Instant)>>>,
+    registry: Arc<RwLock<Option<Read>>>,
     attestations_per_bucket: usize,
 }
 
-/// All registered coprocessors, from one state of the chain.
+/// The registry, and when it was read.
+type Read = (Arc<Registry>, Instant);
+
+/// All registered coprocessors, as GatewayConfig had them when they were read.
 #[derive(Debug)]
 pub struct Registry {
     /// Whose attestations count.
@@ -237,9 +240,7 @@ impl Coprocessors {
         let mut map = self.known.write().await;
         match read {
             Ok(registered) => {
-                let bucket = registered
-                    .map(|registered| registered.s3BucketUrl)
-                    .filter(|url| is_http(url));
+                let bucket = registered.map(|registered| registered.s3BucketUrl).filter(|url| is_http(url));
                 if map.len() >= MAX_KNOWN {
                     map.clear();
                 }

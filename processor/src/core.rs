@@ -366,15 +366,8 @@ impl KmsCore {
                     return Ok(Ended::Result(result));
                 }
                 // Text decides between the two in KMS Core, and a decryption is never aborted on purpose.
-                Got::Failed(text) | Got::Aborted(text) if is_decryption => {
-                    if !self.version.restarts_failed_decryptions() {
-                        return Err(Trouble::permanent(codes::CORE_FAILED, text));
-                    }
-                    // What an earlier attempt left behind is started anew; what failed in this one is tried again later.
-                    if starts > 0 {
-                        return Err(Trouble::may_heal(codes::CORE_FAILED, text));
-                    }
-                }
+                Got::Failed(text) if is_decryption => self.may_start_anew(starts, codes::CORE_FAILED, text)?,
+                Got::Aborted(text) if is_decryption => self.may_start_anew(starts, codes::CORE_ABORTED, text)?,
                 Got::Failed(text) => return Err(Trouble::permanent(codes::CORE_FAILED, text)),
                 Got::Aborted(text) => return aborted(text),
                 Got::Unknown => {
@@ -396,6 +389,16 @@ impl KmsCore {
                 Started::Refused(text) => refused = Some(text),
                 Started::Aborted(text) => return aborted(text),
             }
+        }
+    }
+
+    /// A decryption failed: what an earlier attempt left behind is started anew, if this version can do that; what failed after
+    /// a start of this attempt is tried again later.
+    fn may_start_anew(&self, starts: u32, code: &'static str, text: String) -> Result<(), Trouble> {
+        match (self.version.restarts_failed_decryptions(), starts) {
+            (false, _) => Err(Trouble::permanent(code, text)),
+            (true, 0) => Ok(()),
+            (true, _) => Err(Trouble::may_heal(code, text)),
         }
     }
 
@@ -580,7 +583,7 @@ impl Pause {
     }
 
     async fn wait(&mut self, asked: Instant) {
-        if asked.elapsed() >= self.most {
+        if asked.elapsed() >= self.least {
             self.next = self.least;
             return;
         }

@@ -85,11 +85,7 @@ impl Place {
         let named = ExtraData::parse(bytes)
             .map_err(|error| Trouble::permanent(codes::EXTRA_DATA_MALFORMED, error.to_string()))?;
         let known = |named: Option<RequestId>| named.filter(|_| version.knows_contexts()).map(id);
-        Ok(Self {
-            context_id: known(named.context()),
-            epoch_id: known(named.epoch()),
-            extra_data: bytes.to_vec(),
-        })
+        Ok(Self { context_id: known(named.context()), epoch_id: known(named.epoch()), extra_data: bytes.to_vec() })
     }
 }
 
@@ -97,10 +93,7 @@ impl Place {
 ///
 /// # Errors
 /// As [`fhe_type`].
-pub fn typed_ciphertexts(
-    handles: &[B256],
-    ciphertexts: &[Ciphertext],
-) -> Result<Vec<core::TypedCiphertext>, Trouble> {
+pub fn typed_ciphertexts(handles: &[B256], ciphertexts: &[Ciphertext]) -> Result<Vec<core::TypedCiphertext>, Trouble> {
     handles
         .iter()
         .zip(ciphertexts)

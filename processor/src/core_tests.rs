@@ -179,8 +179,8 @@ async fn a_core_that_answers_at_once_is_asked_ever_more_rarely() {
     let never = tokio::time::timeout(Duration::from_millis(400), core.run(&Keygen, false, &Answered::unheard())).await;
     assert!(never.is_err());
     let asked = script.count("get_key_gen_result");
-    // 5, 10 and 20 ms, then every 40 ms.
-    assert!((2..=13).contains(&asked), "{asked} calls in 400 ms");
+    // 20, 40 and 80 ms, then every 160 ms; but on a machine that is so slow that it takes 20 ms, at once.
+    assert!((2..=20).contains(&asked), "{asked} calls in 400 ms");
 }
 
 // --- The pitfall of v0.13 -------------------------------------------------------------------------------------------
@@ -297,14 +297,14 @@ fn p6_refused_ids_are_remembered_up_to_a_limit() {
 
 #[tokio::test]
 async fn a_core_that_is_down_is_an_outage_for_starts_results_and_single_calls() {
-    let config: KmsCoreConfig = serde_json::from_value(serde_json::json!({ "endpoints": ["http://127.0.0.1:1"] })).unwrap();
+    let config: KmsCoreConfig =
+        serde_json::from_value(serde_json::json!({ "endpoints": ["http://127.0.0.1:1"] })).unwrap();
     let core = KmsCore::new(&config, CoreVersion::V0_13_20).unwrap();
     let unheard = Answered::unheard();
     let call = core.call(("abort_key_gen", Class::Other), id(3), &unheard, |mut client, timeouts| async move {
         client.abort_key_gen(with_timeout(core_request::id(id(3)), timeouts.start)).await
     });
-    let outcomes =
-        [decrypt(&core, 1, false).await, decrypt(&core, 1, true).await, call.await.map(drop)];
+    let outcomes = [decrypt(&core, 1, false).await, decrypt(&core, 1, true).await, call.await.map(drop)];
     for outcome in outcomes {
         assert!(matches!(outcome, Err(Trouble::Outage { code: codes::CORE_UNREACHABLE, .. })), "{outcome:?}");
     }

@@ -93,11 +93,7 @@ impl CoreVersion {
     }
 
     fn lacks(self, call: &str, relation: &str, other: Self) -> Trouble {
-        let text = format!(
-            "{call} {relation} KMS Core {}, and kms_core.version is {}",
-            other.as_str(),
-            self.as_str()
-        );
+        let text = format!("{call} {relation} KMS Core {}, and kms_core.version is {}", other.as_str(), self.as_str());
         Trouble::permanent(codes::CORE_VERSION_UNFIT, text)
     }
 

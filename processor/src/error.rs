@@ -111,7 +111,9 @@ impl Trouble {
             Self::SetAside { code, dependency, after, text } => {
                 Outcome::Retry { after: Some(after), why: Failure::partial_outage(code, dependency, text) }
             }
-            Self::Waits { code, text, .. } | Self::MayHeal { code, text } => Outcome::Retry { after: None, why: Failure::new(code, text) },
+            Self::Waits { code, text, .. } | Self::MayHeal { code, text } => {
+                Outcome::Retry { after: None, why: Failure::new(code, text) }
+            }
             Self::Permanent { code, text } => Outcome::DeadLetter { why: Failure::new(code, text) },
         }
     }

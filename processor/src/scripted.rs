@@ -156,8 +156,8 @@ impl ScriptedCore {
     pub(crate) fn client(&self, version: CoreVersion) -> KmsCore {
         let config: KmsCoreConfig = serde_json::from_value(serde_json::json!({
             "endpoints": [self.url],
-            "await_pause_ms": 5,
-            "await_pause_max_ms": 40,
+            "await_pause_ms": 20,
+            "await_pause_max_ms": 160,
             "start_timeout_ms": 5_000,
             "await_timeout_ms": 5_000,
         }))

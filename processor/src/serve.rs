@@ -60,11 +60,8 @@ async fn run(work: &Work<'_>, request: &Request) -> Result<Answer, Trouble> {
         RequestBody::UnifiedUserDecryption(body) => {
             let recipient = Recipient { user: body.user_address, public_key: &body.public_key };
             let handles: Vec<_> = body.entries.iter().map(|entry| entry.handle).collect();
-            let wanted = if body.materials.is_empty() {
-                Wanted::Handles(&handles)
-            } else {
-                Wanted::Materials(&body.materials)
-            };
+            let wanted =
+                if body.materials.is_empty() { Wanted::Handles(&handles) } else { Wanted::Materials(&body.materials) };
             user_decryption::serve(work, id, wanted, recipient, &body.extra_data).await
         }
         RequestBody::PrepKeygen { params_type, extra_data, .. } => {

@@ -61,7 +61,8 @@ async fn previous(work: &Work<'_>, id: RequestId) -> Result<NewKmsContext, Troub
     })?;
     work.answered.by(chain.dependency);
     let logs = page.logs.iter().map(|log| &log.raw);
-    let log = logs.filter(|log| event::context_info_hash(log) == anchor.info_hash).find_map(|log| defined(work, id, log));
+    let log =
+        logs.filter(|log| event::context_info_hash(log) == anchor.info_hash).find_map(|log| defined(work, id, log));
     log.ok_or_else(|| {
         unknown(format!(
             "no log of block {} defines context {id} with data of hash {}",
@@ -73,7 +74,9 @@ async fn previous(work: &Work<'_>, id: RequestId) -> Result<NewKmsContext, Troub
 fn defined(work: &Work<'_>, id: RequestId, log: &RawLog) -> Option<NewKmsContext> {
     let decoded = event::decode_request(work.generation?.contracts, log).ok()??;
     match decoded.body {
-        RequestBody::NewKmsContext(context) if decoded.kind == Kind::NewKmsContext && decoded.id == id => Some(*context),
+        RequestBody::NewKmsContext(context) if decoded.kind == Kind::NewKmsContext && decoded.id == id => {
+            Some(*context)
+        }
         _ => None,
     }
 }

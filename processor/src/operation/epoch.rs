@@ -143,10 +143,10 @@ fn message(work: &Work<'_>, epoch: NewEpoch, material: &Material) -> Result<core
             key_digests: core_key_digests(&key.key_digests)?,
         })
     });
-    let crs_info = material.crs_list.iter().map(|crs| core::CrsInfo {
-        crs_id: Some(core_request::id(crs.crs_id)),
-        crs_digest: crs.crs_digest.to_vec(),
-    });
+    let crs_info = material
+        .crs_list
+        .iter()
+        .map(|crs| core::CrsInfo { crs_id: Some(core_request::id(crs.crs_id)), crs_digest: crs.crs_digest.to_vec() });
     Ok(core::NewMpcEpochRequest {
         context_id: Some(core_request::id(epoch.context_id)),
         epoch_id: Some(core_request::id(epoch.epoch_id)),

@@ -3,8 +3,8 @@
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{SolCall, SolEvent, SolValue};
-use kms_chain::contracts::b::{KMSGeneration, KeyInfo, KmsNodeParams, KmsThresholds, PcrValues, ProtocolConfig};
 use kms_chain::contracts::KeyDigest;
+use kms_chain::contracts::b::{KMSGeneration, KeyInfo, KmsNodeParams, KmsThresholds, PcrValues, ProtocolConfig};
 use kms_chain::event::{self, ContractSet, NO_CONTEXT};
 use kms_chain::release::{Family, Release};
 use kms_proto::kms::v1 as kms;
@@ -168,9 +168,7 @@ async fn public_decryption_of_generation_b_takes_its_key_from_the_attestations()
     for response in ["public_decryption_response/HEAD", "public_decryption_response/HEAD/with_schemes"] {
         let scene = decrypting(Release::V0_15, CoreVersion::V0_15).await;
         scene.core.accepts("public_decrypt");
-        scene
-            .core
-            .answers("get_public_decryption_result", &message::<kms::PublicDecryptionResponse>(response));
+        scene.core.answers("get_public_decryption_result", &message::<kms::PublicDecryptionResponse>(response));
         let answer = public(&scene, 2, &extra_data()).await.unwrap();
         assert_eq!(scene.core.requests("public_decrypt"), [bytes("public_decryption_request/HEAD/extra_data_v2")]);
         let Answer::PublicDecryption { extra_data: published, .. } = answer else { panic!("{answer:?}") };
@@ -182,9 +180,10 @@ async fn public_decryption_of_generation_b_takes_its_key_from_the_attestations()
 async fn public_decryption_of_v0_14_takes_its_key_from_the_event() {
     let scene = decrypting(Release::V0_14, CoreVersion::V0_14).await;
     scene.core.accepts("public_decrypt");
-    scene
-        .core
-        .answers("get_public_decryption_result", &message::<kms::PublicDecryptionResponse>("public_decryption_response/HEAD"));
+    scene.core.answers(
+        "get_public_decryption_result",
+        &message::<kms::PublicDecryptionResponse>("public_decryption_response/HEAD"),
+    );
     assert!(public(&scene, 2, &extra_data()).await.is_ok());
     assert_eq!(scene.core.requests("public_decrypt"), [bytes("public_decryption_request/HEAD/extra_data_v2")]);
 }
@@ -227,9 +226,10 @@ async fn p4_a_public_answer_that_is_not_of_this_request_and_signer_is_not_publis
     let mut scene = decrypting(Release::V0_15, CoreVersion::V0_15).await;
     scene.verifier.signer = Address::repeat_byte(1);
     scene.core.accepts("public_decrypt");
-    scene
-        .core
-        .answers("get_public_decryption_result", &message::<kms::PublicDecryptionResponse>("public_decryption_response/HEAD"));
+    scene.core.answers(
+        "get_public_decryption_result",
+        &message::<kms::PublicDecryptionResponse>("public_decryption_response/HEAD"),
+    );
     assert_eq!(code(public(&scene, 2, &extra_data()).await), codes::SIGNATURE_WRONG, "another signer");
 }
 
@@ -254,9 +254,10 @@ async fn a_request_that_no_contract_lets_through_reaches_nobody() {
 async fn user_decryption_of_generation_a() {
     let scene = decrypting(Release::V0_11, CoreVersion::V0_12).await;
     scene.core.accepts("user_decrypt");
-    scene
-        .core
-        .answers("get_user_decryption_result", &message::<kms::UserDecryptionResponse>("user_decryption_response/v0.12.4"));
+    scene.core.answers(
+        "get_user_decryption_result",
+        &message::<kms::UserDecryptionResponse>("user_decryption_response/v0.12.4"),
+    );
     let answer = user(&scene, &[0]).await.unwrap();
     assert_eq!(scene.core.requests("user_decrypt"), [bytes("user_decryption_request/v0.12.4")]);
     assert_eq!(scene.core.requests("get_user_decryption_result"), [bytes("request_id/user_decryption_id")]);
@@ -269,9 +270,10 @@ async fn user_decryption_of_generation_a() {
 async fn user_decryption_of_generation_b() {
     let scene = decrypting(Release::V0_15, CoreVersion::V0_15).await;
     scene.core.accepts("user_decrypt");
-    scene
-        .core
-        .answers("get_user_decryption_result", &message::<kms::UserDecryptionResponse>("user_decryption_response/HEAD"));
+    scene.core.answers(
+        "get_user_decryption_result",
+        &message::<kms::UserDecryptionResponse>("user_decryption_response/HEAD"),
+    );
     let answer = user(&scene, &extra_data()).await.unwrap();
     assert_eq!(scene.core.requests("user_decrypt"), [bytes("user_decryption_request/HEAD")]);
     let Answer::UserDecryption { extra_data: published, .. } = answer else { panic!("{answer:?}") };
@@ -307,7 +309,7 @@ fn nothing_done(scene: &Scene) {
 
 /// These ids are aborted on chain.
 fn aborted_on_chain(scene: &Scene, ids: &[RequestId]) {
-    let ids: Vec<U256> = ids.iter().map(|id| id.as_u256()).collect();
+    let ids: Vec<U256> = ids.iter().map(RequestId::as_u256).collect();
     scene.chain.on(KMSGeneration::isRequestDoneCall::SELECTOR, move |arguments| {
         let asked = U256::from_be_slice(&arguments[..32]);
         Ok(word(U256::from(u8::from(ids.contains(&asked)))))
@@ -458,7 +460,9 @@ async fn a_preprocessing_that_is_gone_is_made_again_only_while_the_chain_waits_f
     let mut scene = generating(Release::V0_15, CoreVersion::V0_15).await;
     scene.repeated = true;
     scene.chain.on_selector(KMSGeneration::isRequestDoneCall::SELECTOR, word(U256::from(1)));
-    scene.chain.on_selector(KMSGeneration::getConsensusTxSendersCall::SELECTOR, vec![Address::repeat_byte(1)].abi_encode());
+    scene
+        .chain
+        .on_selector(KMSGeneration::getConsensusTxSendersCall::SELECTOR, vec![Address::repeat_byte(1)].abi_encode());
     scene.core.refuses("get_key_gen_preproc_result", Code::NotFound);
     let gone = prep_keygen::serve(&scene.work(), id(3, 1), 0, &extra_data()).await;
     assert_eq!(code(gone), codes::PREPROCESSING_GONE);
@@ -502,7 +506,7 @@ async fn an_abort_overtakes_what_runs_in_this_process_also_under_another_id() {
             abort,
         )
     };
-    let (prep, key, crs, aborts) = tokio::time::timeout(std::time::Duration::from_secs(20), all).await.unwrap();
+    let (prep, key, crs, aborts) = tokio::time::timeout(std::time::Duration::from_secs(20), Box::pin(all)).await.unwrap();
     assert_eq!([prep, key, crs], [Ok(Answer::Aborted), Ok(Answer::Aborted), Ok(Answer::Aborted)]);
     assert_eq!(aborts, (Ok(Answer::Done), Ok(Answer::Done)));
     assert_eq!(scene.core.requests("abort_key_gen"), [bytes("request_id/prep_keygen_id")]);
@@ -753,7 +757,7 @@ async fn resharing() -> Scene {
 }
 
 fn completed(scene: &Scene, keys: &[RequestId], crs_list: &[RequestId]) {
-    let ids = |ids: &[RequestId]| ids.iter().map(|id| id.as_u256()).collect::<Vec<_>>().abi_encode();
+    let ids = |ids: &[RequestId]| ids.iter().map(RequestId::as_u256).collect::<Vec<_>>().abi_encode();
     scene.chain.on_selector(KMSGeneration::getCompletedKeyIdsCall::SELECTOR, ids(keys));
     scene.chain.on_selector(KMSGeneration::getCompletedCrsIdsCall::SELECTOR, ids(crs_list));
 }
@@ -897,9 +901,7 @@ async fn a_destruction_that_is_not_possible_yet_is_tried_again() {
     let scene = resharing().await;
     scene.core.refuses("destroy_mpc_context", Code::FailedPrecondition);
     scene.core.refuses("destroy_mpc_epoch", Code::Internal);
-    for refused in
-        [destroy::context(&scene.work(), id(7, 1)).await, destroy::epoch(&scene.work(), id(8, 1)).await]
-    {
+    for refused in [destroy::context(&scene.work(), id(7, 1)).await, destroy::epoch(&scene.work(), id(8, 1)).await] {
         assert!(matches!(refused, Err(Trouble::MayHeal { code: codes::CORE_NOT_READY, .. })), "{refused:?}");
     }
 }

@@ -72,8 +72,7 @@ impl Operation for UserDecryption<'_> {
 
     async fn start(&self, starting: Starting<'_>) -> Result<Result<(), Status>, Trouble> {
         let fetched = self.store.fetch(self.wanted).await?;
-        let message =
-            message(self.id, &self.wanted.handles(), &fetched, self.recipient, &self.place, self.domain)?;
+        let message = message(self.id, &self.wanted.handles(), &fetched, self.recipient, &self.place, self.domain)?;
         let key = core_request::id(fetched.key_id);
         starting.key_is_there(&key, message.context_id.as_ref(), message.epoch_id.as_ref()).await?;
         Ok(starting.client().user_decrypt(starting.request(message)).await.map(drop))
