@@ -6,7 +6,7 @@
 //!                                                  └──────────── threshold KMS only ────────────────────────────────┘
 //! ```
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy::primitives::{Address, Bytes, U256};
 use futures::future::try_join_all;
@@ -17,13 +17,15 @@ use super::load::chain_error;
 use super::observer::{ChainView, Observer};
 use crate::contracts::{NewRequest, Pace, Requester};
 use crate::error::StackError;
-use crate::simulator::{ControlClient, Operation};
+use crate::simulator::{ControlClient, ControlError, Operation};
 use crate::stack::{Generation, Stack};
 
 /// Bits of the CRS.
 const CRS_BITS: u64 = 2048;
 /// Bits of the CRS whose generation is aborted.
 const ABORTED_CRS_BITS: u64 = 1024;
+/// How often the simulators are asked what they have heard.
+const LOOK: Duration = Duration::from_millis(50);
 /// `ParamsType` test.
 const TEST_PARAMS: u8 = 1;
 
@@ -124,7 +126,28 @@ impl Director<'_> {
         self.submit(&[NewRequest::AbortKeygen { prep_keygen_id }, NewRequest::AbortCrsgen { crs_id }]).await?;
         self.seen("the abort of the key", Kind::AbortKeygen, 1).await?;
         self.seen("the abort of the CRS", Kind::AbortCrsgen, 1).await?;
+        self.cores_have_heard(&["AbortKeyGen", "AbortCrsGen"]).await?;
         self.hold(false).await
+    }
+
+    /// Waits until each of these calls has reached every core.
+    async fn cores_have_heard(&self, rpcs: &[&str]) -> Result<(), StackError> {
+        let deadline = Instant::now() + self.patience;
+        for node in self.stack.nodes() {
+            let control = ControlClient::new(node.core().control());
+            loop {
+                let record = control.calls().await.map_err(core_error)?;
+                if rpcs.iter().all(|rpc| record.count(rpc) > 0) {
+                    break;
+                }
+                if Instant::now() >= deadline {
+                    let text = format!("node {}: no {} reached KMS Core", node.number(), rpcs.join(" and no "));
+                    return Err(StackError::Job(text));
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        Ok(())
     }
 
     /// Keeps every core's preprocessings and CRS generations from finishing, or lets them finish.
@@ -138,7 +161,7 @@ impl Director<'_> {
         }))
         .await
         .map(drop)
-        .map_err(|error: crate::simulator::ControlError| StackError::Job(format!("a KMS Core simulator: {error}")))
+        .map_err(core_error)
     }
 
     async fn submit(&self, requests: &[NewRequest]) -> Result<(), StackError> {
@@ -173,6 +196,10 @@ impl Director<'_> {
             ))
         })
     }
+}
+
+fn core_error(error: ControlError) -> StackError {
+    StackError::Job(format!("a KMS Core simulator: {error}"))
 }
 
 /// The first id that a counter with this tag gives (`docs/protocol.md`, "Request ids").
