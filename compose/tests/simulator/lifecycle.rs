@@ -97,10 +97,14 @@ async fn other_numbers_of_nodes_are_taken_where_configured() {
         config.check_node_counts = false;
     })
     .await;
-    let mut context = mpc_context(2);
-    context.mpc_nodes.truncate(2);
-    let request = NewMpcContextRequest { new_context: Some(context) };
-    assert_eq!(code(world.core.new_mpc_context(request).await), Code::Ok);
+    for (counter, nodes, threshold, expected) in
+        [(2, 2, 1, Code::Ok), (3, 1, 1, Code::Ok), (4, 4, 0, Code::Ok), (5, 1, 2, Code::InvalidArgument)]
+    {
+        let mut context = MpcContext { threshold, ..mpc_context(counter) };
+        context.mpc_nodes.truncate(nodes);
+        let request = NewMpcContextRequest { new_context: Some(context) };
+        assert_eq!(code(world.core.new_mpc_context(request).await), expected, "{nodes} nodes, threshold {threshold}");
+    }
 }
 
 #[tokio::test]
