@@ -17,6 +17,10 @@ impl LogContext {
     pub fn write_log(level: RDKafkaLogLevel, facility: &str, text: &str) {
         // The field is not called `message`, which is the name that the event's own text has in JSON.
         match level {
+            // What a broker says that has just started, or leads for the first time.
+            RDKafkaLogLevel::Warning if text.contains("load in progress: retrying") => {
+                tracing::info!(facility, text, "kafka client");
+            }
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical

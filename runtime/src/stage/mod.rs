@@ -107,7 +107,7 @@ async fn run_once<H: Handler>(
     check.not_ready("starting");
     let engine = Arc::new(Engine::new(config, handler));
     let threads = Threads::start(&engine, kafka)?;
-    let reported = Reporter { check, last: None };
+    let reported = Reporter { check, last: None, has_started: false };
     attend(&engine, reported, shutdown).await;
     if !engine.has_ended() {
         check.not_ready("shutting down");
@@ -160,6 +160,8 @@ async fn drain<H: Handler>(engine: &Arc<Engine<H>>) {
 struct Reporter<'a> {
     check: &'a Check,
     last: Option<Status>,
+    /// It has been ready: what every start passes through is from then on a reason for a warning.
+    has_started: bool,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -194,13 +196,20 @@ impl Reporter<'_> {
             return;
         }
         match &status {
-            Status::Starting => self.check.not_ready("waiting for the transactional id"),
-            Status::Joining => self.check.not_ready("joining the consumer group, which Kafka has not answered yet"),
-            Status::Restoring => self.check.not_ready("reading positions"),
+            Status::Starting => self.passing("waiting for the transactional id"),
+            Status::Joining => self.passing("joining the consumer group, which Kafka has not answered yet"),
+            Status::Restoring => self.passing("reading positions"),
             Status::Outage(causes) => self.check.not_ready(format!("intake is paused; {}", causes.join("; "))),
-            Status::Ready => self.check.ready(),
+            Status::Ready => {
+                self.has_started = true;
+                self.check.ready();
+            }
         }
         self.last = Some(status);
+    }
+
+    fn passing(&self, reason: &str) {
+        if self.has_started { self.check.not_ready(reason) } else { self.check.waiting(reason) }
     }
 }
 

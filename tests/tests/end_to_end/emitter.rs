@@ -466,3 +466,18 @@ async fn p6_recovery_reads_the_journal_only_from_where_something_is_open() {
     bench.publish(&bench.results(&made[made.len() - 3..])).await;
     bench.await_all_accepted(&made).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_proving_reads_each_block_once_and_costs_no_call_per_answer() {
+    const ANSWERS: usize = 400;
+    let bench = Bench::start("emitter-proofs", BLOCKS).await;
+    let mut made = bench.warm_up().await;
+    made.extend(bench.requests(ANSWERS).await);
+    let blocks: HashSet<u64> = bench.places().await.into_values().map(|(number, _, _)| number).collect();
+    bench.publish(&bench.results(&made[1..])).await;
+    bench.await_all_accepted(&made).await;
+    let emitter = bench.stack.node().emitter();
+    assert_eq!(emitter.metric("kms_connector_proofs_total").await, Some((ANSWERS + 1) as f64));
+    let read = emitter.metric("kms_connector_authority_blocks_read_total").await.unwrap();
+    assert!(read <= blocks.len() as f64, "{read} blocks read for requests in {}", blocks.len());
+}

@@ -9,6 +9,7 @@ use kms_stack::contracts::{Account, Call, NewRequest};
 use kms_stack::supervise::Signal;
 use kms_stack::{Generation, ServiceKind};
 use kms_tests::eventually;
+use serde_json::json;
 
 use super::BLOCKS;
 use super::bench::{Asked, Bench, LIMIT, unsigned};
@@ -257,4 +258,33 @@ async fn what_belongs_to_no_destination_is_told_once() {
     // Both destinations have passed them: the one that answers the genuine one, and the one that tells.
     bench.await_read(6.0).await;
     assert_eq!(bench.dead_letters().await.len(), 2, "{letters:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_a_destination_that_failed_for_good_is_tried_anew_and_stops_no_other() {
+    let bench = start("emitter-b-failed", 1).await;
+    let (emitter, ethereum) = (bench.stack.node().emitter(), bench.stack.ethereum().unwrap());
+    let contract = bench.stack.chains()[1].contracts.protocol_config.unwrap();
+    let code = ethereum.rpc("eth_getCode", json!([contract, "latest"])).await.unwrap();
+    emitter.kill().await;
+    ethereum.rpc("anvil_setCode", json!([contract, "0x"])).await.unwrap();
+    emitter.process().start().unwrap();
+    bench.await_not_ready("KC-0758").await;
+    serve(&bench, &bench.public_request()).await;
+
+    ethereum.rpc("anvil_setCode", json!([contract, code])).await.unwrap();
+    emitter.wait_ready().await.unwrap();
+    serve(&bench, &NewRequest::Keygen { params_type: 1 }).await;
+    let failures = emitter.metric("kms_connector_destination_failures_total").await;
+    assert!(failures >= Some(1.0), "{failures:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_healthy_start_warns_of_nothing_and_does_not_call_itself_a_standby() {
+    let bench = start("emitter-b-calm", 1).await;
+    serve(&bench, &bench.public_request()).await;
+    let log = bench.stack.node().emitter().process().log();
+    let loud: Vec<&str> =
+        log.lines().filter(|line| ["WARN", "ERROR", "standby"].iter().any(|word| line.contains(word))).collect();
+    assert!(loud.is_empty(), "{loud:#?}");
 }
