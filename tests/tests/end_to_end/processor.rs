@@ -498,12 +498,13 @@ async fn ciphertexts_come_from_whoever_has_them_and_an_outage_is_told_from_a_mis
         assert_eq!(bench.starts(&made).await, 0, "KMS Core is not asked without ciphertexts");
     }
 
-    // One bucket down: the others answer. But what they lack may lie in it.
+    // One bucket down: the others answer. But what they lack may lie in it, and only whoever needs that waits (P5).
     buckets[0].process().kill().await;
     assert_first_attempts(&bench, &[bench.public().await]).await;
     let letters = bench.dead_letters().await.len();
     let waiting = bench.public_of(std::slice::from_ref(late)).await;
-    bench.await_not_ready(bench.processor(), &["ciphertext_buckets", "KC-0401"]).await;
+    let others = bench.publics(6).await;
+    assert_first_attempts(&bench, &others).await;
     assert_eq!(bench.dead_letters().await.len(), letters, "no verdict comes of an outage");
     restart_with(&bench, 0, late).await;
     assert_first_attempts(&bench, &[waiting]).await;
@@ -534,26 +535,44 @@ async fn restart_with(bench: &Bench, index: usize, object: &Ciphertext) {
     bucket.put(&object.key(), &[], object.body.clone()).await.unwrap();
 }
 
+// --- Chains -----------------------------------------------------------------------------------------------------------
+
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unreachable_registry_of_coprocessors_is_waited_for() {
-    // The processor alone loses the chain; it needs it for nothing else.
-    let bench = Bench::start("processor-registry", |stack| {
-        stack.set(ServiceKind::Processor, "gateway.registry_refresh_ms=1000")
+async fn an_unreachable_chain_is_waited_for_and_burns_no_attempt() {
+    let bench = Bench::start("processor-chains", |stack| {
+        stack
+            .set(ServiceKind::Processor, "lanes.decryption.max_attempts=2")
+            .set(ServiceKind::Processor, "access.acl_patience_ms=500")
+            .set(ServiceKind::Processor, "access.not_yet_patience_ms=500")
     })
     .await;
-    let chain = Proxy::start(bench.stack.anvil().url().trim_start_matches("http://")).await;
+    // The processor alone loses the chains.
+    let anvil = bench.stack.anvil().url().trim_start_matches("http://").to_owned();
+    let (gateway, host) = (Proxy::start(&anvil).await, Proxy::start(&anvil).await);
     let process = Launch::new("processor-cut-off", kms_tests::program())
         .args(["processor", "--config"])
         .arg(bench.processor().config())
-        .args(["--set", &format!("gateway.rpc_urls={}", chain.url())]);
+        .args(["--set", &format!("gateway.rpc_urls={}", gateway.url())])
+        .args(["--set", &format!("host_chain.0.rpc_urls={}", host.url())]);
     let process = Supervised::new(bench.stack.workspace(), process);
-    chain.cut();
+
+    // At the start.
+    gateway.cut();
     let made = bench.publics(2).await;
     process.start().unwrap();
-    bench.await_not_ready(bench.processor(), &["gateway_rpc", "KC-0406"]).await;
-    chain.restore();
+    bench.await_not_ready(bench.processor(), &["contracts", "KC-0301"]).await;
+    gateway.restore();
     assert_first_attempts(&bench, &made).await;
-    // What was read once stays in use.
-    chain.silence();
-    assert_first_attempts(&bench, &[bench.public().await]).await;
+
+    // In the middle of a run: what the chain says of the request, and what it says of access rights.
+    for (chain, words) in [(&gateway, ["gateway_rpc", "KC-0301"]), (&host, ["host_chain_rpc", "KC-0532"])] {
+        chain.cut();
+        let made = bench.publics(6).await;
+        bench.await_not_ready(bench.processor(), &words).await;
+        // Longer than every patience.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        assert!(bench.dead_letters().await.is_empty(), "an outage is no verdict");
+        chain.restore();
+        assert_first_attempts(&bench, &made).await;
+    }
 }
