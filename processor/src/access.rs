@@ -60,8 +60,13 @@ impl Question {
             Self::ForDecryption(handle) => HostAcl::isAllowedForDecryptionCall { handle }.abi_encode(),
             Self::Allowed(handle, account) => HostAcl::isAllowedCall { handle, account }.abi_encode(),
             Self::Delegated { delegator, delegate, contract, handle } => {
-                HostAcl::isHandleDelegatedForUserDecryptionCall { delegator, delegate, contractAddress: contract, handle }
-                    .abi_encode()
+                HostAcl::isHandleDelegatedForUserDecryptionCall {
+                    delegator,
+                    delegate,
+                    contractAddress: contract,
+                    handle,
+                }
+                .abi_encode()
             }
         }
     }
@@ -311,7 +316,9 @@ impl HostChains {
         match answer {
             Ok(bytes) if bytes.is_empty() => Err(Trouble::permanent(
                 codes::USER_SIGNATURE_WRONG,
-                format!("the signature is not the user's ({user}), and there is no contract on host chain {id} that could vouch for it"),
+                format!(
+                    "the signature is not the user's ({user}), and there is no contract on host chain {id} that could vouch for it"
+                ),
             )),
             Ok(bytes) if bytes.len() >= 32 && bytes[..4] == Erc1271::isValidSignatureCall::SELECTOR => Ok(()),
             Ok(_) => refused("the user's contract does not confirm"),
@@ -342,12 +349,8 @@ fn owned(entry: &HandleEntry, user: Address) -> Need {
     if entry.owner == user {
         return Need { question: Question::Allowed(entry.handle, user), code: codes::NOT_OWNED };
     }
-    let question = Question::Delegated {
-        delegator: entry.owner,
-        delegate: user,
-        contract: entry.contract,
-        handle: entry.handle,
-    };
+    let question =
+        Question::Delegated { delegator: entry.owner, delegate: user, contract: entry.contract, handle: entry.handle };
     Need { question, code: codes::NOT_DELEGATED }
 }
 

@@ -41,11 +41,8 @@ pub async fn prove(chain: &ServedChain, request: &Request, answered: &Answered) 
     // What the record says of its contract and kind is not believed, but a record that contradicts the configuration needs no proof.
     decode(&chain.contracts, request, &request.log)?;
     let lane = request.kind.lane();
-    let at = Occurrence {
-        block_number: request.block_number,
-        block_hash: request.block_hash,
-        log_index: request.log_index,
-    };
+    let at =
+        Occurrence { block_number: request.block_number, block_hash: request.block_hash, log_index: request.log_index };
     let authority = chain.authority(lane);
     let unproven = |why| unproven(chain, lane, &why);
     let proven = authority.prove(at).await.map_err(unproven)?;
@@ -156,10 +153,7 @@ mod tests {
         let mock = MockChain::start().await;
         mock.break_down(true);
         let outcome = prove(&chain(&mock, 7), &request(), &Answered::unheard()).await;
-        assert!(
-            matches!(outcome, Err(Trouble::Outage { dependency: GATEWAY, reach: Reach::All, .. })),
-            "{outcome:?}"
-        );
+        assert!(matches!(outcome, Err(Trouble::Outage { dependency: GATEWAY, reach: Reach::All, .. })), "{outcome:?}");
     }
 
     #[tokio::test]

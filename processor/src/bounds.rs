@@ -31,7 +31,10 @@ pub fn check_handles(asked: &[B256]) -> Result<(), Trouble> {
     if bits > handles::MAX_REQUEST_BITS {
         return Err(Trouble::permanent(
             codes::TOO_MANY_BITS,
-            format!("the handles hold {bits} bits together, at most {} may be asked for at once", handles::MAX_REQUEST_BITS),
+            format!(
+                "the handles hold {bits} bits together, at most {} may be asked for at once",
+                handles::MAX_REQUEST_BITS
+            ),
         ));
     }
     Ok(())

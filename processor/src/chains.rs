@@ -56,8 +56,11 @@ impl ServedChain {
         cached_blocks: usize,
     ) -> Self {
         let key_management = Authority::new(rpc.clone(), finality, cached_blocks);
-        let decryptions =
-            if latest == finality { key_management.clone() } else { Authority::new(rpc.clone(), latest, cached_blocks) };
+        let decryptions = if latest == finality {
+            key_management.clone()
+        } else {
+            Authority::new(rpc.clone(), latest, cached_blocks)
+        };
         Self { dependency, chain_id, rpc, contracts, finality, decryptions, key_management }
     }
 
@@ -310,7 +313,8 @@ fn checks_acl(config: &ProcessorConfig, release: Release) -> Result<bool, Deploy
 
 fn domains(config: &ProcessorConfig, release: Release, ethereum: Option<&ContractSet>) -> Domains {
     let gateway = &config.gateway;
-    let at_gateway = |name: &str, contract| Domain::new(name, gateway.domain_version.clone(), gateway.chain_id, contract);
+    let at_gateway =
+        |name: &str, contract| Domain::new(name, gateway.domain_version.clone(), gateway.chain_id, contract);
     let decryption = Some(at_gateway(&gateway.decryption_domain_name, gateway.decryption));
     match (ethereum, &config.ethereum) {
         (Some(_), Some(section)) => {
@@ -484,7 +488,8 @@ mod tests {
         needed(Release::V0_12, A, "[[host_chain]]").await;
         needed(Release::V0_15, "[gateway]\n$gateway\n$host\n", "[ethereum]").await;
         needed(Release::V0_15, "[gateway]\n$gateway\n$ethereum\n", "[[host_chain]]").await;
-        needed(Release::V0_15, "[access]\ncheck_acl = \"never\"\n[gateway]\n$gateway\n$ethereum\n$host\n", "never").await;
+        needed(Release::V0_15, "[access]\ncheck_acl = \"never\"\n[gateway]\n$gateway\n$ethereum\n$host\n", "never")
+            .await;
     }
 
     #[tokio::test]

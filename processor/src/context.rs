@@ -178,7 +178,8 @@ impl Contexts {
         let epoch = match epoch {
             None => None,
             Some(_) => {
-                let valid = bool_of::<ProtocolConfig::isValidEpochForContextCall>(contract, &next()?).map_err(outage)?;
+                let valid =
+                    bool_of::<ProtocolConfig::isValidEpochForContextCall>(contract, &next()?).map_err(outage)?;
                 let pair = read_view::<ProtocolConfig::getCurrentKmsContextAndEpochCall>(contract, &next()?)
                     .map_err(|error| outage(error.to_string()))?;
                 Some(EpochStated { valid, current: pair.epochId })

@@ -113,8 +113,7 @@ impl Gate {
         else {
             return Err(no_such_form(request));
         };
-        let event =
-            Event { handles: &facts.handles, user: *user_address, public_key, extra_data: facts.extra_data };
+        let event = Event { handles: &facts.handles, user: *user_address, public_key, extra_data: facts.extra_data };
         let grounds = Grounds::read(request.log.address, transaction.to, &transaction.input, &event)?;
         host_chains.check_legacy(&grounds, answered).await
     }
@@ -242,9 +241,8 @@ mod tests {
     async fn p4_what_no_contract_lets_through_is_refused_in_every_form_before_anybody_is_asked() {
         let mock = MockChain::start().await;
         let gate = gate(&mock, Release::V0_15, true);
-        let unified = |entries| {
-            with(Kind::UserDecryption, RequestBody::UnifiedUserDecryption(Box::new(unified(entries))))
-        };
+        let unified =
+            |entries| with(Kind::UserDecryption, RequestBody::UnifiedUserDecryption(Box::new(unified(entries))));
         let too_many = 9;
         for (form, empty, fhe_type, bits) in [
             ("public", public(Vec::new(), &[]), public(vec![handle(1)], &[]), public(vec![handle(8); too_many], &[])),
@@ -323,7 +321,8 @@ mod tests {
     }
 
     fn allow_everything(mock: &MockChain) {
-        for selector in [HostAcl::isAllowedForDecryptionCall::SELECTOR, ProtocolConfig::isValidKmsContextCall::SELECTOR] {
+        for selector in [HostAcl::isAllowedForDecryptionCall::SELECTOR, ProtocolConfig::isValidKmsContextCall::SELECTOR]
+        {
             mock.on_selector(selector, true.abi_encode());
         }
         mock.on_selector(ProtocolConfig::isLiveKmsContextCall::SELECTOR, true.abi_encode());

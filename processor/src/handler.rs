@@ -22,8 +22,8 @@ use crate::config::CoreVersion;
 use crate::core::KmsCore;
 use crate::error::Trouble;
 use crate::gate::Gate;
-use crate::metrics;
 use crate::identity::Quarantine;
+use crate::metrics;
 use crate::patience::{Patience, Spending};
 use crate::serve::serve;
 
@@ -160,7 +160,9 @@ impl RequestHandler {
                 heard = all.len();
                 new
             };
-            open.extend(new.iter().filter_map(|record| self.decode(record).ok()).filter(|work| is_abort(&work.request)));
+            open.extend(
+                new.iter().filter_map(|record| self.decode(record).ok()).filter(|work| is_abort(&work.request)),
+            );
             let mut later = Vec::new();
             for work in open {
                 if let Err(Trouble::Outage { .. } | Trouble::Waits { .. } | Trouble::MayHeal { .. }) =

@@ -126,7 +126,12 @@ impl MockChain {
     /// The block of every `eth_call` so far.
     pub(crate) fn blocks_asked(&self) -> Vec<Value> {
         let posts = lock(&self.shared.posts);
-        posts.iter().flatten().filter(|call| call["method"] == "eth_call").map(|call| call["params"][1].clone()).collect()
+        posts
+            .iter()
+            .flatten()
+            .filter(|call| call["method"] == "eth_call")
+            .map(|call| call["params"][1].clone())
+            .collect()
     }
 }
 

@@ -126,9 +126,11 @@ impl Patience {
         if !waiting.contains_key(at) && waiting.len() >= self.max_waiting {
             make_room(&mut waiting, self.max_waiting, now);
         }
-        let entry = waiting
-            .entry(at.clone())
-            .or_insert_with(|| Waiting { spent: [Duration::ZERO; Budget::COUNT], last: None, touched: now });
+        let entry = waiting.entry(at.clone()).or_insert_with(|| Waiting {
+            spent: [Duration::ZERO; Budget::COUNT],
+            last: None,
+            touched: now,
+        });
         entry.touched = now;
         let spent = &mut entry.spent[budget.index()];
         if let Some((last, looked)) = entry.last
@@ -203,7 +205,11 @@ mod tests {
             assert_eq!(patience.spend(&at(1), Budget::Access, begin + SECOND * second), Spending::Wait(SECOND));
         }
         assert_eq!(patience.spend(&at(1), Budget::Access, begin + SECOND * 5), Spending::Over(SECOND * 5));
-        assert_eq!(patience.spend(&at(2), Budget::Access, begin + SECOND * 5), Spending::Wait(SECOND), "another's begins");
+        assert_eq!(
+            patience.spend(&at(2), Budget::Access, begin + SECOND * 5),
+            Spending::Wait(SECOND),
+            "another's begins"
+        );
         assert_eq!(patience.spend(&at(2), Budget::Orphan, begin), Spending::Over(Duration::ZERO), "no budget, no wait");
     }
 

@@ -77,7 +77,10 @@ impl Grounds {
         }
         let Calldata { grounds, public_key, extra_data } = decode(input).map_err(foreign)?;
         let differs = |what: &str| {
-            Err(Trouble::permanent(codes::CALLDATA_DIFFERS, format!("{what} in the transaction are not those of its event")))
+            Err(Trouble::permanent(
+                codes::CALLDATA_DIFFERS,
+                format!("{what} in the transaction are not those of its event"),
+            ))
         };
         if !grounds.pairs.iter().map(|(handle, _)| handle).eq(event.handles) {
             return differs("the handles");

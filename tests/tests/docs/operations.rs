@@ -154,7 +154,8 @@ fn source(operation: &Operation) -> String {
     let whole = read(&file);
     let source = without_tests(&whole);
     let Some(function) = operation.function else { return source.to_owned() };
-    let begin = source.find(&format!("pub async fn {function}(")).unwrap_or_else(|| panic!("no {function} in {file:?}"));
+    let begin =
+        source.find(&format!("pub async fn {function}(")).unwrap_or_else(|| panic!("no {function} in {file:?}"));
     let rest = &source[begin..];
     rest.find("\n}\n").map_or(rest, |end| &rest[..end]).to_owned()
 }
@@ -203,7 +204,8 @@ fn codes_in(source: &str, constants: &BTreeMap<String, &'static Code>) -> BTreeS
         .match_indices("codes::")
         .filter_map(|(at, opening)| {
             let rest = &source[at + opening.len()..];
-            let name: String = rest.chars().take_while(|c| c.is_ascii_uppercase() || *c == '_' || c.is_ascii_digit()).collect();
+            let name: String =
+                rest.chars().take_while(|c| c.is_ascii_uppercase() || *c == '_' || c.is_ascii_digit()).collect();
             constants.get(&name).map(|code| code.code)
         })
         .collect()
@@ -217,7 +219,8 @@ fn joined(items: impl IntoIterator<Item = impl ToString>) -> String {
 #[test]
 fn the_operations_matrix_is_what_the_code_does() {
     let constants = constants();
-    let mut table = head(&["operation", "event (releases)", "checks", "calls of KMS Core", "answer on chain", "own codes"]);
+    let mut table =
+        head(&["operation", "event (releases)", "checks", "calls of KMS Core", "answer on chain", "own codes"]);
     for operation in Form::ALL.map(operation) {
         let source = source(&operation);
         let events = operation.events.iter().map(|(signature, topic)| {
@@ -226,8 +229,8 @@ fn the_operations_matrix_is_what_the_code_does() {
         });
         let checks: Vec<&str> = operation.form.checks().iter().map(|check| check.name()).collect();
         let calls = core_calls(&source).into_iter().map(|call| format!("`{call}`"));
-        let answer = response(operation.kind)
-            .map_or("none", |signature| signature.split('(').next().unwrap_or_default());
+        let answer =
+            response(operation.kind).map_or("none", |signature| signature.split('(').next().unwrap_or_default());
         table += &row([
             operation.name,
             &joined(events),
@@ -257,7 +260,8 @@ fn the_table_of_checks_is_what_the_code_checks() {
 
 #[test]
 fn every_event_that_is_asked_for_is_in_the_matrix_and_no_other() {
-    let listed: BTreeSet<B256> = Form::ALL.iter().flat_map(|form| operation(*form).events).map(|(_, topic)| topic).collect();
+    let listed: BTreeSet<B256> =
+        Form::ALL.iter().flat_map(|form| operation(*form).events).map(|(_, topic)| topic).collect();
     let asked: BTreeSet<B256> = Release::ALL.into_iter().flat_map(asked_in).collect();
     assert_eq!(listed, asked);
 }

@@ -394,7 +394,7 @@ fn every_mistake_of_a_configuration_is_named_at_once_with_its_origin() {
             ServiceKind::Ingest,
             format!("[[source]]\nid = \"gateway\"\nrpc_urls = []\nfinality = \"soon\"\n{address}\n"),
             "source.0.poll_interval_ms=often",
-            ["source[0].chain_id", "source[0].rpc_urls", "source[0].finality", "source[0].kms_generation"].as_slice(),
+            ["source[0].chain_id", "source[0].rpc_urls", "source[0].finality"].as_slice(),
         ),
         (
             ServiceKind::Processor,
@@ -403,7 +403,7 @@ fn every_mistake_of_a_configuration_is_named_at_once_with_its_origin() {
                  [kms_core]\nendpoints = [\"http://127.0.0.1:1\"]\n[signer]\naddress = \"0x12\"\n"
             ),
             "lanes.decryption.slots=0",
-            ["gateway.chain_id", "gateway.rpc_urls[0]", "gateway.kms_generation", "signer.address"].as_slice(),
+            ["gateway.chain_id", "gateway.rpc_urls[0]", "gateway.gateway_config", "signer.address"].as_slice(),
         ),
         (
             ServiceKind::Emitter,
@@ -413,12 +413,7 @@ fn every_mistake_of_a_configuration_is_named_at_once_with_its_origin() {
                  [wallet]\nprivate_key_file = \"no-such-file\"\n"
             ),
             "submission.max_in_flight=0",
-            [
-                "destination[0].chain_id",
-                "destination[0].rpc_urls[0]",
-                "wallet.private_key_file",
-            ]
-            .as_slice(),
+            ["destination[0].chain_id", "destination[0].rpc_urls[0]", "wallet.private_key_file"].as_slice(),
         ),
     ];
     for (kind, own, flag, paths) in cases {
@@ -482,8 +477,8 @@ async fn services_that_start_before_broker_registry_chain_and_kms_core_wait_for_
     registry.restore();
     let [ingest, processor, emitter] = services;
     all_wait(std::slice::from_ref(ingest), &["KC-0301", "version cannot be read"]).await;
+    all_wait(std::slice::from_ref(processor), &["contracts", "KC-0301"]).await;
     all_wait(std::slice::from_ref(emitter), &["the destination's RPC endpoints do not answer"]).await;
-    processor.wait_ready().await.unwrap();
     chain.restore();
     for service in services {
         service.wait_ready().await.unwrap_or_else(|error| panic!("{error}"));

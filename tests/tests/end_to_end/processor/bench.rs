@@ -35,6 +35,8 @@ pub(crate) struct Ciphertext {
     pub(crate) handle: B256,
     pub(crate) digest: B256,
     pub(crate) body: Vec<u8>,
+    /// What the contracts know of it.
+    pub(crate) material: Material,
 }
 
 impl Ciphertext {
@@ -59,8 +61,8 @@ pub(crate) struct Bench {
     pub(crate) core: ControlClient,
     pub(crate) user: PrivateKeySigner,
     kafka: KafkaConfig,
-    app: Address,
-    delegator: Address,
+    pub(crate) app: Address,
+    pub(crate) delegator: Address,
     spare: Mutex<Vec<Ciphertext>>,
     writer: Mutex<Option<TransactionalProducer>>,
     // Dropped last.
@@ -113,40 +115,44 @@ impl Bench {
         bench
     }
 
-    /// Makes ciphertexts with these bodies known to the contracts. No bucket holds them yet.
+    /// Makes ciphertexts with these bodies known to the contracts, and allows everybody everything. No bucket holds them yet.
     pub(crate) async fn register(&self, bodies: Vec<Vec<u8>>) -> Vec<Ciphertext> {
-        let host = self.stack.contracts().host_chain_id;
-        let ciphertexts: Vec<Ciphertext> = bodies
-            .into_iter()
-            .map(|body| {
-                let digest = keccak256(&body);
-                Ciphertext { handle: handle(keccak256(digest), host, EUINT64), digest, body }
-            })
-            .collect();
-        let materials: Vec<Material> = ciphertexts
-            .iter()
-            .map(|ciphertext| Material {
-                handle: ciphertext.handle,
-                key_id: RequestId(B256::with_last_byte(4)),
-                ciphertext_digest: keccak256(ciphertext.handle),
-                sns_ciphertext_digest: ciphertext.digest,
-            })
-            .collect();
+        let ciphertexts = self.register_on(self.stack.contracts().host_chain_id, bodies).await;
         let handles: Vec<B256> = ciphertexts.iter().map(|ciphertext| ciphertext.handle).collect();
         let accounts = [self.app, self.user.address(), self.delegator];
         let rights: Vec<(B256, Address)> =
             handles.iter().flat_map(|handle| accounts.map(|account| (*handle, account))).collect();
-        self.requester.register(&materials).await.unwrap();
         self.requester.allow_public(&handles).await.unwrap();
         self.requester.allow_accounts(&rights).await.unwrap();
         ciphertexts
     }
 
+    /// Makes ciphertexts of a host chain with these bodies known to the contracts, and allows nobody anything.
+    pub(crate) async fn register_on(&self, host: u64, bodies: Vec<Vec<u8>>) -> Vec<Ciphertext> {
+        let ciphertexts: Vec<Ciphertext> = bodies
+            .into_iter()
+            .map(|body| {
+                let digest = keccak256(&body);
+                let handle = handle(keccak256(digest), host, EUINT64);
+                let material = Material {
+                    handle,
+                    key_id: RequestId(B256::with_last_byte(4)),
+                    ciphertext_digest: keccak256(handle),
+                    sns_ciphertext_digest: digest,
+                };
+                Ciphertext { handle, digest, body, material }
+            })
+            .collect();
+        let materials: Vec<Material> = ciphertexts.iter().map(|ciphertext| ciphertext.material).collect();
+        self.requester.register(&materials).await.unwrap();
+        ciphertexts
+    }
+
     /// Puts an object into every bucket.
     pub(crate) async fn upload(&self, ciphertext: &Ciphertext) {
-        for bucket in self.stack.buckets() {
+        for coprocessor in 0..self.stack.buckets().len() {
             let body = ciphertext.body.clone();
-            bucket.put(&ciphertext.key(), &[("ct-format", "compressed_on_cpu")], body).await.unwrap();
+            self.stack.put_ciphertext(coprocessor, &ciphertext.material, body).await.unwrap();
         }
     }
 
@@ -155,7 +161,7 @@ impl Bench {
         self.spare.lock().unwrap().pop().expect("enough ciphertexts for one test")
     }
 
-    fn user_request(&self) -> UserRequest {
+    pub(crate) fn user_request(&self) -> UserRequest {
         UserRequest {
             pairs: vec![(self.ciphertext().handle, self.app)],
             contracts: vec![self.app],
@@ -423,7 +429,7 @@ pub(crate) fn start_rpc(kind: Kind) -> &'static str {
     }
 }
 
-fn seconds_since_1970() -> u64 {
+pub(crate) fn seconds_since_1970() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
