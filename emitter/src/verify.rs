@@ -343,7 +343,8 @@ pub(crate) mod tests {
         let node = Node::of(Release::V0_15);
         let [.., (kind, answer)] = answers();
         let good = node.result(kind, answer);
-        let changes: [fn(&mut Vec<EpochKey>, &mut Vec<EpochCrs>, &mut RequestId); 4] = [
+        type Change = fn(&mut Vec<EpochKey>, &mut Vec<EpochCrs>, &mut RequestId);
+        let changes: [Change; 4] = [
             |_, _, context| *context = RequestId(B256::repeat_byte(8)),
             |keys, _, _| keys[0].prep_keygen_id = RequestId(B256::repeat_byte(8)),
             |_, crs_list, _| crs_list[0].max_bit_length = U256::ONE,
@@ -359,9 +360,9 @@ pub(crate) mod tests {
             let mut result = good.clone();
             let Answer::EpochActivation { keys, crs_list, .. } = &mut result.answer else { unreachable!() };
             if left_out == 0 {
-                keys.clear()
+                keys.clear();
             } else {
-                crs_list.clear()
+                crs_list.clear();
             }
             assert_eq!(node.verifier().check(&result), Err(VerifyError::Empty));
         }
