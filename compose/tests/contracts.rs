@@ -1,4 +1,4 @@
-//! The development contracts hold what `docs/protocol.md` says of generation (a): ABI, checks and their order, consensus, events,
+//! The development contracts hold what `docs/protocol.md` says of both generations: ABI, checks and their order, consensus, events,
 //! reverts, gas. On a real chain.
 
 #![allow(clippy::unwrap_used, unreachable_pub)]
@@ -7,10 +7,20 @@
 mod abi;
 #[path = "contracts/answers.rs"]
 mod answers;
+#[path = "contracts/contexts.rs"]
+mod contexts;
 #[path = "contracts/deployment.rs"]
 mod deployment;
 #[path = "contracts/gas.rs"]
 mod gas;
+#[path = "contracts/handles.rs"]
+mod handles;
+#[path = "contracts/keys.rs"]
+mod keys;
+#[path = "contracts/network.rs"]
+mod network;
+#[path = "contracts/refusals.rs"]
+mod refusals;
 #[path = "contracts/requests.rs"]
 mod requests;
 #[path = "contracts/reverts.rs"]
