@@ -693,7 +693,9 @@ async fn a_configured_release_is_taken_where_the_contracts_do_not_contradict_it(
     let error = resolve_release(&rpc, &host, ReleaseChoice::Is(Release::V0_15)).await.expect_err("retired");
     assert!(matches!(error, ReleaseError::Retired { .. }), "{error}");
     // An outage is no answer.
-    let error = resolve_release(&client_of(&[dead_url().await.as_str()], |_| {}), &host, ReleaseChoice::Is(Release::V0_15)).await;
+    let error =
+        resolve_release(&client_of(&[dead_url().await.as_str()], |_| {}), &host, ReleaseChoice::Is(Release::V0_15))
+            .await;
     assert!(error.expect_err("nobody there").is_outage());
 }
 
