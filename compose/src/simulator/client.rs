@@ -231,6 +231,15 @@ impl ControlClient {
         self.change(Method::PUT, &format!("/failing-ids/{id}"), None).await
     }
 
+    /// Lets the operation with this id (64 hex digits) fail with a text of its own. From 0.13.20 on a text with "abort" in it
+    /// makes the failure ABORTED.
+    ///
+    /// # Errors
+    /// As [`ControlError`].
+    pub async fn fail_id_with(&self, id: &str, why: &str) -> Done {
+        self.change(Method::PUT, &format!("/failing-ids/{id}"), Some(json!({ "why": why }))).await
+    }
+
     /// Lets the operation with this id succeed again.
     ///
     /// # Errors

@@ -12,7 +12,7 @@
 //! | `GET /switches` | plaintext table, failing handles and ids, held operations, latencies |
 //! | `PUT`, `DELETE /plaintexts/{handle}` | sets a plaintext (body `{"plaintext": "0x…"}`, little-endian), or removes it |
 //! | `PUT`, `DELETE /failing-handles/{handle}` | decryptions of the handle fail, or not |
-//! | `PUT`, `DELETE /failing-ids/{id}` | the operation with the id fails, or not |
+//! | `PUT`, `DELETE /failing-ids/{id}` | the operation with the id fails (with the text of the body `{"why": "…"}`, if there is one), or not |
 //! | `PUT`, `DELETE /held/{operation}` | operations of a kind do not finish until released: `public-decryption`, `user-decryption`, `preprocessing`, `key-generation`, `crs-generation`, `prss-setup`, `resharing`, `context-creation`, `epoch-creation`, `destruction` |
 //! | `PATCH /latency-ms` | changes latencies; keys as in the configuration |
 //! | `PUT /health/{status}` | what `grpc.health.v1` says: `serving`, `not-serving`, or `own` for what the node would |
@@ -37,7 +37,7 @@ use tonic_health::ServingStatus;
 use super::calls::{CallRecord, CallsByRpc};
 use super::client::{NodeDescription, StoreCounts, Stores, SwitchPositions};
 use super::config::{Latencies, parse_bytes, parse_handle, parse_id};
-use super::engine::{Engine, lock};
+use super::engine::{Engine, failure_of, lock};
 use super::error::SimulatorError;
 use super::faults::Fault;
 use super::operation::Operation;
@@ -145,7 +145,7 @@ async fn switches(State(engine): Node) -> Json<SwitchPositions> {
     Json(SwitchPositions {
         plaintexts: switches.plaintexts.iter().map(|(handle, bytes)| (*handle, hex(bytes))).collect(),
         failing_handles: switches.failing_handles.clone(),
-        failing_ids: switches.failing_ids.iter().map(ToString::to_string).collect(),
+        failing_ids: switches.failing_ids.keys().map(ToString::to_string).collect(),
         held,
         latency_ms: switches.latency_ms,
         recovery: switches.recovery,
@@ -180,8 +180,16 @@ async fn mend_handle(State(engine): Node, Path(handle): Path<String>) -> Changed
     DONE
 }
 
-async fn fail_id(State(engine): Node, Path(id): Path<String>) -> Changed {
-    lock(&engine.switches).failing_ids.insert(parse_id(&id).map_err(wrong)?);
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FailureBody {
+    why: String,
+}
+
+async fn fail_id(State(engine): Node, Path(id): Path<String>, body: Option<Json<FailureBody>>) -> Changed {
+    let id = parse_id(&id).map_err(wrong)?;
+    let why = body.map_or_else(|| failure_of(id), |Json(body)| body.why);
+    lock(&engine.switches).failing_ids.insert(id, why);
     DONE
 }
 

@@ -118,7 +118,8 @@ impl Life {
 pub(super) struct Switches {
     pub(super) plaintexts: BTreeMap<B256, Vec<u8>>,
     pub(super) failing_handles: BTreeSet<B256>,
-    pub(super) failing_ids: BTreeSet<OperationId>,
+    /// Operations that fail, with the texts of their failures.
+    pub(super) failing_ids: BTreeMap<OperationId, String>,
     pub(super) latency_ms: Latencies,
     /// Whether there is no signing key.
     pub(super) recovery: bool,
@@ -168,7 +169,7 @@ impl Engine {
             switches: Mutex::new(Switches {
                 plaintexts: config.plaintexts.clone(),
                 failing_handles: config.failing_handles.clone(),
-                failing_ids: config.failing_ids.clone(),
+                failing_ids: config.failing_ids.iter().map(|id| (*id, failure_of(*id))).collect(),
                 latency_ms: config.latency_ms,
                 recovery: config.recovery,
             }),
@@ -333,10 +334,10 @@ impl Engine {
                 if running.cancel.run_until_cancelled(engine.run_out(operation, id)).await.is_none() {
                     return Err(format!("operation {id} was aborted"));
                 }
-                if engine.fails(id) {
-                    return Err(format!("operation {id} is switched to fail"));
+                match engine.failure(id) {
+                    Some(why) => Err(why),
+                    None => work.await,
                 }
-                work.await
             };
             // A life that ends meanwhile takes the operation with it.
             let outcome = life.over.run_until_cancelled(finished).await;
@@ -359,9 +360,9 @@ impl Engine {
         matches!(lock(store(life)).state(id), Some(State::Failed(_)))
     }
 
-    /// Whether an operation is switched to fail.
-    pub(super) fn fails(&self, id: OperationId) -> bool {
-        lock(&self.switches).failing_ids.contains(&id)
+    /// Why an operation fails, if it is switched to.
+    pub(super) fn failure(&self, id: OperationId) -> Option<String> {
+        lock(&self.switches).failing_ids.get(&id).cloned()
     }
 
     /// Lets an operation's time pass, and waits until its kind is not held.
@@ -442,6 +443,11 @@ async fn make_at_first_start(config: &Checked, vault: &Vault) -> Result<(), Stri
         }
     }
     Ok(())
+}
+
+/// The text of a failure that was switched on without one.
+pub(super) fn failure_of(id: OperationId) -> String {
+    format!("operation {id} is switched to fail")
 }
 
 pub(super) fn number(id: OperationId) -> U256 {

@@ -36,9 +36,7 @@ impl Engine {
             return Err(Refusal::new(version.unknown_context(), format!("context {context} is not known")));
         }
         self.run_out(Operation::PrssSetup, id).await;
-        if self.fails(id) {
-            return Err(internal("it is switched to fail".to_owned()));
-        }
+        self.failure(id).map_or(Ok(()), |why| Err(internal(why)))?;
         let epoch = StoredEpoch { context: context.0.to_vec() };
         let kept = match version.has_epochs() {
             true => self.vault.keep(Shelf::Epochs, id, epoch.encode_to_vec()).await,

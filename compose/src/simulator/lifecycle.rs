@@ -284,10 +284,7 @@ impl Engine {
 
     /// A synchronous operation that is switched to fail finds its storage in trouble.
     fn check_health(&self, id: OperationId) -> Result<(), Refusal> {
-        if self.fails(id) {
-            return Err(Refusal::new(Code::Internal, format!("operation {id} is switched to fail")));
-        }
-        Ok(())
+        self.failure(id).map_or(Ok(()), |why| Err(Refusal::new(Code::Internal, why)))
     }
 }
 

@@ -103,17 +103,30 @@ async fn a_held_get_is_answered_by_the_abort() {
 }
 
 #[tokio::test]
-async fn a_failure_that_was_no_abort_stays_internal() {
-    for version in VERSIONS {
-        let mut world = World::threshold(version).await;
-        world.control.fail_id(&crs_id(1).request_id).await.unwrap();
-        world.core.crs_gen(crsgen(1)).await.unwrap();
-        let status = until_settled(&world).await;
-        assert_eq!(status.code(), Code::Internal, "{version:?}");
+async fn from_0_13_20_on_the_text_of_a_failure_alone_makes_it_aborted() {
+    let texts = [("out of memory", Code::Internal), ("the peers ABORTED the round", Code::Aborted)];
+    for version in CoreVersion::ALL {
+        for (why, code_from_0_13_20) in texts {
+            let mut world = World::threshold(version).await;
+            for id in [public_id(1), crs_id(1), prep_id(1)] {
+                world.control.fail_id_with(&id.request_id, why).await.unwrap();
+            }
+            world.core.public_decrypt(public(1)).await.unwrap();
+            world.core.crs_gen(crsgen(1)).await.unwrap();
+            world.core.key_gen_preproc(prep(1)).await.unwrap();
+            eventually(|| async {
+                let stores = world.control.stores().await.unwrap();
+                (stores.public_decryptions.failed, stores.crs.failed, stores.preprocessings.failed) == (1, 1, 1)
+            })
+            .await;
+            let expected = if version < V0_13_20 { Code::Internal } else { code_from_0_13_20 };
+            let codes = [
+                code(world.core.get_public_decryption_result(public_id(1)).await),
+                code(world.core.get_crs_gen_result(crs_id(1)).await),
+                code(world.core.get_key_gen_preproc_result(prep_id(1)).await),
+                code(world.core.key_gen(keygen(2, 1)).await),
+            ];
+            assert_eq!(codes, [expected; 4], "{version:?}: {why}");
+        }
     }
-}
-
-async fn until_settled(world: &World) -> tonic::Status {
-    eventually(|| async { world.control.stores().await.unwrap().crs.failed == 1 }).await;
-    world.core.clone().get_crs_gen_result(crs_id(1)).await.unwrap_err()
 }

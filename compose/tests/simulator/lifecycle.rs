@@ -2,7 +2,7 @@
 
 use kms_proto::CORE_SERVICE_NAME;
 use kms_proto::kms::v1::*;
-use kms_stack::simulator::{CoreVersion, EpochConfig, Latencies, Mode, Operation};
+use kms_stack::simulator::{CoreVersion, Effect, EpochConfig, Fault, Latencies, Mode, Operation, When};
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
@@ -341,6 +341,7 @@ async fn a_centralized_node_has_one_epoch_and_breaks_two_calls() {
             world.core.get_epoch_result(epoch_id(1)).await.unwrap_err(),
             world.core.destroy_mpc_epoch(destroy_epoch(1)).await.unwrap_err(),
         ] {
+            assert_eq!(status.code(), Code::Cancelled);
             assert!(std::error::Error::source(&status).is_some(), "{version:?}: not an answer of the node: {status:?}");
             assert!(status.metadata().is_empty(), "{status:?}");
         }
@@ -361,6 +362,29 @@ async fn a_centralized_node_without_an_epoch_takes_its_first() {
     assert_eq!(code(world.core.new_mpc_epoch(new_epoch(1)).await), Code::Ok);
     eventually(|| async { world.control.node().await.unwrap().epochs == [epoch_id(1).request_id] }).await;
     assert_eq!(code(world.core.new_mpc_epoch(new_epoch(2)).await), Code::AlreadyExists);
+}
+
+#[tokio::test]
+async fn failures_are_injected_into_the_calls_of_contexts_and_epochs() {
+    let mut world = World::threshold(V0_15).await;
+    for rpc in ["NewMpcContext", "NewMpcEpoch", "GetEpochResult", "DestroyMpcEpoch", "DestroyMpcContext"] {
+        world.control.inject(&Fault::status(rpc, "UNAVAILABLE", 1)).await.unwrap();
+    }
+    let core = &mut world.core;
+    assert_eq!(code(core.new_mpc_context(new_context(2)).await), Code::Unavailable);
+    assert_eq!(code(core.new_mpc_context(new_context(2)).await), Code::Ok);
+    assert_eq!(code(core.new_mpc_epoch(new_epoch(2)).await), Code::Unavailable);
+    assert_eq!(code(core.get_epoch_result(epoch_id(2)).await), Code::Unavailable);
+    assert_eq!(code(core.get_epoch_result(epoch_id(2)).await), Code::NotFound, "the start had no effect");
+    assert_eq!(code(core.destroy_mpc_epoch(destroy_epoch(1)).await), Code::Unavailable);
+    assert_eq!(code(core.destroy_mpc_context(destroy_context(2)).await), Code::Unavailable);
+    assert_eq!(code(core.destroy_mpc_context(destroy_context(2)).await), Code::Ok);
+    let lost = Fault { when: When::After, count: Some(1), ..Fault::lasting("NewMpcEpoch", Effect::Drop) };
+    world.control.inject(&lost).await.unwrap();
+    assert_eq!(code(world.core.new_mpc_epoch(new_epoch(3)).await), Code::Unknown);
+    until_done(|| world.core.clone().get_epoch_owned(epoch_id(3))).await;
+    let calls = world.control.calls_of(&epoch_id(3).request_id).await.unwrap();
+    assert_eq!(calls["NewMpcEpoch"].calls, 1);
 }
 
 // --- What happens at the same time --------------------------------------------------------------------------------------
