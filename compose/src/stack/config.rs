@@ -115,6 +115,9 @@ chain_id = {host_chain_id}
 rpc_urls = {rpc_urls}
 acl = "{host_acl}"
 
+[access]
+pause_ms = 250
+
 [kms_core]
 endpoints = ["{kms_core}"]
 version = {version}
