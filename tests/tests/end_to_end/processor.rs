@@ -164,7 +164,11 @@ fn statuses() -> Vec<(&'static str, Fault, Expect)> {
             lasting_status(START, "NOT_FOUND"),
             Expect::Dead { reason: "KC-0505", attempts: 3 },
         ),
-        ("a full store may empty", Fault::status(START, "ABORTED", 1), Expect::Answer { starts: 2, attempts: 2 }),
+        (
+            "a full store burns no attempt",
+            Fault::status(START, "ABORTED", 4),
+            Expect::Answer { starts: 5, attempts: 1 },
+        ),
         (
             "a full core burns no attempt",
             Fault::status(START, "RESOURCE_EXHAUSTED", 4),
