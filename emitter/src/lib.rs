@@ -47,9 +47,12 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub mod answer;
+pub mod batch;
 pub mod clock;
 pub mod codes;
 pub mod config;
+pub mod delegation;
+pub mod executor;
 pub mod fees;
 pub mod follow;
 pub mod gas;
