@@ -502,6 +502,10 @@ pub struct SubmissionConfig {
     /// Milliseconds that an answer is kept for a registration that would make it valid, before it becomes a dead letter.
     #[schemars(range(min = 1000))]
     pub registration_limit_ms: u64,
+    /// Requests whose answers are remembered after their end, so that a result that somebody writes once more costs nothing. A
+    /// result that the memory cannot vouch for is tried by a call before it is sent.
+    #[schemars(range(min = 100))]
+    pub answered_memory: usize,
     /// Gas of a transaction that only fills a gap in the nonces: 21 000, and on a rollup its share of L1.
     #[schemars(range(min = 21_000))]
     pub filler_gas: u64,
@@ -549,6 +553,7 @@ impl Default for SubmissionConfig {
             registration_probe_ms: 5_000,
             registration_probe_max_ms: 300_000,
             registration_limit_ms: 7 * 24 * 60 * 60 * 1000,
+            answered_memory: 50_000,
             filler_gas: 100_000,
             balance_interval_ms: 30_000,
         }

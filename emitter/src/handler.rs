@@ -62,6 +62,7 @@ impl ResultHandler {
         let job = Job {
             key: ItemKey { lane: self.lane, partition: record.partition, offset: record.offset },
             item: IntentItem { result: record.coordinates(), identity: result.identity },
+            block: result.block_number,
             call,
             reply,
         };

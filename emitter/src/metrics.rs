@@ -19,6 +19,11 @@ pub fn describe() {
         "Records of the journal that recovery would have to read"
     );
     describe_gauge!("kms_connector_gas_figures", Unit::Count, "Kinds and sizes of answers with a known gas figure");
+    describe_gauge!(
+        "kms_connector_requests_remembered",
+        Unit::Count,
+        "Requests known to have or to have had an answer"
+    );
     describe_gauge!("kms_connector_sender_nonce", "Nonce of the transaction sender on chain");
     describe_gauge!("kms_connector_sender_balance_ether", "Balance of the transaction sender");
     describe_gauge!("kms_connector_destination_block", "Latest block of the destination that was read");
@@ -215,6 +220,7 @@ impl Metrics {
         gauge!("kms_connector_sends_waiting", "destination" => destination).set(levels.sends as f64);
         gauge!("kms_connector_intents_open", "destination" => destination).set(levels.intents as f64);
         gauge!("kms_connector_gas_figures", "destination" => destination).set(levels.gas_figures as f64);
+        gauge!("kms_connector_requests_remembered", "destination" => destination).set(levels.remembered as f64);
         gauge!("kms_connector_sender_nonce", "destination" => destination).set(levels.account_nonce as f64);
     }
 
@@ -245,6 +251,8 @@ pub struct Levels {
     pub intents: usize,
     /// Gas figures.
     pub gas_figures: usize,
+    /// Requests known to have or to have had an answer.
+    pub remembered: usize,
     /// The account's nonce.
     pub account_nonce: u64,
 }

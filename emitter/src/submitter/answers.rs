@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use alloy::primitives::B256;
-use kms_schemas::identity::{Kind, RequestId};
+use kms_schemas::identity::{Identity, Kind, RequestId};
 use kms_schemas::record::{IntentItem, Verdict};
 use tokio::sync::oneshot;
 
@@ -30,6 +30,8 @@ pub(super) enum Stage {
     Examined,
     /// Pauses before the chain is asked again.
     Waiting,
+    /// Waits for the end of another result's answer to the same request.
+    Behind,
     /// Kept until the node is registered.
     Held,
     /// Ended.
@@ -38,6 +40,8 @@ pub(super) enum Stage {
 
 pub(super) struct Answer {
     pub(super) item: IntentItem,
+    /// Block of the request; 0 for an answer that only the journal told of.
+    pub(super) block: u64,
     pub(super) payload: Payload,
     /// By what our recorded answer is recognised; unknown for an answer that only the journal told of.
     pub(super) mark: Option<Mark>,
@@ -69,6 +73,7 @@ impl Answers {
         let Recovered { key, item, payload, nonce, hash } = recovered;
         let answer = self.answers.entry(key).or_insert_with(|| Answer {
             item,
+            block: 0,
             payload: payload.clone(),
             mark: None,
             context: None,
@@ -89,13 +94,14 @@ impl Answers {
 
     /// Takes a job, whatever is known of it already. Says where the answer was; an end that nobody had asked for is told.
     pub(super) fn claim(&mut self, job: Job) -> Stage {
-        let Job { key, item, call, reply } = job;
+        let Job { key, item, block, call, reply } = job;
         let Some(answer) = self.answers.get_mut(&key) else {
             let payload = Payload { to: call.to, data: call.calldata, gas_limit: 0 };
             self.answers.insert(
                 key,
                 Answer {
                     item,
+                    block,
                     payload,
                     mark: Some(call.mark),
                     context: call.context,
@@ -111,6 +117,7 @@ impl Answers {
             );
             return Stage::New;
         };
+        answer.block = block;
         answer.mark = Some(call.mark);
         answer.context = call.context;
         let before = answer.stage.clone();
@@ -201,8 +208,9 @@ impl Answers {
         Some(told)
     }
 
-    /// The nonce and all that it carried are over.
-    pub(super) fn closed(&mut self, nonce: Nonce) {
+    /// The nonce and all that it carried are over. The answers that only the journal knew, which are forgotten.
+    pub(super) fn closed(&mut self, nonce: Nonce) -> Vec<(ItemKey, Identity)> {
+        let mut forgotten = Vec::new();
         for key in self.by_nonce.remove(&nonce).unwrap_or_default() {
             if let Some(answer) = self.answers.get_mut(&key)
                 && answer.nonce == Some(nonce)
@@ -210,12 +218,14 @@ impl Answers {
                 answer.nonce = None;
                 // Only the journal knew it, and its record was never brought back: it had been settled in Kafka before.
                 if answer.stage == Stage::Recovered {
+                    forgotten.push((key, answer.item.identity));
                     self.answers.remove(&key);
                     continue;
                 }
             }
             self.drop_if_over(&key);
         }
+        forgotten
     }
 
     fn drop_if_over(&mut self, key: &ItemKey) {

@@ -13,6 +13,7 @@
 
 mod answers;
 mod asking;
+mod seen;
 mod sending;
 
 use std::collections::{HashMap, VecDeque};
@@ -24,7 +25,7 @@ use alloy::primitives::{Address, B256, Bytes, U256};
 use kms_chain::event::ContractSet;
 use kms_chain::rpc::{BlockId, Rpc};
 use kms_runtime::http::Check;
-use kms_schemas::identity::Lane;
+use kms_schemas::identity::{Identity, Lane};
 use kms_schemas::record::{IntentItem, Verdict};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -44,6 +45,7 @@ use crate::wallet::Payload;
 
 use answers::{Answers, Stage};
 use asking::{Asking, Told};
+use seen::{Admit, Seen};
 use sending::Sending;
 
 /// A result's record, as small as can be.
@@ -64,6 +66,8 @@ pub struct Job {
     pub key: ItemKey,
     /// The same for the journal, with the request's identity.
     pub item: IntentItem,
+    /// Block of the request; 0 where an old record does not say.
+    pub block: u64,
     /// The checked call.
     pub call: Call,
     /// Where to tell how it ended.
@@ -170,6 +174,7 @@ pub struct Submitter {
     planner: Planner<ItemKey>,
     gas: GasBook,
     answers: Answers,
+    seen: Seen,
     asking: Asking,
     sending: Sending,
     open: OpenIntents,
@@ -200,7 +205,12 @@ impl Submitter {
     pub fn new(parts: Parts, first: Vec<Action<ItemKey>>) -> Self {
         let patience = parts.config.patience();
         let mut answers = Answers::default();
-        parts.recovered.into_iter().for_each(|recovered| answers.recover(recovered));
+        let mut seen = Seen::new(parts.config.answered_memory, parts.head);
+        for recovered in parts.recovered {
+            let is_open = recovered.nonce >= parts.planner.account();
+            seen.recovered(recovered.item.identity, recovered.key, is_open);
+            answers.recover(recovered);
+        }
         let mut submitter = Self {
             asking: Asking::new(&parts.config),
             sending: Sending::new(&parts.config),
@@ -215,6 +225,7 @@ impl Submitter {
             config: parts.config,
             planner: parts.planner,
             answers,
+            seen,
             open: parts.open,
             clock: parts.clock,
             head: parts.head,
@@ -287,7 +298,7 @@ impl Submitter {
     fn take(&mut self, job: Job) {
         let (key, nonce) = (job.key, self.answers.nonce_of(&job.key));
         match self.answers.claim(job) {
-            Stage::New => self.admit(key),
+            Stage::New => self.enter(key),
             // Its transaction is in the journal: on its way, or to be looked up.
             Stage::Recovered => {
                 self.answers.set(&key, Stage::Planned);
@@ -299,11 +310,33 @@ impl Submitter {
         }
     }
 
+    /// An answer that nothing is known of yet.
+    fn enter(&mut self, key: ItemKey) {
+        let Some(answer) = self.answers.get(&key) else { return };
+        match self.seen.admit(answer.item.identity, key, answer.block) {
+            Admit::First => self.admit(key),
+            Admit::AskFirst => self.ask_before(key),
+            Admit::Behind => self.answers.set(&key, Stage::Behind),
+        }
+    }
+
+    /// Sends an answer only if a call of it passes.
+    fn ask_before(&mut self, key: ItemKey) {
+        self.answers.set(&key, Stage::Examined);
+        self.asking.examine_first(key);
+    }
+
+    /// An answer is over, or nobody's any more: what waited behind it goes on.
+    fn over(&mut self, key: ItemKey, identity: Identity, block: u64) {
+        if let Some(next) = self.seen.ended(&identity, &key, block) {
+            self.ask_before(next);
+        }
+    }
+
     /// Sends an answer. While the contract does not accept this node, for some request at least, a call of it comes first.
     fn admit(&mut self, key: ItemKey) {
         if self.asking.hold.is_some() {
-            self.answers.set(&key, Stage::Examined);
-            return self.asking.examine_first(key);
+            return self.ask_before(key);
         }
         self.price(key);
     }
@@ -347,7 +380,9 @@ impl Submitter {
                 Action::Closed { nonce } => {
                     self.refusals.remove(&nonce);
                     self.open.close(nonce, self.clock.now());
-                    self.answers.closed(nonce);
+                    for (key, identity) in self.answers.closed(nonce) {
+                        self.over(key, identity, 0);
+                    }
                 }
             }
         }
@@ -500,8 +535,11 @@ impl Submitter {
     }
 
     fn settle(&mut self, key: ItemKey, end: End) {
+        let Some(answer) = self.answers.get(&key) else { return };
+        let (identity, block) = (answer.item.identity, answer.block);
         if let Some((kind, verdict, took)) = self.answers.settle(&key, end, self.clock.now()) {
             self.metrics.settled(kind, verdict, took);
+            self.over(key, identity, block);
         }
     }
 
@@ -512,10 +550,13 @@ impl Submitter {
             let without_nonce = match self.answers.stage(&key) {
                 Some(Stage::Planned) => self.planner.withdraw(&key),
                 Some(Stage::Held | Stage::Unpriced | Stage::Waiting) => self.asking.withdraw(&key),
+                Some(Stage::Behind) => true,
                 _ => false,
             };
-            if without_nonce {
+            if let Some(answer) = self.answers.get(&key).filter(|_| without_nonce) {
+                let (identity, block) = (answer.item.identity, answer.block);
                 self.answers.remove(&key);
+                self.over(key, identity, block);
             }
         }
         // What was held may just have been withdrawn.
@@ -531,6 +572,7 @@ impl Submitter {
             sends: self.sending.waiting(),
             intents: self.open.len(),
             gas_figures: self.gas.shapes(),
+            remembered: self.seen.len(),
             account_nonce: self.planner.account().0,
         });
     }
