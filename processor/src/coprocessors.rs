@@ -262,3 +262,87 @@ impl Coprocessors {
 fn is_http(url: &str) -> bool {
     url.starts_with("http://") || url.starts_with("https://")
 }
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::U256;
+    use alloy::sol_types::{SolCall, SolValue};
+    use kms_chain::contracts::{Coprocessor, GatewayConfig};
+
+    use super::*;
+    use crate::mock::{MockChain, word};
+
+    const ONE: Address = Address::repeat_byte(1);
+    const TWO: Address = Address::repeat_byte(2);
+
+    /// A chain with these coprocessors, whose signers are their addresses, and this threshold.
+    async fn chain(coprocessors: &[(Address, &'static str)], threshold: u64) -> MockChain {
+        let chain = MockChain::start().await;
+        let addresses: Vec<Address> = coprocessors.iter().map(|(address, _)| *address).collect();
+        chain.on_selector(GatewayConfig::getCoprocessorSignersCall::SELECTOR, addresses.abi_encode());
+        chain.on_selector(GatewayConfig::getCoprocessorTxSendersCall::SELECTOR, addresses.abi_encode());
+        chain.on_selector(GatewayConfig::getCoprocessorMajorityThresholdCall::SELECTOR, word(U256::from(threshold)));
+        let known: HashMap<Address, &'static str> = coprocessors.iter().copied().collect();
+        chain.on(GatewayConfig::getCoprocessorCall::SELECTOR, move |arguments| {
+            let asked = Address::from_slice(&arguments[12..32]);
+            let url = known.get(&asked).copied().unwrap_or_default();
+            let found = Coprocessor { txSenderAddress: asked, signerAddress: asked, s3BucketUrl: url.to_owned() };
+            Ok(found.abi_encode())
+        });
+        chain
+    }
+
+    fn reading(chain: &MockChain, refresh: Duration) -> Coprocessors {
+        Coprocessors::new(GatewayConfigViews::new(chain.rpc(), Address::repeat_byte(9)), refresh)
+    }
+
+    #[tokio::test]
+    async fn the_registry_is_read_once_and_kept_for_a_while() {
+        let chain = chain(&[(ONE, "http://one/bucket"), (TWO, "https://two/bucket")], 2).await;
+        let coprocessors = reading(&chain, Duration::from_secs(60));
+        let registry = coprocessors.registry().await.unwrap();
+        assert_eq!((registry.signers.as_slice(), registry.threshold), ([ONE, TWO].as_slice(), 2));
+        let urls: Vec<&str> = registry.buckets.iter().map(|bucket| bucket.url.as_str()).collect();
+        assert_eq!(urls, ["http://one/bucket", "https://two/bucket"]);
+        assert!(!registry.threshold_is_no_majority());
+        let posts = chain.posts();
+        assert!(Arc::ptr_eq(&registry, &coprocessors.registry().await.unwrap()));
+        assert_eq!(chain.posts(), posts);
+    }
+
+    #[tokio::test]
+    async fn a_bucket_that_two_share_is_asked_once_and_one_without_http_never() {
+        let chain = chain(&[(ONE, "http://one"), (TWO, "http://one"), (Address::repeat_byte(3), "s3://three")], 2).await;
+        let registry = reading(&chain, Duration::ZERO).registry().await.unwrap();
+        assert_eq!(registry.buckets.len(), 1);
+        assert_eq!(registry.signers.len(), 3, "who has no bucket may still be attested for in another's");
+    }
+
+    #[tokio::test]
+    async fn a_threshold_of_half_or_less_is_no_majority() {
+        for (threshold, is_none) in [(1, true), (2, false)] {
+            let chain = chain(&[(ONE, "http://one"), (TWO, "http://two")], threshold).await;
+            let coprocessors = reading(&chain, Duration::from_secs(60));
+            coprocessors.check_threshold().await;
+            assert_eq!(coprocessors.registry().await.unwrap().threshold_is_no_majority(), is_none, "{threshold}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_was_read_stays_in_use_while_the_chain_is_down_and_one_that_was_not_is_an_outage() {
+        let chain = chain(&[(ONE, "http://one")], 1).await;
+        chain.break_down(true);
+        let coprocessors = reading(&chain, Duration::ZERO);
+        let down = coprocessors.registry().await;
+        assert!(matches!(down, Err(Trouble::Outage { code: codes::REGISTRY_UNREACHABLE, .. })), "{down:?}");
+        chain.break_down(false);
+        let read = coprocessors.registry().await.unwrap();
+        chain.break_down(true);
+        let kept = coprocessors.registry().await.unwrap();
+        assert_eq!(kept.buckets[0].url, read.buckets[0].url);
+        chain.break_down(false);
+        let again = coprocessors.registry().await.unwrap();
+        assert!(!Arc::ptr_eq(&again, &read), "it is read again");
+        assert!(Arc::ptr_eq(&again.buckets[0].in_flight, &read.buckets[0].in_flight), "what is in flight still counts");
+    }
+}
