@@ -4,8 +4,9 @@
 //! work is decoded from the proven one. Until then nothing that the record says is believed, and nothing of it is sent anywhere.
 
 use kms_chain::authority::{Occurrence, ProvenTransaction, Unproven};
-use kms_chain::event::{self, ContractSet};
+use kms_chain::event::{self, ContractSet, DecodeError, Decoded};
 use kms_chain::finality::Finality;
+use kms_chain::release::Release;
 use kms_runtime::stage::{Answered, Reach};
 use kms_schemas::identity::Lane;
 use kms_schemas::record::{RawLog, Request};
@@ -79,9 +80,21 @@ fn unproven(chain: &ServedChain, lane: Lane, why: &Unproven) -> Trouble {
     }
 }
 
+/// Reads the log as an event of the chain's release, or of another one: contracts are upgraded in place, and what was asked for before, or
+/// since the processor looked last, is served all the same.
+fn decode_any_release(contracts: &ContractSet, log: &RawLog) -> Result<Option<Decoded>, DecodeError> {
+    let others = Release::ALL.into_iter().filter(|release| *release != contracts.release);
+    for release in std::iter::once(contracts.release).chain(others) {
+        if let Some(decoded) = event::decode_request(&contracts.with_release(release), log)? {
+            return Ok(Some(decoded));
+        }
+    }
+    Ok(None)
+}
+
 /// The record's decoded part is what this log says.
 fn decode(contracts: &ContractSet, request: &Request, log: &RawLog) -> Result<(), Trouble> {
-    let decoded = event::decode_request(contracts, log)
+    let decoded = decode_any_release(contracts, log)
         .map_err(|error| Trouble::permanent(codes::BODY_DIFFERS_FROM_LOG, error.to_string()))?
         .ok_or_else(|| {
             Trouble::permanent(
@@ -146,6 +159,15 @@ mod tests {
             assert!(matches!(refused, Trouble::Permanent { code: codes::BODY_DIFFERS_FROM_LOG, .. }), "{refused}");
         }
         assert_eq!(mock.posts(), 0);
+    }
+
+    #[test]
+    fn what_was_asked_for_before_an_upgrade_is_read_after_it() {
+        let request = request();
+        let contracts = ContractSet::gateway(Release::V0_15, request.log.address);
+        assert_eq!(decode(&contracts, &request, &request.log), Ok(()));
+        let elsewhere = ContractSet::gateway(Release::V0_15, Address::repeat_byte(9));
+        assert_eq!(decode(&elsewhere, &request, &request.log).unwrap_err().code(), codes::FOREIGN_REQUEST);
     }
 
     #[tokio::test]

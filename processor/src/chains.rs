@@ -1,5 +1,8 @@
 //! The chains that requests come from, and the check of the deployment at start.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use alloy::primitives::Address;
 use kms_chain::authority::Authority;
 use kms_chain::eip712::{Domain, Domains};
@@ -10,10 +13,12 @@ use kms_chain::rpc::{BlockId, EndpointUrl, Rpc, RpcConfig};
 use kms_chain::views::{DomainError, ViewError, check_domain};
 use kms_runtime::config::Endpoint;
 use kms_runtime::shutdown::{Exit, Stopped};
+use kms_runtime::stage::Answered;
 use kms_schemas::identity::Lane;
 
 use crate::codes;
 use crate::config::{CheckAcl, ProcessorConfig};
+use crate::error::Trouble;
 
 /// The Gateway's name in outages.
 pub const GATEWAY: &str = "gateway_rpc";
@@ -135,6 +140,52 @@ impl Clients {
     }
 }
 
+/// That the Gateway itself checks access rights, as up to v0.11: looked at for every block with a request, since an upgrade ends it, and
+/// from then on nobody but the connector checks.
+#[derive(Debug)]
+pub struct GatewayAccess {
+    rpc: Rpc,
+    contracts: ContractSet,
+    choice: ReleaseChoice,
+    /// Every block up to here is of such a release. Releases only go up.
+    known: AtomicU64,
+}
+
+impl GatewayAccess {
+    /// Of the Gateway with this `Decryption` contract.
+    #[must_use]
+    pub fn new(rpc: Rpc, decryption: Address, choice: ReleaseChoice) -> Self {
+        let contracts = ContractSet::gateway(Release::V0_11, decryption);
+        Self { rpc, contracts, choice, known: AtomicU64::new(0) }
+    }
+
+    /// The Gateway still checked at this block.
+    ///
+    /// # Errors
+    /// [`Trouble::Outage`]: it does not, or nobody answers. Nothing is decrypted until somebody has looked into it.
+    pub async fn check(&self, block: u64, answered: &Answered) -> Result<(), Trouble> {
+        if block <= self.known.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let outage = |code, text: String| Trouble::outage(code, GATEWAY, text);
+        match resolve_release(&self.rpc.needing(block), &self.contracts, self.choice).await {
+            Ok(release) if release.gateway_checks_access() => {
+                answered.by(GATEWAY);
+                self.known.fetch_max(block, Ordering::Relaxed);
+                Ok(())
+            }
+            Ok(release) => Err(outage(
+                codes::RELEASE_CHANGED,
+                format!(
+                    "the Gateway was upgraded to {release}, which checks no access rights: start the processor again"
+                ),
+            )),
+            Err(error) if error.is_outage() => Err(outage(error.code(), error.to_string())),
+            Err(error) => Err(outage(codes::RELEASE_CHANGED, error.to_string())),
+        }
+    }
+}
+
 /// What the contracts say of themselves, once they have been asked.
 #[derive(Clone, Debug)]
 pub struct Deployment {
@@ -221,6 +272,21 @@ impl DeploymentError {
             Self::Domain { source: DomainError::Mismatch { .. }, .. } => kms_chain::codes::DOMAIN_MISMATCH,
             Self::Unreadable { source, .. } => source.code(),
             Self::Missing { .. } | Self::Mismatch(_) => codes::DEPLOYMENT_MISMATCH,
+        }
+    }
+}
+
+/// Returns when the Gateway's contracts are not of `release` any more, with what they are.
+pub async fn upgraded(config: &ProcessorConfig, rpc: &Rpc, release: Release) -> String {
+    let section = &config.gateway;
+    let contracts = ContractSet::gateway(release, section.decryption);
+    loop {
+        tokio::time::sleep(Duration::from_millis(section.release_refresh_ms)).await;
+        match resolve_release(rpc, &contracts, section.release).await {
+            Ok(found) if found == release => {}
+            Ok(found) => return format!("the Gateway was upgraded from {release} to {found}"),
+            Err(ReleaseError::View(_)) => {}
+            Err(error) => return format!("the Gateway was upgraded: {error}"),
         }
     }
 }
@@ -511,6 +577,44 @@ mod tests {
         let mock = deployed(Release::V0_11).await;
         domain(&mock, DECRYPTION, "Another", 7);
         assert_eq!(detect(&mock, A).await.unwrap_err().code(), kms_chain::codes::DOMAIN_MISMATCH);
+    }
+
+    #[tokio::test]
+    async fn p4_a_gateway_that_was_upgraded_does_not_check_access_any_more() {
+        let mock = deployed(Release::V0_11).await;
+        let access = GatewayAccess::new(mock.rpc(), DECRYPTION, ReleaseChoice::Auto);
+        let nobody = Answered::unheard();
+        let check = |block| access.check(block, &nobody);
+        assert_eq!(check(10).await, Ok(()));
+        let asked = mock.posts_with("eth_call");
+        assert_eq!(check(9).await, Ok(()));
+        assert_eq!(mock.posts_with("eth_call"), asked, "an earlier block needs no further look");
+        mock.break_down(true);
+        assert!(matches!(check(11).await, Err(Trouble::Outage { dependency: GATEWAY, .. })));
+        mock.break_down(false);
+        says(&mock, DECRYPTION, "Decryption v0.4.0");
+        assert_eq!(check(10).await, Ok(()));
+        assert!(matches!(check(11).await, Err(Trouble::Outage { code: codes::RELEASE_CHANGED, .. })));
+        let stubborn = GatewayAccess::new(mock.rpc(), DECRYPTION, ReleaseChoice::Is(Release::V0_11));
+        let outcome = stubborn.check(11, &Answered::unheard()).await;
+        assert!(matches!(outcome, Err(Trouble::Outage { code: codes::RELEASE_CHANGED, .. })), "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_is_noticed_and_an_outage_is_none() {
+        let mock = deployed(Release::V0_14).await;
+        let mut config = config(&mock, B);
+        config.gateway.release_refresh_ms = 5;
+        let rpc = mock.rpc();
+        let noticed = upgraded(&config, &rpc, Release::V0_14);
+        tokio::pin!(noticed);
+        mock.break_down(true);
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut noticed).await;
+        assert!(early.is_err(), "{early:?}");
+        mock.break_down(false);
+        says(&mock, DECRYPTION, "Decryption v0.7.0");
+        let text = noticed.await;
+        assert!(text.contains("v0.14") && text.contains("v0.15"), "{text}");
     }
 
     #[tokio::test]

@@ -194,6 +194,9 @@ codes! {
     ETHEREUM_UNREADABLE = "KC-0557", "ethereum_unreadable",
         "The contexts could not be read from the Ethereum host chain.",
         "Check its RPC endpoints and `ethereum.protocol_config`; requests wait and burn no attempt and no budget.";
+    RELEASE_CHANGED = "KC-0561", "release_changed",
+        "The contracts were upgraded to another release while the processor ran.",
+        "Nothing: the processor ends, and reads the new release when it is started again. It then says what its configuration lacks.";
     DEPLOYMENT_MISMATCH = "KC-0560", "deployment_mismatch",
         "The configuration does not fit the contracts that are there.",
         "Read the text: it names the section or the address.";

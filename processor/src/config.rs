@@ -124,6 +124,14 @@ pub struct GatewaySection {
     #[serde(default = "registry_refresh_ms")]
     #[schemars(range(min = 1000))]
     pub registry_refresh_ms: u64,
+    /// Milliseconds between two looks at the contracts' release; the processor ends when they were upgraded.
+    #[serde(default = "release_refresh_ms")]
+    #[schemars(range(min = 100))]
+    pub release_refresh_ms: u64,
+}
+
+const fn release_refresh_ms() -> u64 {
+    60_000
 }
 
 fn decryption_domain() -> String {

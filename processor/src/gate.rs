@@ -17,7 +17,7 @@ use kms_schemas::record::{Request, RequestBody, UnifiedUserDecryption};
 use crate::access::{self, HostChains};
 use crate::authorise;
 use crate::bounds;
-use crate::chains::ServedChain;
+use crate::chains::{GatewayAccess, ServedChain};
 use crate::check::{Check, Facts, Form};
 use crate::codes;
 use crate::context::{self, Contexts};
@@ -35,10 +35,19 @@ pub struct Gate {
     pub ethereum: Option<ServedChain>,
     /// Domain of the Gateway's `Decryption`, in which users sign.
     pub decryption: Domain,
-    /// The host chains; none where their access control lists are not asked.
-    pub host_chains: Option<HostChains>,
+    /// Who checks access rights.
+    pub access: Access,
     /// Contexts and epochs, where the release has a `ProtocolConfig`.
     pub contexts: Option<Contexts>,
+}
+
+/// Who checks access rights.
+#[derive(Debug)]
+pub enum Access {
+    /// The host chains' access control lists are asked.
+    HostChains(HostChains),
+    /// The Gateway did, before the request was there.
+    Gateway(GatewayAccess),
 }
 
 impl Gate {
@@ -72,18 +81,17 @@ impl Gate {
                 Check::SameHandles => bounds::check_same_handles(&facts.handles, facts.materials)?,
                 Check::Validity => user_request::check_validity(unified(request)?, now)?,
                 Check::Context => self.check_context(facts.extra_data, answered).await?,
-                Check::PublicAccess => {
-                    if let Some(host_chains) = &self.host_chains {
-                        host_chains.check_public(&facts.handles, answered).await?;
-                    }
-                }
+                Check::PublicAccess => match &self.access {
+                    Access::HostChains(chains) => chains.check_public(&facts.handles, answered).await?,
+                    Access::Gateway(gateway) => gateway.check(request.block_number, answered).await?,
+                },
                 Check::LegacyAccess => self.check_legacy(request, &facts, transaction, answered).await?,
-                Check::UnifiedAccess => match &self.host_chains {
-                    Some(host_chains) => {
-                        host_chains.check_unified(unified(request)?, &self.decryption, answered).await?;
+                Check::UnifiedAccess => match &self.access {
+                    Access::HostChains(chains) => {
+                        chains.check_unified(unified(request)?, &self.decryption, answered).await?;
                     }
-                    // Nobody but the connector checks these: without a host chain they are not served.
-                    None => return Err(access::no_host_chain()),
+                    // No Gateway checks these.
+                    Access::Gateway(_) => return Err(access::no_host_chain()),
                 },
                 Check::ForgetContext => {
                     if let Some(contexts) = &self.contexts {
@@ -107,7 +115,10 @@ impl Gate {
         transaction: &ProvenTransaction,
         answered: &Answered,
     ) -> Result<(), Trouble> {
-        let Some(host_chains) = &self.host_chains else { return Ok(()) };
+        let chains = match &self.access {
+            Access::HostChains(chains) => chains,
+            Access::Gateway(gateway) => return gateway.check(request.block_number, answered).await,
+        };
         let (RequestBody::UserDecryption { user_address, public_key, .. }
         | RequestBody::UserDecryptionHandles { user_address, public_key, .. }) = &request.body
         else {
@@ -115,7 +126,7 @@ impl Gate {
         };
         let event = Event { handles: &facts.handles, user: *user_address, public_key, extra_data: facts.extra_data };
         let grounds = Grounds::read(request.log.address, transaction.to, &transaction.input, &event)?;
-        host_chains.check_legacy(&grounds, answered).await
+        chains.check_legacy(&grounds, answered).await
     }
 
     async fn check_context(&self, extra_data: &[u8], answered: &Answered) -> Result<(), Trouble> {
@@ -147,9 +158,11 @@ mod tests {
     use alloy::primitives::{Address, B256, Bytes, U256};
     use alloy::sol_types::{SolCall, SolValue};
     use kms_chain::contracts::HostAcl;
+    use kms_chain::contracts::Proxy;
     use kms_chain::contracts::b::ProtocolConfig;
     use kms_chain::event::ContractSet;
     use kms_chain::finality::Finality;
+    use kms_chain::release::ReleaseChoice;
     use kms_chain::rpc::BlockId;
     use kms_schemas::identity::{Kind, RequestId};
     use kms_schemas::record::{CiphertextMaterial, HandleEntry};
@@ -171,7 +184,11 @@ mod tests {
             gateway,
             ethereum: None,
             decryption: Domain::decryption(7, DECRYPTION),
-            host_chains: asks_acl.then(|| HostChains::new(BTreeMap::from([(12_345, host_chain)]), 100_000)),
+            access: if asks_acl {
+                Access::HostChains(HostChains::new(BTreeMap::from([(12_345, host_chain)]), 100_000))
+            } else {
+                Access::Gateway(GatewayAccess::new(mock.rpc(), DECRYPTION, ReleaseChoice::Auto))
+            },
             contexts: release.key_management_on_host().then(|| {
                 let protocol_config = Address::repeat_byte(0xc1);
                 Contexts::new(mock.rpc(), protocol_config, BlockId::finalized(), release, Duration::from_secs(60))
@@ -284,8 +301,11 @@ mod tests {
             public_key: Bytes::from_static(b"key"),
             extra_data: Bytes::from_static(&[9, 9]),
         };
+        mock.on_selector(Proxy::getVersionCall::SELECTOR, "Decryption v0.3.0".abi_encode());
         assert_eq!(code(&gate(&mock, Release::V0_11, false), &asked).await, None);
-        assert_eq!(mock.posts(), 0);
+        mock.on_selector(Proxy::getVersionCall::SELECTOR, "Decryption v0.4.0".abi_encode());
+        let upgraded = gate(&mock, Release::V0_11, false);
+        assert_eq!(code(&upgraded, &asked).await, Some(codes::RELEASE_CHANGED), "since its upgrade it does not");
         let asks = gate(&mock, Release::V0_11, true);
         assert_eq!(code(&asks, &asked).await, Some(codes::CALLDATA_FOREIGN), "then the calldata counts");
     }

@@ -95,6 +95,14 @@ struct Work {
     first_attempt_ms: Option<u64>,
 }
 
+impl Work {
+    /// The record that is being handled. What a request has waited is counted by it, and not by what it says of its source: nobody's
+    /// record spends another one's budget.
+    fn at(&self) -> &Coordinates {
+        self.deferred.as_ref().unwrap_or(&self.source)
+    }
+}
+
 impl RequestHandler {
     /// A handler of the lane's fresh or deferred records.
     #[must_use]
@@ -134,7 +142,7 @@ impl RequestHandler {
         let transaction = shared.gate.prove(request, answered).await?;
         shared.quarantine.pass(request, &work.source, self.intake == Intake::Deferred).await?;
         shared.gate.check(request, &transaction, SystemTime::now(), answered).await?;
-        shared.patience.settled(&work.source);
+        self.settled(work);
         // A deferred request, and one whose first attempt ended here, was probably started.
         let repeated = attempt.repeated || self.intake == Intake::Deferred;
         let served = serve(shared, request, repeated, answered);
@@ -151,7 +159,7 @@ impl RequestHandler {
     /// at once, instead of after the request that it is to end.
     async fn obey(&self, attempt: &Attempt) -> Infallible {
         let mut signals = attempt.signals.clone();
-        let mut heard = 0;
+        let (mut heard, mut last_heard) = (0, false);
         let mut open: Vec<Work> = Vec::new();
         loop {
             let new: Vec<_> = {
@@ -173,11 +181,17 @@ impl RequestHandler {
             }
             open = later;
             tokio::select! {
-                changed = signals.changed() => if changed.is_err() && open.is_empty() {
-                    std::future::pending::<()>().await;
-                },
+                changed = signals.changed(), if !last_heard => last_heard = changed.is_err(),
                 () = tokio::time::sleep(self.shared.patience.pause()), if !open.is_empty() => {}
+                () = std::future::pending() => {}
             }
+        }
+    }
+
+    /// The request waits no more.
+    fn settled(&self, work: &Work) {
+        if self.shared.patience.settled(work.at()) {
+            metrics::waiting(self.shared.patience.len());
         }
     }
 
@@ -202,7 +216,7 @@ impl RequestHandler {
         let kind = work.request.kind.as_str();
         match trouble {
             Trouble::Waits { budget, code, text } => {
-                let spending = shared.patience.spend(&work.source, budget, Instant::now());
+                let spending = shared.patience.spend(work.at(), budget, Instant::now());
                 metrics::waiting(shared.patience.len());
                 match spending {
                     Spending::Wait(after) => {
@@ -210,7 +224,7 @@ impl RequestHandler {
                         Outcome::Wait { after, why: Failure::new(code, text) }
                     }
                     Spending::Over(spent) => {
-                        shared.patience.settled(&work.source);
+                        self.settled(work);
                         let text = format!("{text}; waited {} ms for it ({})", spent.as_millis(), budget.key());
                         metrics::request_refused(kind, code, &text);
                         Outcome::DeadLetter { why: Failure::new(code, text) }
@@ -218,12 +232,12 @@ impl RequestHandler {
                 }
             }
             trouble @ (Trouble::Outage { .. } | Trouble::SetAside { .. }) => {
-                shared.patience.interrupted(&work.source);
+                shared.patience.interrupted(work.at());
                 trouble.into_outcome()
             }
             trouble @ Trouble::MayHeal { .. } => trouble.into_outcome(),
             Trouble::Permanent { code, text } => {
-                shared.patience.settled(&work.source);
+                self.settled(work);
                 metrics::request_refused(kind, code, &text);
                 Outcome::DeadLetter { why: Failure::new(code, text) }
             }
@@ -312,6 +326,7 @@ impl Handler for RequestHandler {
             return None;
         }
         let work = self.decode(record).ok()?;
+        self.settled(&work);
         let topic = self.shared.topics.deferred(work.request.kind.lane()).to_owned();
         let key = work.request.id.0.to_vec();
         let deferred = DeferredRequest {

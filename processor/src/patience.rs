@@ -3,7 +3,7 @@
 //! Only the time between two looks counts at which everybody answered and what is waited for was not there. An outage in between counts
 //! for nothing, and neither does a long time without a look, since then something else held the request up.
 //!
-//! What was spent is remembered per request, over its deferral, but not over a restart: then a request waits anew.
+//! What was spent is remembered per record. A request that is deferred, or met by a restart, waits anew.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -155,9 +155,9 @@ impl Patience {
         }
     }
 
-    /// The request `at` waits no more.
-    pub fn settled(&self, at: &Coordinates) {
-        self.lock().remove(at);
+    /// The request `at` waits no more. Whether it did.
+    pub fn settled(&self, at: &Coordinates) -> bool {
+        self.lock().remove(at).is_some()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Coordinates, Waiting>> {

@@ -17,17 +17,17 @@ use tokio::task::JoinSet;
 
 use crate::access::{HostChain, HostChains};
 use crate::answer::Verifier;
-use crate::chains::{self, Clients, Deployment, ServedChain};
+use crate::chains::{self, Clients, Deployment, GatewayAccess, ServedChain};
 use crate::ciphertext::CiphertextStore;
 use crate::config::{CoreVersion, LaneConfig, ProcessorConfig};
 use crate::context::Contexts;
 use crate::coprocessors::Coprocessors;
 use crate::core::KmsCore;
-use crate::gate::Gate;
+use crate::gate::{Access, Gate};
 use crate::handler::{Intake, RequestHandler, Shared};
 use crate::identity::Quarantine;
 use crate::patience::Patience;
-use crate::{handler, metrics};
+use crate::{codes, handler, metrics};
 
 /// The processor.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +79,17 @@ impl Service for Processor {
                 });
             }
         }
+        // An upgrade changes what has to be checked: start again, and find out.
+        let (rpc, release, shutdown) = (shared.gateway.rpc.clone(), shared.release, context.shutdown.clone());
+        stages.spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => Ok(()),
+                text = chains::upgraded(&config, &rpc, release) => {
+                    shutdown.cancel();
+                    Err(Stopped { exit: Exit::Refused, code: codes::RELEASE_CHANGED, text })
+                }
+            }
+        });
         let mut outcome = Ok(());
         while let Some(ended) = stages.join_next().await {
             let ended = ended.unwrap_or_else(|error| {
@@ -175,13 +186,16 @@ fn shared(
         let refresh = Duration::from_millis(access.context_refresh_ms);
         Contexts::new(chain.rpc.clone(), section.protocol_config, chain.view_block(), release, refresh)
     });
-    let host_chains = checks_acl.then(|| {
+    let rights = if checks_acl {
         let chains = config.host_chain.iter().zip(clients.host_chains);
         let chains = chains.map(|(section, rpc)| (section.chain_id, HostChain { rpc, acl: section.acl }));
-        HostChains::new(chains.collect(), access.erc1271_gas)
-    });
+        Access::HostChains(HostChains::new(chains.collect(), access.erc1271_gas))
+    } else {
+        let (rpc, section) = (gateway.rpc.clone(), &config.gateway);
+        Access::Gateway(GatewayAccess::new(rpc, section.decryption, section.release))
+    };
     let gate =
-        Gate { release, gateway: gateway.clone(), ethereum: ethereum.clone(), decryption, host_chains, contexts };
+        Gate { release, gateway: gateway.clone(), ethereum: ethereum.clone(), decryption, access: rights, contexts };
     let core_version = config.kms_core.version.unwrap_or_else(|| CoreVersion::of(release));
     Ok(Shared {
         codec: context.codec.clone(),
