@@ -5,18 +5,21 @@
 //! write to the chain that the services read, and sign with the node's keys.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
 use alloy::eips::eip2718::Encodable2718 as _;
 use alloy::primitives::{Address, B256, Bytes, TxKind, U256, keccak256};
 use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
+use kms_chain::eip712;
 use kms_chain::event::{ContractSet, Decoded, decode_request};
 use kms_runtime::kafka::OutgoingRecord;
 use kms_schemas::codec::{Codec, Record};
 use kms_schemas::identity::{Coordinates, Identity, Kind, Lane, RequestId};
 use kms_schemas::record::{
-    Answer, Cursor, DeadLetter, DeferredRequest, Intent, IntentItem, RawLog, Request, ResultRecord, Submission, Verdict,
+    Answer, Cursor, DeadLetter, DeferredRequest, EpochCrs, EpochKey, Intent, IntentItem, KeyDigest, RawLog, Request,
+    ResultRecord, Signed, Submission, Verdict,
 };
 use kms_schemas::topics::partition_for_key;
 use kms_stack::contracts::{Made, NewRequest};
@@ -32,6 +35,8 @@ const VECTORS: &str = include_str!("../../../chain/vectors/events.json");
 /// Calls that ask KMS Core how it is, for nobody's request.
 const OF_HEALTH: [&str; 3] = ["GetHealthStatus", "GetOperatorPublicKey", "GetKeyMaterialAvailability"];
 const PARTITIONS: i32 = 3;
+/// Offsets of records that the forger claims to have been there.
+const FORGED_FROM: i64 = 1_000_000;
 
 // --- Codes of what is refused ---------------------------------------------------------------------------------------------
 
@@ -45,10 +50,16 @@ const NOT_REQUESTED: &str = "KC-0652";
 const ANSWER_OF_ANOTHER: &str = "KC-0653";
 const RETRACTION_CONTRADICTED: &str = "KC-0655";
 const FOREIGN_INTENT: &str = "KC-0759";
+/// No dead letter: a submission says that the request of the result is not on the chain.
+const SETTLED_AS_RETRACTED: &str = "retracted";
+/// No dead letter: a submission says that there is nothing to send.
+const NOTHING_TO_SEND: &str = "nothing to send";
 
 /// A stack with all services, and little patience for what never comes.
 struct Scene {
     bench: Bench,
+    /// Records that the forger claims to have been there.
+    invented: AtomicI64,
 }
 
 /// What must not grow: every call of KMS Core that is about a request, and the sender's transactions on each chain.
@@ -71,7 +82,7 @@ impl Scene {
             adjust(stack.services(&ServiceKind::ALL))
         })
         .await;
-        Self { bench }
+        Self { bench, invented: AtomicI64::new(0) }
     }
 
     async fn footprint(&self) -> Footprint {
@@ -112,21 +123,43 @@ impl Scene {
         let (records, expected): (Vec<_>, Vec<_>) =
             forged.into_iter().map(|forged| (forged.record, (forged.what, forged.reasons))).unzip();
         let places = self.bench.write(records).await;
-        let mut found: BTreeMap<Coordinates, DeadLetter> = BTreeMap::new();
-        let missing = |found: &BTreeMap<Coordinates, DeadLetter>| {
+        let mut found: BTreeMap<Coordinates, (String, String)> = BTreeMap::new();
+        let missing = |found: &BTreeMap<Coordinates, _>| {
             let missing = places.iter().zip(&expected).filter(|(at, _)| !found.contains_key(at));
             missing.map(|(at, (what, _))| format!("{what} at {at}")).collect::<Vec<_>>()
         };
         let begun = std::time::Instant::now();
         while !missing(&found).is_empty() {
-            assert!(begun.elapsed() < LIMIT, "no dead letter of {:#?}", missing(&found));
+            assert!(
+                begun.elapsed() < LIMIT,
+                "no end of {:#?}\n{}\n{}",
+                missing(&found),
+                self.bench.processor().process().log(),
+                self.bench.stack.node().emitter().process().log()
+            );
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            found = self.bench.dead_letters().await.into_iter().map(|letter| (letter.source.clone(), letter)).collect();
+            found = self.ends().await;
         }
         for (at, (what, reasons)) in places.iter().zip(&expected) {
-            let letter = &found[at];
-            assert!(reasons.contains(&letter.reason.as_str()), "{what} at {at}: {} {}", letter.reason, letter.text);
+            let (reason, text) = &found[at];
+            assert!(reasons.contains(&reason.as_str()), "{what} at {at}: {reason} {text}");
         }
+    }
+
+    /// How records ended that led to nothing: the reason, and the words.
+    async fn ends(&self) -> BTreeMap<Coordinates, (String, String)> {
+        let letters = self.bench.dead_letters().await.into_iter();
+        let letters = letters.map(|letter| (letter.source, (letter.reason, letter.text)));
+        let submissions = self.bench.submissions().await.into_iter();
+        let settled = submissions.filter_map(|one| {
+            let end = match one.verdict {
+                Verdict::Retracted => SETTLED_AS_RETRACTED,
+                Verdict::NoAnswerOnChain => NOTHING_TO_SEND,
+                _ => return None,
+            };
+            Some((one.result, (end.to_owned(), String::new())))
+        });
+        letters.chain(settled).collect()
     }
 
     /// Makes requests that are no forgeries, and waits until the chain has taken their answers.
@@ -138,7 +171,18 @@ impl Scene {
 
     async fn settled(&self, made: &[Made]) -> Vec<ResultRecord> {
         self.mine(3).await;
-        let results = self.bench.answers(made).await;
+        let results = eventually(&format!("answers to {made:?}"), LIMIT, async || {
+            let results = self.bench.results().await;
+            let of = |made: &Made| {
+                let of_it = |result: &&ResultRecord| {
+                    (result.identity.kind, result.identity.id) == (made.kind, made.id)
+                        && result.source.offset < FORGED_FROM
+                };
+                results.values().find(of_it).cloned()
+            };
+            made.iter().map(of).collect::<Option<Vec<ResultRecord>>>()
+        })
+        .await;
         eventually("their answers are settled", LIMIT, async || {
             let submissions = self.bench.submissions().await;
             let accepted = |result: &ResultRecord| {
@@ -168,7 +212,12 @@ impl Scene {
         let topics = &self.bench.topics;
         let lane = request.kind.lane();
         let deferred = DeferredRequest {
-            source: Coordinates { topic: topics.requests(lane).to_owned(), partition: 0, offset: 0 },
+            // What was waited for is remembered by this: one of its own for each.
+            source: Coordinates {
+                topic: topics.requests(lane).to_owned(),
+                partition: 0,
+                offset: FORGED_FROM + self.invented.fetch_add(1, Ordering::Relaxed),
+            },
             attempts: 1,
             first_attempt_ms: 0,
             deferred_ms: 0,
@@ -191,6 +240,24 @@ impl Scene {
             what: what.to_owned(),
             record: outgoing(topic, result.identity.id, self.encoded(topic, result)),
             reasons: reasons.to_vec(),
+        }
+    }
+
+    /// A result of a request, as the processor would write it.
+    fn result_of(&self, request: &Request, answer: Answer) -> ResultRecord {
+        ResultRecord {
+            source: Coordinates {
+                topic: self.bench.topics.requests(request.kind.lane()).to_owned(),
+                partition: 0,
+                offset: FORGED_FROM + self.invented.fetch_add(1, Ordering::Relaxed),
+            },
+            deferred: None,
+            identity: request.identity(),
+            block_number: request.block_number,
+            block_hash: request.block_hash,
+            log_index: request.log_index,
+            attempts: 1,
+            answer,
         }
     }
 
@@ -235,7 +302,6 @@ impl Scene {
         }
     }
 
-    /// Forces the processor's and emitter's next look at a chain to be a new one: one more block.
     async fn head(&self, chain_id: u64) -> u64 {
         let number = rpc(self.anvil(chain_id), "eth_blockNumber", json!([])).await;
         serde_json::from_value::<U256>(number).unwrap().to()
@@ -308,13 +374,50 @@ fn every_event(generation: &str, contracts: &ContractSet) -> Vec<(Decoded, RawLo
     logs.filter_map(|log| Some((decode_request(contracts, &log).unwrap()?, log))).collect()
 }
 
+/// Every form of answer to a kind of request, which claims to be the node's and is signed by somebody else where it is signed.
+fn invented_answers(kind: Kind, signer: Address) -> Vec<Answer> {
+    let digest = keccak256("what the forger signs");
+    let stranger = PrivateKeySigner::from_slice(&[5; 32]).unwrap();
+    let signature = Signed { signature: eip712::sign(&stranger, digest).unwrap(), digest, signer };
+    let (handles, word, extra_data) = (vec![keccak256("handle")], Bytes::from(vec![7; 32]), Bytes::new());
+    let key_digests = vec![KeyDigest { key_type: 0, digest: word.clone() }];
+    let id = RequestId(B256::with_last_byte(4));
+    match kind {
+        Kind::PublicDecryption => {
+            vec![Answer::PublicDecryption { handles, decrypted_result: word, extra_data, signature }]
+        }
+        Kind::UserDecryption => {
+            vec![Answer::UserDecryption { public_key: word.clone(), handles, share: word, extra_data, signature }]
+        }
+        Kind::PrepKeygen => vec![Answer::PrepKeygen { extra_data, signature }],
+        Kind::Keygen => vec![Answer::Keygen { prep_keygen_id: id, key_digests, extra_data, signature }],
+        Kind::Crsgen => {
+            vec![Answer::Crsgen { max_bit_length: U256::from(2_048), crs_digest: word, extra_data, signature }]
+        }
+        Kind::NewKmsContext => vec![Answer::KmsContextCreated, Answer::Done],
+        Kind::NewKmsEpoch => {
+            let key = EpochKey { prep_keygen_id: id, key_id: id, key_digests, signature: signature.clone() };
+            let max_bit_length = U256::from(2_048);
+            let crs = EpochCrs { crs_id: id, max_bit_length, crs_digest: word, signature };
+            vec![Answer::EpochActivation { context_id: id, keys: vec![key], crs_list: vec![crs] }]
+        }
+        Kind::PrssInit
+        | Kind::KeyReshareSameSet
+        | Kind::AbortKeygen
+        | Kind::AbortCrsgen
+        | Kind::KmsContextDestroyed
+        | Kind::KmsEpochDestroyed => vec![Answer::Done],
+    }
+}
+
 // --- Requests -------------------------------------------------------------------------------------------------------------
 
 /// Forgeries of every kind of a generation, in every topic of requests, in every place that a block can be claimed to have.
 async fn every_kind(scene: &Scene, generation: &str) -> BTreeSet<Kind> {
     // So that there is a final block with a log, and blocks above it.
     scene.mine(4).await;
-    let before = scene.footprint().await;
+    // The contracts of (b) ask for their first context and epoch themselves.
+    let (before, results) = (scene.footprint().await, scene.bench.results().await.len());
     let mut kinds = BTreeSet::new();
     let mut forged = Vec::new();
     for chain in scene.bench.stack.chains() {
@@ -332,16 +435,28 @@ async fn every_kind(scene: &Scene, generation: &str) -> BTreeSet<Kind> {
                 block_number: block.number,
                 block_hash: block.hash,
                 block_timestamp: block.timestamp,
-                ..request
+                ..request.clone()
             };
             forged.extend(scene.requests("another log's place", &genuine, &[RECORD_FORGED, NO_SUCH_LOG]));
+            for answer in invented_answers(decoded.kind, scene.bench.stack.node().signer()) {
+                let result = scene.result_of(&request, answer.clone());
+                let ends = [SIGNER_MISMATCH, SETTLED_AS_RETRACTED, NOTHING_TO_SEND];
+                forged.push(scene.result(&format!("{} in an invented block", request.kind), &result, &ends));
+                let result = scene.result_of(&genuine, answer);
+                let ends = [SIGNER_MISMATCH, NOT_REQUESTED];
+                forged.push(scene.result(&format!("{} in another log's place", request.kind), &result, &ends));
+            }
             let outside = Request { log_index: 1_000_000, ..genuine };
             forged.extend(scene.requests("a place behind the last log", &outside, &[NO_SUCH_LOG]));
         }
     }
     scene.refused(forged).await;
     assert_eq!(scene.footprint().await, before, "KMS Core was not asked, and nothing was sent");
-    assert!(scene.bench.results().await.is_empty());
+    let genuine = async || {
+        let results = scene.bench.results().await.into_keys();
+        results.filter(|source| source.offset < FORGED_FROM).count()
+    };
+    assert_eq!(genuine().await, results, "nothing was answered");
     kinds
 }
 
@@ -496,7 +611,7 @@ async fn p4_a_genuine_signature_under_another_request_and_answers_without_one_se
         let replay = under(genuine.answer.clone());
         forged.push(scene.result("a genuine signature under another request", &replay, &[replayed]));
         let block = ResultRecord { block_hash: keccak256("a block of the forger's"), ..replay.clone() };
-        forged.push(scene.result("the same in an invented block", &block, &[replayed, NOT_REQUESTED, ORPHANED]));
+        forged.push(scene.result("the same in an invented block", &block, &[replayed, SETTLED_AS_RETRACTED]));
         let place = ResultRecord { identity: request.identity(), ..genuine.clone() };
         forged.push(scene.result("a genuine answer and place under another id", &place, &[replayed, NOT_REQUESTED]));
         let id = RequestId(B256::from(U256::from_be_bytes(genuine.identity.id.0.0) + U256::from(1_000)));
@@ -524,22 +639,10 @@ async fn p4_a_genuine_signature_under_another_request_and_answers_without_one_se
         ));
     }
     // Every result of its own request's record: two outcomes of one record are another matter.
-    for (offset, forged) in (1_000_000..).zip(&mut forged) {
+    for (offset, forged) in (FORGED_FROM..).zip(&mut forged) {
         forged.record = with_source_offset(bench, &forged.record, offset);
     }
     scene.refused(forged).await;
-    // Once more what was answered already: nobody pays for it twice.
-    let again = genuine.iter().map(|genuine| scene.result("a genuine result once more", genuine, &[]).record);
-    let places = bench.write(again.collect()).await;
-    eventually("the repetitions are settled or dead", LIMIT, async || {
-        let submissions = bench.submissions().await;
-        let letters = bench.dead_letters().await;
-        let over = |at: &Coordinates| {
-            submissions.iter().any(|one| one.result == *at) || letters.iter().any(|letter| letter.source == *at)
-        };
-        places.iter().all(over).then_some(())
-    })
-    .await;
     let after = scene.footprint().await;
     assert_eq!(after.nonces, nonces, "nothing was sent");
     assert_eq!(after.pending, nonces, "nothing is on its way");
@@ -548,6 +651,36 @@ async fn p4_a_genuine_signature_under_another_request_and_answers_without_one_se
         bench.core.release(operation).await.unwrap();
     }
     scene.settled(&open).await;
+    scene.nothing_panicked();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_a_genuine_result_written_once_more_sends_nothing() {
+    let scene = Scene::start("forged-again", |stack| stack).await;
+    let bench = &scene.bench;
+    let crs = NewRequest::Crsgen { max_bit_length: U256::from(2_048), params_type: 1 };
+    let answered = [bench.public().await, bench.make(&bench.new_user()).await, bench.make(&crs).await];
+    let genuine = scene.settled(&answered).await;
+    let before = scene.footprint().await;
+    // Also after a restart, when nobody remembers.
+    for _ in 0..2 {
+        let again = genuine
+            .iter()
+            .flat_map(|genuine| [0, 1].map(|_| scene.result("a genuine result once more", genuine, &[]).record));
+        let places = bench.write(again.collect()).await;
+        eventually("the repetitions are settled or dead", LIMIT, async || {
+            let submissions = bench.submissions().await;
+            let letters = bench.dead_letters().await;
+            let over = |at: &Coordinates| {
+                submissions.iter().any(|one| one.result == *at) || letters.iter().any(|letter| letter.source == *at)
+            };
+            places.iter().all(over).then_some(())
+        })
+        .await;
+        assert_eq!(scene.footprint().await, before, "nobody pays for it twice");
+        bench.stack.node().emitter().stop().await;
+        start(bench.stack.node().emitter()).await;
+    }
     scene.nothing_panicked();
 }
 
@@ -654,11 +787,18 @@ async fn p4_forged_dead_letters_submissions_cursors_intents_and_leaders_make_nob
     for _ in 0..2 {
         start(bench.stack.node().ingest()).await;
         start(bench.stack.node().emitter()).await;
+        let begun = std::time::Instant::now();
         eventually("the forged intents are told", LIMIT, async || {
             let letters = bench.dead_letters().await;
             let told =
                 |at: &Coordinates| letters.iter().any(|letter| letter.source == *at && letter.reason == FOREIGN_INTENT);
-            places[first_intent..].iter().zip(&intents).all(|(at, (told_of, _))| !told_of || told(at)).then_some(())
+            let untold = places[first_intent..].iter().zip(&intents).find(|(at, (told_of, _))| *told_of && !told(at));
+            assert!(
+                begun.elapsed() < LIMIT / 2,
+                "{untold:?} {letters:#?} {}",
+                bench.stack.node().emitter().process().log()
+            );
+            untold.is_none().then_some(())
         })
         .await;
         assert_eq!(scene.footprint().await, before, "KMS Core was not asked, and nothing was sent");
@@ -726,4 +866,56 @@ fn forged_intents(genuine: &Intent, stranger: &PrivateKeySigner, request: &Reque
         // An old record once more says nothing new.
         (false, genuine.clone()),
     ]
+}
+
+/// A chain that was reorganised gives an id to another request. KMS Core does not compare: it would answer the second with the
+/// result of the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_a_second_payload_under_a_known_identity_is_quarantined_also_after_a_restart() {
+    const IDENTITY_REUSED: &str = "KC-0540";
+    let scene = Scene::start("identity", |stack| stack).await;
+    let bench = &scene.bench;
+    let chain = bench.stack.chains().remove(0);
+    let anvil = bench.stack.anvil();
+    scene.genuine_requests_flow().await;
+    // Ingest stops at a reorganisation of what it has ingested: the records are written here, as it would write them.
+    bench.stack.node().ingest().stop().await;
+    let topic = bench.topics.requests(Lane::Decryption).to_owned();
+    let write = async |request: &Request| {
+        bench.write(vec![outgoing(&topic, request.id, scene.encoded(&topic, request))]).await.remove(0)
+    };
+
+    let snapshot = rpc(anvil, "evm_snapshot", json!([])).await;
+    let first = bench.public().await;
+    let first_at = write(&scene.as_ingest_would(&chain, &first).await).await;
+    bench.answers(&[first]).await;
+    assert_eq!(bench.starts(&first).await, 1);
+    rpc(anvil, "evm_revert", json!([snapshot])).await;
+    // Another time makes other blocks of the same transactions.
+    rpc(anvil, "evm_increaseTime", json!([60])).await;
+    scene.mine(3).await;
+
+    let requester = bench.stack.requester().await.unwrap();
+    let second = requester.make(&super::processor::bench::public_of(&[bench.ciphertext()])).await.unwrap();
+    assert_eq!((second.kind, second.id), (first.kind, first.id), "the counter begins again where it was");
+    let request = scene.as_ingest_would(&chain, &second).await;
+    for restart in [false, true] {
+        if restart {
+            bench.processor().kill().await;
+            bench.processor().start().await.unwrap();
+        }
+        let second_at = write(&request).await;
+        let (reason, text) =
+            eventually("the second payload is a dead letter", LIMIT, async || scene.ends().await.remove(&second_at))
+                .await;
+        assert_eq!(reason, IDENTITY_REUSED, "{text}");
+        assert!(text.contains(&first_at.to_string()) && text.contains(&second_at.to_string()), "{text}");
+    }
+    assert_eq!(bench.starts(&first).await, 1, "KMS Core heard of the first alone");
+    let metric = bench.processor().metric("kms_connector_identities_reused_total").await;
+    assert_eq!(metric, Some(1.0), "the alert of the process that runs now");
+    // Others go on.
+    let third = requester.make(&super::processor::bench::public_of(&[bench.ciphertext()])).await.unwrap();
+    write(&scene.as_ingest_would(&chain, &third).await).await;
+    bench.answers(&[third]).await;
 }
