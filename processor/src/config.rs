@@ -395,6 +395,11 @@ pub struct KmsCoreConfig {
     #[serde(default = "stuck_poll_ms")]
     #[schemars(range(min = 1000))]
     pub stuck_poll_ms: u64,
+    /// Milliseconds after which a KMS Core that lets every call run into its deadline counts as unreachable. Without effect where
+    /// `await_timeout_ms` is below the 60 s for which a healthy one holds a call.
+    #[serde(default = "unresponsive_after_ms")]
+    #[schemars(range(min = 1000))]
+    pub unresponsive_after_ms: u64,
     /// Largest gRPC message in bytes, both directions; KMS Core's own limit is 100 MiB.
     #[serde(default = "max_message_bytes")]
     #[schemars(range(min = 65536))]
@@ -415,6 +420,10 @@ const fn await_timeout_ms() -> u64 {
 
 const fn await_pause_max_ms() -> u64 {
     5_000
+}
+
+const fn unresponsive_after_ms() -> u64 {
+    180_000
 }
 
 const fn stuck_poll_ms() -> u64 {

@@ -23,6 +23,7 @@ use crate::config::{CoreVersion, KmsCoreConfig};
 use crate::core_request;
 use crate::error::Trouble;
 use crate::metrics;
+use crate::patience::Budget;
 use crate::status::{AwaitVerdict, Class, StartVerdict, await_verdict, start_verdict};
 
 /// The dependency's name in outages.
@@ -69,6 +70,20 @@ pub struct KmsCore {
     await_pause_max: Duration,
     stuck: Stuck,
     stuck_poll: Duration,
+    hung: Hung,
+}
+
+/// When a shard that lets every call run into its deadline counts as unreachable: its process lives, and answers nothing.
+#[derive(Clone, Copy, Debug)]
+struct Hung {
+    /// For how long a healthy core holds a call for a result. Only deadlines beyond it tell anything.
+    hold: Duration,
+    /// For how long nothing was answered.
+    after: Duration,
+}
+
+impl Hung {
+    const HOLD: Duration = Duration::from_secs(60);
 }
 
 #[derive(Debug)]
@@ -286,6 +301,7 @@ impl KmsCore {
             await_pause_max: Duration::from_millis(config.await_pause_max_ms).max(await_pause),
             stuck: Stuck::DEFAULT,
             stuck_poll: Duration::from_millis(config.stuck_poll_ms),
+            hung: Hung { hold: Hung::HOLD, after: Duration::from_millis(config.unresponsive_after_ms) },
         })
     }
 
@@ -473,6 +489,11 @@ impl KmsCore {
             }
             match verdict {
                 AwaitVerdict::Pending => {
+                    // Calls for preprocessings and keys may be held longer than our deadline by a healthy core.
+                    if O::CLASS == Class::Decryption && self.is_hung(shard, &status) {
+                        shard.is_silent(&text());
+                        return Err(self.outage(codes::CORE_UNREACHABLE, KMS_CORE, text()));
+                    }
                     if O::CLASS == Class::Decryption {
                         self.refuse_stuck(operation.id(), begun, O::NAME)?;
                     }
@@ -486,6 +507,13 @@ impl KmsCore {
                 AwaitVerdict::Unimplemented => return Err(Trouble::permanent(codes::CORE_LACKS_CALL, text())),
             }
         }
+    }
+
+    /// A deadline beyond the time for which a core holds a call, and nothing was answered for long.
+    fn is_hung(&self, shard: &Shard, status: &Status) -> bool {
+        matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
+            && self.await_timeout > self.hung.hold
+            && shard.reachability.unanswered() >= self.hung.after
     }
 
     /// Sets a pending decryption aside that will not end before KMS Core is restarted: one that was refused before, or one that
@@ -551,6 +579,7 @@ impl KmsCore {
             StartVerdict::AlreadyKnown | StartVerdict::NotYet | StartVerdict::MayHeal => {
                 Trouble::may_heal(codes::CORE_NOT_READY, text)
             }
+            StartVerdict::InFlight => Trouble::waits(Budget::Context, codes::CORE_LIFECYCLE, text),
             StartVerdict::Busy => self.outage(codes::CORE_BUSY, CAPACITY, text),
             StartVerdict::Aborted => Trouble::permanent(codes::CORE_ABORTED, text),
             StartVerdict::Unreachable => self.outage(codes::CORE_UNREACHABLE, KMS_CORE, text),
@@ -636,16 +665,25 @@ struct Reachability {
     number: usize,
     endpoint: String,
     is_silent: AtomicBool,
+    /// When a call first ran into its deadline since the last answer.
+    unanswered: Mutex<Option<Instant>>,
 }
 
 impl Reachability {
     fn new(number: usize, endpoint: String) -> Self {
         metrics::shard_reachable(number, true);
-        Self { number, endpoint, is_silent: AtomicBool::new(false) }
+        Self { number, endpoint, is_silent: AtomicBool::new(false), unanswered: Mutex::default() }
+    }
+
+    /// A call ran into its deadline: since when nothing is answered.
+    fn unanswered(&self) -> Duration {
+        let mut since = self.unanswered.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        since.get_or_insert_with(Instant::now).elapsed()
     }
 
     fn answers(&self, answered: &Answered) {
         answered.by(KMS_CORE);
+        self.unanswered.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if self.is_silent.load(Ordering::Relaxed) && self.is_silent.swap(false, Ordering::Relaxed) {
             metrics::shard_reachable(self.number, true);
             tracing::info!(shard = self.number, endpoint = self.endpoint, "kms core answers again");

@@ -309,3 +309,30 @@ async fn a_core_that_is_down_is_an_outage_for_starts_results_and_single_calls() 
         assert!(matches!(outcome, Err(Trouble::Outage { code: codes::CORE_UNREACHABLE, .. })), "{outcome:?}");
     }
 }
+
+#[tokio::test]
+async fn a_core_that_lives_and_answers_nothing_becomes_an_outage_and_one_that_answers_others_does_not() {
+    let (script, mut core) = scripted(CoreVersion::V0_14).await;
+    core.hung = Hung { hold: Duration::ZERO, after: Duration::from_millis(200) };
+    script.accepts(START);
+    script.refuses(GET, Code::DeadlineExceeded);
+    let outcome = decrypt(&core, 1, true).await;
+    assert!(matches!(outcome, Err(Trouble::Outage { code: codes::CORE_UNREACHABLE, .. })), "{outcome:?}");
+
+    // A deadline within the time that a call is held for tells nothing; nor does one while others are answered.
+    core.hung.hold = core.await_timeout;
+    let waits = tokio::time::timeout(Duration::from_millis(600), decrypt(&core, 1, true)).await;
+    assert!(waits.is_err(), "{waits:?}");
+    core.hung.hold = Duration::ZERO;
+    let others = async {
+        loop {
+            core.shards[0].reachability.answers(&Answered::unheard());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        outcome = decrypt(&core, 1, true) => panic!("{outcome:?}"),
+        () = others => {}
+        () = tokio::time::sleep(Duration::from_millis(600)) => {}
+    }
+}
