@@ -11,6 +11,8 @@ mod answers;
 mod contexts;
 #[path = "contracts/deployment.rs"]
 mod deployment;
+#[path = "contracts/executor.rs"]
+mod executor;
 #[path = "contracts/gas.rs"]
 mod gas;
 #[path = "contracts/handles.rs"]

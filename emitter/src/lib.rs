@@ -63,6 +63,7 @@ pub mod leader;
 pub mod metrics;
 pub mod nonce;
 pub mod prove;
+pub mod provision;
 pub mod routes;
 pub mod service;
 pub mod session;

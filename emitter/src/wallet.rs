@@ -3,13 +3,15 @@
 use std::fmt;
 
 use alloy::consensus::transaction::SignerRecoverable as _;
-use alloy::consensus::{SignableTransaction, Transaction as _, TxEip1559, TxEnvelope};
+use alloy::consensus::{SignableTransaction, Transaction as _, TxEip1559, TxEip7702, TxEnvelope};
 use alloy::eips::eip2718::{Decodable2718 as _, Encodable2718 as _};
+use alloy::eips::eip7702::Authorization;
 use alloy::primitives::{Address, B256, Bytes, TxKind, U256};
 use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use kms_runtime::config::Secret;
 
+use crate::delegation::Planned;
 use crate::fees::Fees;
 use crate::nonce::Nonce;
 
@@ -87,6 +89,66 @@ impl Wallet {
             value: U256::ZERO,
             access_list: Default::default(),
             input: payload.data.clone(),
+        };
+        let signature = self.key.sign_hash_sync(&transaction.signature_hash())?;
+        let signed = TxEnvelope::from(transaction.into_signed(signature));
+        Ok(SignedTransaction { raw: signed.encoded_2718().into(), hash: *signed.tx_hash() })
+    }
+
+    /// Signs an EIP-1559 transaction that creates a contract.
+    ///
+    /// # Errors
+    /// See [`SigningError`].
+    pub fn sign_creation(
+        &self,
+        chain_id: u64,
+        nonce: Nonce,
+        code: &Bytes,
+        gas_limit: u64,
+        fees: Fees,
+    ) -> Result<SignedTransaction, SigningError> {
+        let transaction = TxEip1559 {
+            chain_id,
+            nonce: nonce.0,
+            gas_limit,
+            max_fee_per_gas: fees.max_fee,
+            max_priority_fee_per_gas: fees.priority,
+            to: TxKind::Create,
+            value: U256::ZERO,
+            access_list: Default::default(),
+            input: code.clone(),
+        };
+        let signature = self.key.sign_hash_sync(&transaction.signature_hash())?;
+        let signed = TxEnvelope::from(transaction.into_signed(signature));
+        Ok(SignedTransaction { raw: signed.encoded_2718().into(), hash: *signed.tx_hash() })
+    }
+
+    /// Signs a transaction of the account to itself that delegates it as planned (EIP-7702), with the chain's id in the
+    /// authorization: one without is good on every chain.
+    ///
+    /// # Errors
+    /// See [`SigningError`].
+    pub fn sign_delegation(
+        &self,
+        chain_id: u64,
+        planned: &Planned,
+        gas_limit: u64,
+        fees: Fees,
+    ) -> Result<SignedTransaction, SigningError> {
+        let authorization =
+            Authorization { chain_id: U256::from(chain_id), address: planned.to, nonce: planned.authorization.0 };
+        let authorized = self.key.sign_hash_sync(&authorization.signature_hash())?;
+        let transaction = TxEip7702 {
+            chain_id,
+            nonce: planned.transaction.0,
+            gas_limit,
+            max_fee_per_gas: fees.max_fee,
+            max_priority_fee_per_gas: fees.priority,
+            to: self.address(),
+            value: U256::ZERO,
+            access_list: Default::default(),
+            authorization_list: vec![authorization.into_signed(authorized)],
+            input: Bytes::new(),
         };
         let signature = self.key.sign_hash_sync(&transaction.signature_hash())?;
         let signed = TxEnvelope::from(transaction.into_signed(signature));
