@@ -5,7 +5,10 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use kms_stack::{ServiceKind, Stack};
+use alloy::primitives::{Address, B256, U256};
+use kms_chain::contracts::b;
+use kms_stack::contracts::{Material, attested_object, first_context, handle};
+use kms_stack::{Generation, ServiceKind, Stack};
 use kms_tests::{eventually, kafka, new_workspace, prefix, program};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -43,24 +46,81 @@ async fn four_nodes_are_registered_with_the_keys_of_their_simulators() {
     stack.stop().await;
 }
 
+/// Without services: what is another in generation (b).
 #[tokio::test]
-async fn the_services_find_nothing_wrong_with_the_files_that_the_stack_writes() {
+async fn generation_b_has_an_ethereum_host_with_the_first_context_and_attested_ciphertexts() {
     let workspace = new_workspace();
     let stack = Stack::builder()
-        .block_time(None)
+        .generation(Generation::B)
+        .nodes(4)
+        .coprocessors(2)
+        .block_time(Some(Duration::from_millis(50)))
         .kafka(kafka().await.bootstrap_servers())
-        .prefix(prefix("files"))
+        .prefix(prefix("generation-b"))
         .services(&[])
         .start(&workspace)
         .await
         .unwrap();
-    for service in stack.node().services() {
-        let checked = Command::new(program())
-            .args([service.kind().name(), "check-config", "--config"])
-            .arg(service.config())
-            .output()
+
+    let chains = stack.chains();
+    assert_eq!(
+        chains.iter().map(|chain| (chain.name, chain.chain_id)).collect::<Vec<_>>(),
+        [("gateway", 31_337), ("ethereum", 12_345)]
+    );
+    let (gateway, ethereum) = (&chains[0].contracts, &chains[1].contracts);
+    assert!(gateway.addresses().iter().all(|address| !ethereum.addresses().contains(address)), "no address twice");
+    let requester = stack.requester().await.unwrap();
+    let current = b::ProtocolConfig::getCurrentKmsContextIdCall {};
+    let current = requester.host().view(ethereum.protocol_config.unwrap(), &current).await.unwrap();
+    assert_eq!(current, first_context().as_u256());
+    let anchor = b::ProtocolConfig::getKmsContextAnchorCall { contextId: current };
+    let anchor = requester.host().view(ethereum.protocol_config.unwrap(), &anchor).await.unwrap();
+    assert!(anchor.emissionBlockNumber >= U256::from(chains[1].first_block), "the first context is not before it");
+
+    let material = Material {
+        handle: handle(B256::repeat_byte(7), 12_345, 5),
+        key_id: first_context(),
+        ciphertext_digest: B256::repeat_byte(1),
+        sns_ciphertext_digest: B256::repeat_byte(2),
+    };
+    let mut signers = Vec::new();
+    for (index, bucket) in stack.buckets().iter().enumerate() {
+        stack.put_ciphertext(index, &material, vec![3; 500]).await.unwrap();
+        let url = format!("{}/{}", bucket.url(), attested_object(material.handle));
+        let response = kms_tests::get(&url).await.unwrap();
+        let attested = response.headers()["x-amz-meta-ct-attestation"].to_str().unwrap().to_owned();
+        let attested: serde_json::Value = serde_json::from_str(&attested).unwrap();
+        assert_eq!(attested["sns_ciphertext_digest"], material.sns_ciphertext_digest.to_string());
+        signers.push(attested["signer"].as_str().unwrap().parse::<Address>().unwrap());
+        assert_eq!(response.bytes().await.unwrap(), vec![3; 500]);
+    }
+    let registered = b::GatewayConfig::getCoprocessorSignersCall {};
+    assert_eq!(requester.gateway().view(stack.contracts().gateway_config, &registered).await.unwrap(), signers);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn the_services_find_nothing_wrong_with_the_files_that_the_stack_writes() {
+    for generation in [Generation::A, Generation::B] {
+        let workspace = new_workspace();
+        let stack = Stack::builder()
+            .generation(generation)
+            .block_time(None)
+            .kafka(kafka().await.bootstrap_servers())
+            .prefix(prefix("files"))
+            .services(&[])
+            .start(&workspace)
+            .await
             .unwrap();
-        assert!(checked.status.success(), "{}: {}", service.kind(), String::from_utf8_lossy(&checked.stderr));
+        for service in stack.node().services() {
+            let checked = Command::new(program())
+                .args([service.kind().name(), "check-config", "--config"])
+                .arg(service.config())
+                .output()
+                .unwrap();
+            assert!(checked.status.success(), "{}: {}", service.kind(), String::from_utf8_lossy(&checked.stderr));
+        }
+        stack.stop().await;
     }
 }
 
