@@ -592,3 +592,83 @@ impl Default for LaneConfig {
 impl Configuration for LaneConfig {
     fn validate(&self, _: &mut Problems) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use kms_runtime::config::{Sources, load};
+
+    use super::*;
+
+    const SMALLEST: [&str; 6] = [
+        "gateway.chain_id=31337",
+        "gateway.rpc_urls=http://127.0.0.1:8545",
+        "gateway.decryption=0x00000000000000000000000000000000000dec01",
+        "gateway.gateway_config=0x00000000000000000000000000000000000dec02",
+        "kms_core.endpoints=http://127.0.0.1:50051",
+        "signer.address=0x0000000000000000000000000000000000000051",
+    ];
+    const ETHEREUM: [&str; 4] = [
+        "ethereum.chain_id=12345",
+        "ethereum.rpc_urls=http://127.0.0.1:8546",
+        "ethereum.kms_generation=0x00000000000000000000000000000000000dec03",
+        "ethereum.protocol_config=0x00000000000000000000000000000000000dec04",
+    ];
+    const HOST: [&str; 3] = [
+        "host_chain.0.chain_id=12345",
+        "host_chain.0.rpc_urls=http://127.0.0.1:8546",
+        "host_chain.0.acl=0x00000000000000000000000000000000000dec05",
+    ];
+
+    fn with(more: &[&str]) -> Sources {
+        let set = SMALLEST.iter().chain(more).map(|one| (*one).to_owned()).collect();
+        Sources { set, ..Sources::default() }
+    }
+
+    fn paths(more: &[&str]) -> Vec<String> {
+        let errors = load::<ProcessorConfig>(&with(more)).unwrap_err();
+        errors.problems().iter().map(|problem| problem.path.clone()).collect()
+    }
+
+    #[test]
+    fn gateway_core_and_signer_are_all_that_has_to_be_given() {
+        let config = load::<ProcessorConfig>(&with(&[])).unwrap().config;
+        assert_eq!(config.gateway.release, ReleaseChoice::Auto);
+        assert_eq!(config.gateway.finality, Finality::Latest);
+        assert_eq!(config.gateway.key_management_finality, Finality::Finalized);
+        assert!(config.ethereum.is_none() && config.host_chain.is_empty() && config.kms_core.version.is_none());
+        assert_eq!(config.access.check_acl, CheckAcl::Auto);
+    }
+
+    #[test]
+    fn several_chains_are_given_each_with_its_contracts() {
+        let all: Vec<&str> = ETHEREUM.into_iter().chain(HOST).chain(["kms_core.version=v0.13.20"]).collect();
+        let config = load::<ProcessorConfig>(&with(&all)).unwrap().config;
+        assert_eq!(config.ethereum.map(|ethereum| ethereum.finality), Some(Finality::Finalized));
+        assert_eq!(config.host_chain[0].chain_id, 12_345);
+        assert_eq!(config.kms_core.version, Some(CoreVersion::V0_13_20));
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_named() {
+        assert_eq!(paths(&["access.check_acl=always"]), ["access.check_acl"]);
+        let moved = ["gateway.release=v0.14", "gateway.kms_generation=0x00000000000000000000000000000000000dec03"];
+        assert_eq!(paths(&moved), ["gateway.kms_generation"]);
+        assert_eq!(paths(&["gateway.release=v0.9"]), ["gateway.release"]);
+        assert_eq!(paths(&["kms_core.version=v0.11"]), ["kms_core.version"]);
+        let same = [&ETHEREUM[..], &["ethereum.chain_id=31337"]].concat();
+        assert_eq!(paths(&same), ["ethereum.chain_id"]);
+        let depth = [&ETHEREUM[..], &["ethereum.finality=depth:5"]].concat();
+        assert_eq!(paths(&depth), ["ethereum.finality"]);
+        let second = HOST.map(|one| one.replace(".0.", ".1."));
+        let twice: Vec<&str> = HOST.into_iter().chain(second.iter().map(String::as_str)).collect();
+        assert_eq!(paths(&twice), ["host_chain[1].chain_id"]);
+        let zero = [&HOST[..2], &["host_chain.0.acl=0x0000000000000000000000000000000000000000"]].concat();
+        assert_eq!(paths(&zero), ["host_chain[0].acl"]);
+    }
+
+    #[test]
+    fn every_release_has_its_kms_core() {
+        let versions = Release::ALL.map(CoreVersion::of);
+        assert!(versions.is_sorted(), "{versions:?}");
+    }
+}
