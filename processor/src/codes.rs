@@ -200,6 +200,9 @@ codes! {
     DEPLOYMENT_MISMATCH = "KC-0560", "deployment_mismatch",
         "The configuration does not fit the contracts that are there.",
         "Read the text: it names the section or the address.";
+    CORE_LIFECYCLE = "KC-0573", "core_lifecycle_in_flight",
+        "KMS Core creates or destroys another context or epoch at the moment, or knows no other one yet.",
+        "Usually nothing: the request waits within `access.context_patience_ms`. Look at KMS Core if it lasts.";
     ANSWER_MALFORMED = "KC-0611", "answer_malformed",
         "KMS Core's result lacks a part or does not fit the request.",
         "Compare the versions of KMS Core and contracts; nothing was published.";

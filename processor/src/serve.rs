@@ -95,3 +95,105 @@ async fn run(work: &Work<'_>, request: &Request) -> Result<Answer, Trouble> {
         RequestBody::KmsEpochDestroyed => destroy::epoch(work, id).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::{Address, B256, Bytes, U256};
+    use kms_chain::release::Release;
+    use kms_proto::kms::v1 as kms;
+    use kms_schemas::record::{HandleEntry, UnifiedUserDecryption};
+    use tonic::Code;
+
+    use super::*;
+    use crate::config::CoreVersion;
+    use crate::mock::{self, word};
+    use crate::scripted::Scene;
+
+    fn request(body: RequestBody) -> Request {
+        Request { body, id: U256::from(9).into(), ..mock::request() }
+    }
+
+    /// The first call that KMS Core gets for this body.
+    async fn first_call(release: Release, version: CoreVersion, body: RequestBody) -> Vec<&'static str> {
+        use alloy::sol_types::{SolCall, SolValue};
+        use kms_chain::contracts::b::KMSGeneration;
+        let scene = Scene::start(release, version).await;
+        scene.chain.on_selector(KMSGeneration::isRequestDoneCall::SELECTOR, word(U256::ZERO));
+        scene.chain.on_selector(KMSGeneration::getConsensusTxSendersCall::SELECTOR, Vec::<Address>::new().abi_encode());
+        let threshold = kms::HealthStatusResponse { node_type: kms::NodeType::Threshold.into(), ..Default::default() };
+        scene.core.answers("get_health_status", &threshold);
+        scene.core.refuses("get_resharing_result", Code::NotFound);
+        let refused = run(&scene.work(), &request(body)).await;
+        assert!(refused.is_err(), "{refused:?}");
+        let calls = scene.core.calls();
+        calls.into_iter().filter(|call| !matches!(*call, "get_health_status" | "get_resharing_result")).collect()
+    }
+
+    #[tokio::test]
+    async fn each_kind_of_key_management_makes_its_own_call() {
+        let other = U256::from(3).into();
+        let old = (Release::V0_11, CoreVersion::V0_12);
+        let new = (Release::V0_15, CoreVersion::V0_15);
+        let extra_data = Bytes::new;
+        for ((release, version), body, call) in [
+            (old, RequestBody::PrssInit, "init"),
+            (
+                old,
+                RequestBody::KeyReshareSameSet { prep_keygen_id: other, key_id: other, params_type: 0 },
+                "initiate_resharing",
+            ),
+            (
+                new,
+                RequestBody::PrepKeygen { epoch_id: U256::ZERO, params_type: 0, extra_data: extra_data() },
+                "key_gen_preproc",
+            ),
+            (new, RequestBody::Keygen { prep_keygen_id: other, extra_data: extra_data() }, "key_gen"),
+            (
+                new,
+                RequestBody::Crsgen { max_bit_length: U256::from(64), params_type: 0, extra_data: extra_data() },
+                "crs_gen",
+            ),
+            (new, RequestBody::AbortKeygen, "abort_key_gen"),
+            (new, RequestBody::AbortCrsgen, "abort_crs_gen"),
+            (new, RequestBody::KmsContextDestroyed, "destroy_mpc_context"),
+            (new, RequestBody::KmsEpochDestroyed, "destroy_mpc_epoch"),
+        ] {
+            assert_eq!(first_call(release, version, body).await, [call]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_unified_decryption_takes_its_ciphertexts_from_the_event_or_from_the_attestations() {
+        let handle: B256 = "0xa853324e0317eb48f843ac3706feccb257256bac4c0000000000000030390500".parse().unwrap();
+        let entry = HandleEntry { handle, contract: Address::ZERO, owner: Address::ZERO };
+        let unified = UnifiedUserDecryption {
+            materials: Vec::new(),
+            entries: vec![entry, entry],
+            user_address: Address::repeat_byte(1),
+            public_key: Bytes::from_static(&[1]),
+            allowed_contracts: Vec::new(),
+            start_timestamp: U256::ZERO,
+            duration_seconds: U256::ZERO,
+            extra_data: Bytes::new(),
+            signature: Bytes::new(),
+        };
+        // Nobody has a bucket here; who is asked tells which way was taken.
+        let scene = Scene::start(Release::V0_15, CoreVersion::V0_15).await;
+        let body = RequestBody::UnifiedUserDecryption(Box::new(unified.clone()));
+        let attested = run(&scene.work(), &request(body)).await.unwrap_err();
+        assert_eq!(attested.code(), crate::codes::REGISTRY_UNREACHABLE, "all registered coprocessors are looked up");
+        let material = kms_schemas::record::CiphertextMaterial {
+            handle,
+            key_id: U256::from(4).into(),
+            digest: B256::ZERO,
+            coprocessors: Vec::new(),
+        };
+        let body = RequestBody::UnifiedUserDecryption(Box::new(UnifiedUserDecryption {
+            materials: vec![material.clone(), material],
+            ..unified
+        }));
+        let scene = Scene::start(Release::V0_14, CoreVersion::V0_14).await;
+        let named = run(&scene.work(), &request(body)).await.unwrap_err();
+        assert_eq!(named.code(), crate::codes::NO_BUCKET, "only those that the event names");
+    }
+}

@@ -33,6 +33,9 @@ pub enum StartVerdict {
     NotYet,
     /// The core is full or cannot serve anybody at the moment: try again, not counting, and take in less.
     Busy,
+    /// Another context or epoch is being created or destroyed, or this is the last one. It takes as long as it takes, and nobody
+    /// else has to wait for it.
+    InFlight,
     /// What the operation builds on was aborted on purpose.
     Aborted,
     /// Nobody answered, or an intermediary did: an outage.
@@ -74,8 +77,7 @@ pub fn start_verdict(status: &Status, version: CoreVersion, class: Class) -> Sta
         // afterwards; see the pitfall of v0.13.)
         (Code::Aborted, Class::Decryption) if version.aborts_when_full() => StartVerdict::Busy,
         (Code::Aborted, Class::Keygen) if version >= CoreVersion::V0_13_20 => StartVerdict::Aborted,
-        // Another context or epoch is being created or destroyed, or this is the last one: nobody else has to wait for that.
-        (Code::FailedPrecondition, Class::Lifecycle) => StartVerdict::MayHeal,
+        (Code::FailedPrecondition, Class::Lifecycle) => StartVerdict::InFlight,
         // ABORTED is a launch that failed, on old versions.
         (Code::NotFound | Code::Aborted | Code::Internal, _) => StartVerdict::MayHeal,
         // The preprocessing of the key still runs.
@@ -173,7 +175,7 @@ mod tests {
         assert_eq!(keygen(Status::unavailable(ID)), StartVerdict::NotYet);
         assert_eq!(keygen(transport(Code::Unavailable)), StartVerdict::Unreachable);
         let lifecycle = start_verdict(&Status::failed_precondition(ID), CoreVersion::V0_15, Class::Lifecycle);
-        assert_eq!(lifecycle, StartVerdict::MayHeal);
+        assert_eq!(lifecycle, StartVerdict::InFlight);
     }
 
     #[test]

@@ -506,7 +506,8 @@ async fn an_abort_overtakes_what_runs_in_this_process_also_under_another_id() {
             abort,
         )
     };
-    let (prep, key, crs, aborts) = tokio::time::timeout(std::time::Duration::from_secs(20), Box::pin(all)).await.unwrap();
+    let (prep, key, crs, aborts) =
+        tokio::time::timeout(std::time::Duration::from_secs(20), Box::pin(all)).await.unwrap();
     assert_eq!([prep, key, crs], [Ok(Answer::Aborted), Ok(Answer::Aborted), Ok(Answer::Aborted)]);
     assert_eq!(aborts, (Ok(Answer::Done), Ok(Answer::Done)));
     assert_eq!(scene.core.requests("abort_key_gen"), [bytes("request_id/prep_keygen_id")]);
@@ -703,7 +704,7 @@ async fn a_context_that_kms_core_refuses_is_refused_and_one_in_flight_is_waited_
     let (previous, new) = (context_log(id(7, 1), NO_CONTEXT), context_log(id(7, 2), id(7, 1)));
     for (status, code) in [
         (Code::InvalidArgument, codes::CORE_REFUSED),
-        (Code::FailedPrecondition, codes::CORE_NOT_READY),
+        (Code::FailedPrecondition, codes::CORE_LIFECYCLE),
         (Code::Internal, codes::CORE_NOT_READY),
     ] {
         let scene = Scene::start(Release::V0_15, CoreVersion::V0_15).await;
@@ -862,7 +863,7 @@ async fn an_epoch_refused_as_invalid_may_be_there_already() {
     let busy = resharing().await;
     busy.core.refuses("new_mpc_epoch", Code::FailedPrecondition);
     let waits = epoch::serve(&busy.work(), new_epoch(2)).await;
-    assert!(matches!(waits, Err(Trouble::MayHeal { .. })), "{waits:?}");
+    assert!(matches!(waits, Err(Trouble::Waits { code: codes::CORE_LIFECYCLE, .. })), "{waits:?}");
 }
 
 #[tokio::test]
@@ -901,9 +902,10 @@ async fn a_destruction_that_is_not_possible_yet_is_tried_again() {
     let scene = resharing().await;
     scene.core.refuses("destroy_mpc_context", Code::FailedPrecondition);
     scene.core.refuses("destroy_mpc_epoch", Code::Internal);
-    for refused in [destroy::context(&scene.work(), id(7, 1)).await, destroy::epoch(&scene.work(), id(8, 1)).await] {
-        assert!(matches!(refused, Err(Trouble::MayHeal { code: codes::CORE_NOT_READY, .. })), "{refused:?}");
-    }
+    let in_flight = destroy::context(&scene.work(), id(7, 1)).await;
+    assert!(matches!(in_flight, Err(Trouble::Waits { code: codes::CORE_LIFECYCLE, .. })), "{in_flight:?}");
+    let failed = destroy::epoch(&scene.work(), id(8, 1)).await;
+    assert!(matches!(failed, Err(Trouble::MayHeal { code: codes::CORE_NOT_READY, .. })), "{failed:?}");
 }
 
 // --- Account --------------------------------------------------------------------------------------------------------
