@@ -852,7 +852,8 @@ fn forged_intents(genuine: &Intent, stranger: &PrivateKeySigner, request: &Reque
     };
     let item = IntentItem {
         result: Coordinates { topic: request.source.clone(), partition: 0, offset: 5_000 },
-        identity: request.identity(),
+        // Of a request that no genuine transaction is about.
+        identity: Identity { id: RequestId(keccak256("an id of the forger's")), ..request.identity() },
     };
     vec![
         (true, of(next, genuine.sender)),
