@@ -21,6 +21,9 @@ use serde_json::{Value, json};
 /// Answers to calls that look alike.
 type Answer = Arc<dyn Fn(&[u8]) -> Result<Vec<u8>, Vec<u8>> + Send + Sync>;
 
+/// Answers by contract, or none for every contract, and function.
+type Answers = HashMap<(Option<Address>, [u8; 4]), Answer>;
+
 /// A node of chain 7. What was not told answers nothing to a call, as an address without code does.
 #[derive(Clone)]
 pub(crate) struct MockChain {
@@ -30,8 +33,7 @@ pub(crate) struct MockChain {
 
 #[derive(Default)]
 struct Shared {
-    /// By contract, or none for every contract, and function.
-    answers: Mutex<HashMap<(Option<Address>, [u8; 4]), Answer>>,
+    answers: Mutex<Answers>,
     broken: Mutex<bool>,
     posts: Mutex<Vec<Vec<Value>>>,
     logs: Mutex<Vec<Value>>,
