@@ -11,11 +11,11 @@ use alloy::primitives::{B256, U256, keccak256};
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{Eip712Domain, SolStruct};
 use kms_schemas::identity::{Kind, Lane};
-use kms_schemas::record::{Answer, Verdict};
+use kms_schemas::record::{Answer, DeferredRequest, Verdict};
 use kms_stack::contracts::{Made, NewRequest};
 use kms_stack::simulator::{Effect, Fault, Operation, Tokens, When};
 use kms_stack::supervise::{Launch, Supervised};
-use kms_stack::{ServiceKind, Stack};
+use kms_stack::{Generation, ServiceKind, Stack};
 use kms_tests::{Proxy, eventually};
 
 use bench::{Bench, Ciphertext, LIMIT, Outcome, start};
@@ -83,7 +83,14 @@ async fn settled(bench: &Bench, kind: Kind) -> Made {
         submissions.into_iter().map(|one| one.identity).find(|identity| identity.kind == kind)
     })
     .await;
-    Made { transaction: B256::ZERO, chain: kms_stack::contracts::Chain::Gateway, block: 0, kind, id: identity.id, gas_used: 0 }
+    Made {
+        transaction: B256::ZERO,
+        chain: kms_stack::contracts::Chain::Gateway,
+        block: 0,
+        kind,
+        id: identity.id,
+        gas_used: 0,
+    }
 }
 
 fn assert_shares_are_for(bench: &Bench, answer: &Answer) {
@@ -579,4 +586,42 @@ async fn an_unreachable_chain_is_waited_for_and_burns_no_attempt() {
         chain.restore();
         assert_first_attempts(&bench, &made).await;
     }
+}
+
+// --- Aborts -----------------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_an_abort_overtakes_the_generation_that_it_ends_also_a_deferred_one() {
+    let bench = Bench::start("processor-aborts", |stack| {
+        stack
+            .generation(Generation::B)
+            .set(ServiceKind::Processor, "lanes.key_management.defer_after_ms=1000")
+            .set(ServiceKind::Processor, "access.pause_ms=50")
+    })
+    .await;
+    start(bench.processor()).await;
+    for operation in [Operation::Preprocessing, Operation::CrsGeneration] {
+        bench.core.hold(operation).await.unwrap();
+    }
+    let prep = bench.make(&NewRequest::Keygen { params_type: 1 }).await;
+    let crs = NewRequest::Crsgen { max_bit_length: U256::from(2_048), params_type: 1 };
+    let crs = bench.make(&crs).await;
+    for made in [&prep, &crs] {
+        eventually("it is started", LIMIT, async || (bench.starts(made).await > 0).then_some(())).await;
+    }
+    // One is aborted while the lane waits for it, the other after it was deferred.
+    let abort = bench.make(&NewRequest::AbortKeygen { prep_keygen_id: prep.id }).await;
+    let ended = bench.answers(&[prep, abort]).await;
+    assert_eq!((&ended[0].answer, &ended[1].answer), (&Answer::Aborted, &Answer::Done));
+    let topic = bench.topics.deferred(Lane::KeyManagement).to_owned();
+    let deferred = async || {
+        let deferred = bench.read::<DeferredRequest>(&topic).await;
+        deferred.iter().any(|(_, one)| one.request.id == crs.id).then_some(())
+    };
+    eventually("the other is deferred", LIMIT, deferred).await;
+    let abort = bench.make(&NewRequest::AbortCrsgen { crs_id: crs.id }).await;
+    let ended = bench.answers(&[crs, abort]).await;
+    assert_eq!((&ended[0].answer, &ended[1].answer), (&Answer::Aborted, &Answer::Done));
+    assert!(ended[0].deferred.is_some());
+    assert!(bench.dead_letters().await.is_empty());
 }
