@@ -74,8 +74,9 @@ impl Chain {
                     .map_or(Value::Null, |index| state.blocks[state.receipts_of.unwrap_or(index)]["receipts"].clone()))
             }
             "eth_getTransactionReceipt" => {
-                let receipts = state.blocks.iter().flat_map(|b| b["receipts"].as_array().expect("a list"));
-                Ok(receipts.cloned().find(|receipt| receipt["transactionHash"] == params[0]).unwrap_or_default())
+                let mut receipts = state.blocks.iter().flat_map(|b| b["receipts"].as_array().expect("a list"));
+                let found = receipts.find(|receipt| receipt["transactionHash"] == params[0]);
+                Ok(found.cloned().unwrap_or_default())
             }
             other => Err(unknown_method(other)),
         }
