@@ -84,6 +84,10 @@ codes! {
     FOREIGN_INTENT = "KC-0759", "foreign_intent",
         "a record of `emitter.intents` names this sender, and is not what its key signed for the results that it names",
         "nothing of it is sent or believed; somebody else is writing to the journal";
+    /// The sender does not delegate to the executor.
+    NO_EXECUTOR = "KC-0760", "no_executor",
+        "`submission.mode` is \"batch\", and the transaction sender does not delegate to a batch executor of this release; or a batch was mined and did nothing, since it no longer does",
+        "delegate with `kmsctl executor delegate`, or set `submission.mode` to \"auto\" or \"single\"; until then answers go one by one";
 }
 
 #[cfg(test)]

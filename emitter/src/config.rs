@@ -13,6 +13,7 @@ use kms_schemas::identity::{Kind, Lane};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::batch;
 use crate::fees::FeePolicy;
 use crate::gas::GasPolicy;
 use crate::nonce;
@@ -387,10 +388,38 @@ impl Configuration for WalletConfig {
     }
 }
 
+/// Whether answers leave in batches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// In batches where the sender delegates to an executor of this release, on a chain with a `Decryption` contract; else one by
+    /// one.
+    #[default]
+    Auto,
+    /// In batches, on an Ethereum host too; refused where the sender does not delegate.
+    Batch,
+    /// One by one.
+    Single,
+}
+
 /// How answers are sent, priced, tried again and given up.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct SubmissionConfig {
+    /// Whether answers leave in batches: `auto` where the sender delegates to the executor (`kmsctl executor delegate`) and the
+    /// chain has a `Decryption` contract, `batch` wherever it delegates and nowhere else, `single` never.
+    pub mode: Mode,
+    /// Answers in one batch.
+    #[schemars(range(min = 1, max = 500))]
+    pub batch_answers: usize,
+    /// Calldata bytes of one batch. An Arbitrum block takes 85 000 to 95 000 over all senders.
+    #[schemars(range(min = 1000))]
+    pub batch_bytes: usize,
+    /// Transactions on their way, below which an answer leaves at once, alone if need be.
+    pub batch_eager: usize,
+    /// Milliseconds that an answer waits for a batch to be filled while so many are on their way.
+    #[schemars(range(min = 0, max = 10_000))]
+    pub batch_linger_ms: u64,
     /// Transactions on their way at once.
     #[schemars(range(min = 1, max = 100_000))]
     pub max_in_flight: usize,
@@ -517,6 +546,11 @@ pub struct SubmissionConfig {
 impl Default for SubmissionConfig {
     fn default() -> Self {
         Self {
+            mode: Mode::Auto,
+            batch_answers: 32,
+            batch_bytes: 80_000,
+            batch_eager: 4,
+            batch_linger_ms: 25,
             max_in_flight: 2_048,
             send_batch: 50,
             send_concurrency: 4,
@@ -589,7 +623,7 @@ impl SubmissionConfig {
     pub fn nonce_policy(&self, destination: &DestinationConfig) -> nonce::Policy {
         nonce::Policy {
             max_in_flight: self.max_in_flight,
-            items_per_transaction: 1,
+            batch: self.batch_limits(),
             resend_after_ms: self.resend_after_ms,
             resend_max_ms: self.resend_max_ms,
             replace_after_rounds: destination.pool.then_some(self.replace_after_rounds),
@@ -598,6 +632,18 @@ impl SubmissionConfig {
             lookup_retry_ms: self.lookup_retry_ms,
             confirmations: destination.confirmations,
             past_memory_ms: 10 * self.journal_memory_s * 1000,
+        }
+    }
+
+    /// What goes into one transaction where batches are possible.
+    #[must_use]
+    pub fn batch_limits(&self) -> batch::Limits {
+        batch::Limits {
+            items: self.batch_answers,
+            bytes: self.batch_bytes,
+            gas: self.max_gas,
+            eager: self.batch_eager,
+            linger_ms: self.batch_linger_ms,
         }
     }
 

@@ -10,7 +10,7 @@ use alloy::primitives::Address;
 use kms_chain::rpc::{Block, BlockId, Receipt, Rpc, RpcError};
 use kms_runtime::http::Check;
 use kms_runtime::retry::Backoff;
-use kms_schemas::record::BlockRef;
+use kms_schemas::record::{BlockRef, RawLog};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +27,7 @@ pub enum ChainEvent {
         /// Base fee in wei per gas.
         base_fee: u128,
         /// Receipts in the order of the block.
-        mined: Vec<Mined>,
+        mined: Vec<Receipted>,
     },
     /// The account's nonce after a block whose receipts were told before.
     AccountNonce(Nonce),
@@ -165,7 +165,7 @@ impl Follower {
             if receipts.len() != block.transactions.len() {
                 return Ok(false);
             }
-            receipts.iter().filter(|receipt| receipt.0.from() == self.sender).filter_map(mined).collect()
+            receipts.iter().filter(|receipt| receipt.0.from() == self.sender).filter_map(receipted).collect()
         } else {
             Vec::new()
         };
@@ -178,6 +178,27 @@ impl Follower {
         // Without a receiver the session is over, and this task with it.
         let _ = self.events.send(event).await;
     }
+}
+
+/// A receipt of the sender's transaction.
+#[derive(Clone, Debug)]
+pub struct Receipted {
+    /// What the planner needs of it.
+    pub mined: Mined,
+    /// The logs, where it is a transaction of the account to itself: a batch, or what fills a gap.
+    pub batch: Option<Vec<RawLog>>,
+}
+
+/// A receipt with what it says of a batch; none while its transaction is pending, or where a log has no place.
+#[must_use]
+pub fn receipted(receipt: &Receipt) -> Option<Receipted> {
+    let mined = mined(receipt)?;
+    let batch = if receipt.0.to() == Some(receipt.0.from()) {
+        Some(receipt.logs().ok()?.into_iter().map(|log| log.raw).collect())
+    } else {
+        None
+    };
+    Some(Receipted { mined, batch })
 }
 
 /// A receipt as the planner needs it; none while its transaction is pending.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use alloy::primitives::{Bytes, keccak256};
+use alloy::primitives::{Address, Bytes, keccak256};
 use kms_runtime::kafka::{
     BatchError, KafkaConfig, LogContext, OutgoingRecord, ProducerError, ReadError, StoredRecord, TransactionalProducer,
     read_to_end,
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::unix_ms;
 use crate::codes::FOREIGN_INTENT;
+use crate::executor;
 use crate::fees::Fees;
 use crate::handler::SERVICE;
 use crate::metrics::Metrics;
@@ -444,14 +445,32 @@ fn genuine(intent: &Intent) -> Result<(), &'static str> {
     if signed.chain_id != Some(intent.chain_id) || signed.nonce.0 != intent.nonce || signed.hash != intent.hash {
         return Err("its transaction has another chain, nonce or hash than it says");
     }
-    // Every response function has the request's id as its first argument.
-    let id = signed.payload.data.get(4..36);
-    let carries = |item: &IntentItem| {
-        item.identity.chain_id == intent.chain_id
-            && item.identity.contract == signed.payload.to
-            && id == Some(item.identity.id.0.as_slice())
+    let Some(calls) = calls_for(&signed.payload, intent.sender, intent.items.len()) else {
+        return Err("its transaction carries another number of answers than it says");
     };
-    if intent.items.iter().all(carries) { Ok(()) } else { Err("its transaction carries another answer than it says") }
+    let carries = |(item, call): (&IntentItem, &Payload)| {
+        // Every response function has the request's id as its first argument.
+        item.identity.chain_id == intent.chain_id
+            && item.identity.contract == call.to
+            && call.data.get(4..36) == Some(item.identity.id.0.as_slice())
+    };
+    if intent.items.iter().zip(&calls).all(carries) {
+        Ok(())
+    } else {
+        Err("its transaction carries another answer than it says")
+    }
+}
+
+/// The calls that a transaction of the sender makes for so many answers, in their order; none if it makes another number of
+/// them. One answer is the call itself, several are a batch.
+#[must_use]
+pub fn calls_for(transaction: &Payload, sender: Address, answers: usize) -> Option<Vec<Payload>> {
+    let calls = match answers {
+        0 => Vec::new(),
+        1 => vec![transaction.clone()],
+        _ => executor::read_batch(sender, transaction)?,
+    };
+    (calls.len() == answers).then_some(calls)
 }
 
 /// Which offsets of the journal are still open; from it follows where recovery may start to read. Pure.
@@ -518,7 +537,7 @@ impl OpenIntents {
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::{Address, B256};
+    use alloy::primitives::B256;
     use kms_runtime::config::Secret;
     use kms_schemas::identity::{Identity, Kind, RequestId};
 
@@ -553,6 +572,39 @@ mod tests {
         assert_eq!(genuine(&intent()), Ok(()));
         // A gap's filler carries nothing.
         assert_eq!(genuine(&Intent { items: Vec::new(), ..intent() }), Ok(()));
+    }
+
+    /// An intent of a batch with answers to these requests, signed for those.
+    fn batch(named: &[u8], signed_for: &[u8]) -> Intent {
+        let wallet = Wallet::new(&Secret::new(format!("0x{}", "11".repeat(32)))).unwrap();
+        let call = |id: &u8| Payload {
+            to: Address::repeat_byte(5),
+            data: [&[1, 2, 3, 4][..], B256::repeat_byte(*id).as_slice(), &[9; 64]].concat().into(),
+            gas_limit: 100_000,
+        };
+        let payload = executor::batch(wallet.address(), &signed_for.iter().map(call).collect::<Vec<_>>());
+        let signed = wallet.sign(7, Nonce(4), &payload, Fees { max_fee: 10, priority: 1 }).unwrap();
+        let single = intent();
+        let item = |id: &u8| {
+            let mut item = single.items[0].clone();
+            item.identity.id = RequestId(B256::repeat_byte(*id));
+            item
+        };
+        Intent { raw: signed.raw, hash: signed.hash, items: named.iter().map(item).collect(), ..single.clone() }
+    }
+
+    #[test]
+    fn p4_a_batch_is_believed_for_the_answers_that_it_carries_in_their_order() {
+        assert_eq!(genuine(&batch(&[3, 4, 5], &[3, 4, 5])), Ok(()));
+        for (named, signed_for) in [
+            (&[3, 4][..], &[3, 4, 5][..]),
+            (&[3, 4, 5, 6], &[3, 4, 5]),
+            (&[3, 5, 4], &[3, 4, 5]),
+            (&[3, 4, 6], &[3, 4, 5]),
+            (&[3], &[3, 4]),
+        ] {
+            assert!(genuine(&batch(named, signed_for)).is_err(), "{named:?} for {signed_for:?}");
+        }
     }
 
     #[test]

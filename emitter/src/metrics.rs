@@ -6,6 +6,8 @@ use std::time::Duration;
 use kms_schemas::identity::Kind;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
+use crate::executor::Outcome;
+
 /// Describes every metric of this crate; called once at start.
 pub fn describe() {
     describe_gauge!("kms_connector_emitter_leader", "1 while this emitter is the active one, else 0");
@@ -42,7 +44,10 @@ pub fn describe() {
     describe_counter!("kms_connector_nonces_taken_total", Unit::Count, "Nonces used by a foreign transaction");
     describe_counter!("kms_connector_transactions_signed_total", Unit::Count, "Transactions signed, by why");
     describe_counter!("kms_connector_gas_estimates_total", Unit::Count, "Calls of eth_estimateGas");
-    describe_counter!("kms_connector_gas_used_total", Unit::Count, "Gas used by answers, by kind");
+    describe_counter!("kms_connector_gas_used_total", Unit::Count, "Gas used by answers, by kind and share");
+    describe_gauge!("kms_connector_emitter_batches", "1 while answers leave in batches, 0 while one by one");
+    describe_histogram!("kms_connector_transaction_answers", Unit::Count, "Answers in one signed transaction");
+    describe_counter!("kms_connector_batch_answers_total", Unit::Count, "Answers in mined batches, by outcome");
     describe_counter!("kms_connector_results_refused_total", Unit::Count, "Results that failed verification, by code");
     describe_counter!(
         "kms_connector_proofs_total",
@@ -132,9 +137,39 @@ impl Metrics {
     }
 
     /// An answer used gas.
-    pub fn gas_used(self, kind: Kind, gas: u64) {
-        counter!("kms_connector_gas_used_total", "destination" => self.destination, "kind" => kind.as_str())
+    pub fn gas_used(self, kind: Kind, gas: u64, gas_for_l1: u64) {
+        for (share, gas) in [("execution", gas.saturating_sub(gas_for_l1)), ("l1", gas_for_l1)] {
+            counter!(
+                "kms_connector_gas_used_total",
+                "destination" => self.destination, "kind" => kind.as_str(), "share" => share
+            )
             .increment(gas);
+        }
+    }
+
+    /// A transaction with so many answers is signed.
+    #[allow(clippy::cast_precision_loss)] // histograms are floats
+    pub fn packed(self, answers: usize) {
+        histogram!("kms_connector_transaction_answers", "destination" => self.destination).record(answers as f64);
+    }
+
+    /// What a batch's receipt says of one answer.
+    pub fn batch_item(self, outcome: &Outcome) {
+        let outcome = match outcome {
+            Outcome::Recorded => "recorded",
+            Outcome::Reverted(_) => "reverted",
+            Outcome::NoGas => "no_gas",
+            Outcome::OwnAccount => "own_account",
+            Outcome::Silent => "silent",
+        };
+        counter!("kms_connector_batch_answers_total", "destination" => self.destination, "outcome" => outcome)
+            .increment(1);
+    }
+
+    /// Answers leave in batches from now on, or one by one.
+    pub fn batches(self, batches: bool) {
+        tracing::info!(destination = self.destination, batches, "how answers leave");
+        gauge!("kms_connector_emitter_batches", "destination" => self.destination).set(if batches { 1.0 } else { 0.0 });
     }
 
     /// A gas estimate is asked for.

@@ -23,6 +23,7 @@ use std::hash::Hash;
 
 use alloy::primitives::{B256, Bytes};
 
+use crate::batch::{self, Filling, Limits, Load};
 use crate::fees::Fees;
 
 /// An account nonce.
@@ -52,8 +53,8 @@ impl Millis {
 pub struct Policy {
     /// Nonces that may be open at once.
     pub max_in_flight: usize,
-    /// Items put into one transaction; 1 until batches exist.
-    pub items_per_transaction: usize,
+    /// What goes into one transaction, and when it leaves.
+    pub batch: Limits,
     /// No progress for this long: the lowest bytes are sent again, and all if the node had lost them. Doubles with every
     /// round without progress.
     pub resend_after_ms: u64,
@@ -121,6 +122,8 @@ pub enum Answer {
     NonceTooLow,
     /// The node will not queue behind a missing nonce.
     NonceTooHigh,
+    /// The node holds as many transactions of the account as it wants to; of a delegated account that may be one.
+    AccountFull,
     /// Another transaction with this nonce pays as much or more.
     ReplacementUnderpriced,
     /// Below what the node or the block asks for.
@@ -176,7 +179,9 @@ pub enum Action<K> {
     Settle {
         /// The nonce.
         nonce: Nonce,
-        /// What it carried.
+        /// Everything that it carried, in its order.
+        carried: Vec<K>,
+        /// What of that it settles; the rest is in a later transaction, or was settled before.
         items: Vec<K>,
         /// Its receipt.
         mined: Mined,
@@ -217,6 +222,25 @@ enum Phase {
 enum Place {
     Queue,
     At(Nonce),
+}
+
+/// How long a node that refused more transactions of the account is not asked for more.
+const ROOM_PATIENCE_MS: u64 = 30_000;
+
+/// An item that waits for a nonce.
+#[derive(Clone, Debug)]
+struct Queued<K> {
+    item: K,
+    load: Load,
+    since: Millis,
+}
+
+/// How many transactions of the account a node holds, as it showed by refusing more.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    most: usize,
+    /// It is tried with twice as many at this moment.
+    until: Millis,
 }
 
 #[derive(Clone, Debug)]
@@ -280,8 +304,9 @@ pub struct Planner<K> {
     gaps: BTreeSet<Nonce>,
     /// Where an item is. An entry of the queue whose place is not the queue was withdrawn.
     place: HashMap<K, Place>,
-    queue: VecDeque<K>,
+    queue: VecDeque<Queued<K>>,
     queued: usize,
+    room: Option<Room>,
     /// Slots that are mined and wait to be final.
     included: usize,
     head: u64,
@@ -314,6 +339,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             place: HashMap::new(),
             queue: VecDeque::new(),
             queued: 0,
+            room: None,
             included: 0,
             head: 0,
             progress_at: now,
@@ -400,7 +426,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
 
     /// Take an item: it gets a nonce as soon as there is room. One that is on its way already (redelivered after a restart or
     /// a rebalance) is not taken twice.
-    pub fn submit(&mut self, item: K, now: Millis) -> Vec<Action<K>> {
+    pub fn submit(&mut self, item: K, load: Load, now: Millis) -> Vec<Action<K>> {
         let mut actions = Vec::new();
         match self.place.get(&item) {
             Some(Place::Queue) => return actions,
@@ -414,10 +440,31 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             None => {}
         }
         self.place.insert(item.clone(), Place::Queue);
-        self.queue.push_back(item);
+        self.queue.push_back(Queued { item, load, since: now });
         self.queued += 1;
         self.fill(now, &mut actions);
         actions
+    }
+
+    /// What goes into one transaction from now on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.policy.batch = limits;
+    }
+
+    /// What goes into one transaction.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.policy.batch
+    }
+
+    /// When what is being gathered leaves at the latest, if nothing else makes it; call [`Planner::tick`] then.
+    #[must_use]
+    pub fn gathers_until(&self) -> Option<Millis> {
+        if self.queued == 0 || self.policy.batch.items <= 1 || self.in_flight() >= self.most_in_flight() {
+            return None;
+        }
+        let oldest = self.queue.iter().find(|queued| self.place.get(&queued.item) == Some(&Place::Queue))?;
+        Some(oldest.since.plus(self.policy.batch.linger_ms))
     }
 
     /// Withdraw an item that has no nonce yet. Returns whether it was there.
@@ -505,6 +552,10 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             Answer::Taken | Answer::Known | Answer::Unknown => {}
             Answer::NonceTooLow => actions.push(Action::CheckNonce),
             Answer::NonceTooHigh | Answer::InsufficientFunds => slot.due = Some(pause),
+            Answer::AccountFull => {
+                slot.due = Some(pause);
+                self.account_full(nonce, now);
+            }
             Answer::FeeTooLow if slot.variants.len() >= self.policy.max_variants => slot.due = Some(pause),
             Answer::FeeTooLow => self.sign_again(nonce, &mut actions),
             // With attempt 0 the other transaction is not ours: it will be mined, or a stall replaces it.
@@ -513,6 +564,44 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             Answer::Unsendable(reason) => self.exchange(nonce, reason, pause, &mut actions),
         }
         actions
+    }
+
+    /// The node refused this nonce because of those before it: no more than these are given out for a while.
+    fn account_full(&mut self, refused: Nonce, now: Millis) {
+        let held = self.slots.range(..refused).filter(|(_, slot)| slot.phase == Phase::Open).count();
+        let most = held.min(self.most_in_flight()).max(1);
+        self.room = Some(Room { most, until: now.plus(ROOM_PATIENCE_MS) });
+    }
+
+    /// What a full account held back may go now that one of its transactions is mined.
+    fn hasten(&mut self, now: Millis, actions: &mut Vec<Action<K>>) {
+        if self.room.is_none() {
+            return;
+        }
+        if let Some(lowest) = self.lowest_open()
+            && let Some(slot) = self.slots.get_mut(&lowest)
+            && let Some(due) = &mut slot.due
+        {
+            *due = (*due).min(now);
+        }
+        self.send_due(now, actions);
+    }
+
+    /// More room is tried for from time to time.
+    fn widen(&mut self, now: Millis) {
+        let Some(room) = &mut self.room else { return };
+        if now < room.until {
+            return;
+        }
+        room.most = room.most.saturating_mul(2);
+        room.until = now.plus(ROOM_PATIENCE_MS);
+        if room.most >= self.policy.max_in_flight {
+            self.room = None;
+        }
+    }
+
+    fn most_in_flight(&self) -> usize {
+        self.room.map_or(self.policy.max_in_flight, |room| room.most.min(self.policy.max_in_flight))
     }
 
     /// A receipt of a followed block or of a look-up by hash.
@@ -546,7 +635,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
                 self.place.remove(item);
             }
         }
-        actions.push(Action::Settle { nonce, items: carried, mined });
+        actions.push(Action::Settle { nonce, items: carried.clone(), carried, mined });
         if !displaced.is_empty() {
             actions.push(Action::Displaced { nonce, items: displaced });
         }
@@ -555,6 +644,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         if self.policy.confirmations == 0 {
             self.close(nonce, &mut actions);
         }
+        self.hasten(now, &mut actions);
         self.fill(now, &mut actions);
         actions
     }
@@ -584,14 +674,15 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             .flat_map(|slot| &slot.variants)
             .filter(|variant| variant.hash == mined.hash)
             .flat_map(|variant| variant.items.iter().cloned())
-            .filter(|item| self.place.get(item) == Some(&Place::At(nonce)))
             .collect();
         let displaced = self.displaced_by(nonce, &carried);
-        for item in &carried {
+        let here = |item: &&K| self.place.get(*item) == Some(&Place::At(nonce));
+        let items: Vec<K> = carried.iter().filter(here).cloned().collect();
+        for item in &items {
             self.place.remove(item);
         }
-        if !carried.is_empty() {
-            actions.push(Action::Settle { nonce, items: carried, mined });
+        if !items.is_empty() {
+            actions.push(Action::Settle { nonce, carried, items, mined });
         }
         if !displaced.is_empty() {
             actions.push(Action::Displaced { nonce, items: displaced });
@@ -775,6 +866,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
     /// Time passed: what is due, what stalls, what was asked and not answered.
     pub fn tick(&mut self, now: Millis) -> Vec<Action<K>> {
         let mut actions = Vec::new();
+        self.widen(now);
         self.repeat_lookups(now, &mut actions);
         self.send_due(now, &mut actions);
         self.break_stall(now, &mut actions);
@@ -916,17 +1008,38 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         actions.push(Action::Sign { nonce, attempt, items: replacement, pricing });
     }
 
+    /// The items of the next transaction, at most as many as fit.
     fn take_queued(&mut self) -> Vec<K> {
+        let mut filling = Filling::new(self.policy.batch);
         let mut items = Vec::new();
-        while items.len() < self.policy.items_per_transaction.max(1) {
-            let Some(item) = self.queue.pop_front() else { break };
-            if self.place.get(&item) == Some(&Place::Queue) {
-                self.place.remove(&item);
+        while let Some(queued) = self.queue.front() {
+            // What was withdrawn is passed over.
+            let waits = self.place.get(&queued.item) == Some(&Place::Queue);
+            if waits && !filling.take(queued.load) {
+                break;
+            }
+            let Some(queued) = self.queue.pop_front() else { break };
+            if waits {
+                self.place.remove(&queued.item);
                 self.queued -= 1;
-                items.push(item);
+                items.push(queued.item);
             }
         }
         items
+    }
+
+    /// Whether the next transaction is to leave now, rather than wait for more items.
+    fn next_leaves(&self, now: Millis) -> bool {
+        let mut filling = Filling::new(self.policy.batch);
+        let waiting = self.queue.iter().filter(|queued| self.place.get(&queued.item) == Some(&Place::Queue));
+        let mut oldest = now;
+        for queued in waiting {
+            oldest = oldest.min(queued.since);
+            if !filling.take(queued.load) || filling.is_full() {
+                break;
+            }
+        }
+        batch::leaves(&filling, self.in_flight(), oldest, now)
     }
 
     /// Give nonces to what waits: gaps first, with a filler where nothing waits.
@@ -937,7 +1050,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             let items = self.take_queued();
             self.open(gap, items, actions);
         }
-        while self.queued > 0 && self.in_flight() < self.policy.max_in_flight {
+        while self.queued > 0 && self.in_flight() < self.most_in_flight() && self.next_leaves(now) {
             if self.slots.is_empty() {
                 self.progressed(now);
             }

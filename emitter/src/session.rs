@@ -19,21 +19,24 @@ use kms_runtime::shutdown::{Exit, Stopped};
 use kms_runtime::stage::{self, StageConfig, StageIds};
 use kms_schemas::codes::Code;
 use kms_schemas::identity::Lane;
+use kms_schemas::record::IntentItem;
 use kms_schemas::topics::{MAX_DEAD_LETTER_BYTES, MAX_RECORD_BYTES, Topics};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::batch::Limits;
 use crate::clock::Clock;
 use crate::codes;
-use crate::config::{DestinationConfig, EmitterConfig, LaneConfig, SubmissionConfig};
+use crate::config::{DestinationConfig, EmitterConfig, LaneConfig, Mode, SubmissionConfig};
 use crate::follow::{Follower, Wishes};
 use crate::handler::{ResultHandler, SERVICE};
-use crate::journal::{Account, Journal, JournalError, OpenIntents, StoredIntent};
+use crate::journal::{self, Account, Journal, JournalError, OpenIntents, StoredIntent};
 use crate::judge::Judge;
 use crate::metrics::Metrics;
 use crate::nonce::{Action, Nonce, Planner, Recovered, Variant};
 use crate::prove::Prover;
+use crate::provision;
 use crate::routes::Routes;
 use crate::submitter::{self, Inbox, ItemKey, Job, Parts, Submitter};
 use crate::verify::Verifier;
@@ -166,6 +169,8 @@ struct Standing {
     head: Block,
     account: Nonce,
     release: Release,
+    /// Answers leave in batches.
+    batches: bool,
 }
 
 impl Session {
@@ -256,7 +261,28 @@ impl Session {
         let contracts = self.destination.contracts(Release::V0_11);
         let release = resolve_release(&rpc, &contracts, self.destination.release).await?;
         let account = rpc.nonce(self.wallet.address(), BlockId::number(head.number())).await?;
-        Ok(Standing { head, account: Nonce(account), release })
+        let batches = self.batches().await?;
+        Ok(Standing { head, account: Nonce(account), release, batches })
+    }
+
+    /// Whether answers leave in batches: asked for, and possible.
+    async fn batches(&self) -> Result<bool, Unreadable> {
+        let delegates = match self.submission.mode {
+            Mode::Single => return Ok(false),
+            // Pools of an Ethereum host take one transaction at once of an account that delegates.
+            Mode::Auto if self.destination.decryption.is_none() => return Ok(false),
+            Mode::Auto | Mode::Batch => provision::status(&self.rpc, self.wallet.address()).await?.batches,
+        };
+        if !delegates && self.submission.mode == Mode::Batch {
+            let sender = self.wallet.address();
+            let text = format!(
+                "destination {}: submission.mode is \"batch\", and {sender} does not delegate to an executor of this release: \
+                 `kmsctl executor delegate`",
+                self.destination.id
+            );
+            return Err(Unreadable::Refused(stopped(Exit::Refused, codes::NO_EXECUTOR, text)));
+        }
+        Ok(delegates)
     }
 
     async fn work(
@@ -269,7 +295,11 @@ impl Session {
         let submission = &self.submission;
         let clock = Clock::start();
         let Recovery { variants, answers, open } = recovery(&self.context.topics, intents, submission.journal_memory());
-        let policy = submission.nonce_policy(&self.destination);
+        let mut policy = submission.nonce_policy(&self.destination);
+        self.metrics.batches(standing.batches);
+        if !standing.batches {
+            policy.batch = Limits::SINGLE;
+        }
         let (planner, first) = Planner::recover(policy, variants, standing.account, clock.now());
 
         let (jobs, job_inbox) = mpsc::channel(JOBS);
@@ -420,16 +450,19 @@ fn recovery(topics: &Topics, intents: Vec<StoredIntent>, memory: Duration) -> Re
         open.add(nonce, offset);
         // The journal has read it before.
         let Some(ReadBack { payload, fees, .. }) = wallet::read_back(&intent.raw) else { continue };
-        let mut items = Vec::new();
-        for item in intent.items {
-            let lane = Lane::ALL.into_iter().find(|lane| topics.results(*lane) == item.result.topic);
-            let Some(lane) = lane else {
-                tracing::warn!(offset, topic = item.result.topic, "an intent names a topic that is no results topic");
-                continue;
-            };
-            let key = ItemKey { lane, partition: item.result.partition, offset: item.result.offset };
-            items.push(key);
-            answers.push(submitter::Recovered { key, item, payload: payload.clone(), nonce, hash: intent.hash });
+        let calls = journal::calls_for(&payload, intent.sender, intent.items.len()).unwrap_or_default();
+        let key = |item: &IntentItem| {
+            let lane = Lane::ALL.into_iter().find(|lane| topics.results(*lane) == item.result.topic)?;
+            Some(ItemKey { lane, partition: item.result.partition, offset: item.result.offset })
+        };
+        // All or none: what a batch's receipt says goes by the place in it.
+        let items: Option<Vec<ItemKey>> = intent.items.iter().map(key).collect();
+        let items = items.unwrap_or_else(|| {
+            tracing::warn!(offset, "an intent names a topic that is no results topic");
+            Vec::new()
+        });
+        for ((item, payload), key) in intent.items.into_iter().zip(calls).zip(items.iter().copied()) {
+            answers.push(submitter::Recovered { key, item, payload, nonce, hash: intent.hash });
         }
         let variant = Variant { attempt: intent.attempt, hash: intent.hash, raw: intent.raw, fees, items };
         variants.push(Recovered { nonce, variant });

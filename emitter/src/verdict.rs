@@ -8,6 +8,7 @@ use kms_chain::revert::{Revert, RevertClass};
 use kms_schemas::identity::Kind;
 use kms_schemas::record::{Inclusion, Verdict};
 
+#[cfg(test)]
 use crate::gas;
 use crate::nonce::{Millis, Mined, Nonce};
 
@@ -33,15 +34,15 @@ pub struct Patience {
     pub registration_ms: u64,
 }
 
-/// A transaction of an answer that was mined and reverted.
+/// A transaction of an answer that was mined, in which the answer's call reverted. Of a batch, the answer's share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reverted {
     /// Its nonce.
     pub nonce: Nonce,
     /// Its receipt.
     pub mined: Mined,
-    /// Its gas limit.
-    pub gas_limit: u64,
+    /// It used so much of its gas that it must have run out.
+    pub ran_out: bool,
 }
 
 /// What happened to an answer so far.
@@ -171,7 +172,7 @@ pub fn decide(history: &mut History, case: Case, finding: Finding, patience: &Pa
 
 /// The transaction reverted, the same call at the end of its block does not: it ran out of gas, or the state moved.
 fn after_unseen_revert(history: &mut History, patience: &Patience, case: Case) -> Decision {
-    let ran_out = history.reverted.is_some_and(|reverted| gas::ran_out(reverted.mined.gas_used, reverted.gas_limit));
+    let ran_out = history.reverted.is_some_and(|reverted| reverted.ran_out);
     let (tried, most) = if ran_out {
         history.gas_tries += 1;
         (history.gas_tries, if case.can_grow { patience.gas_tries } else { 0 })
@@ -226,7 +227,7 @@ mod tests {
             gas_used_for_l1: 0,
             effective_gas_price: 7,
         };
-        Reverted { nonce: Nonce(4), mined, gas_limit }
+        Reverted { nonce: Nonce(4), mined, ran_out: gas::ran_out(gas_used, gas_limit) }
     }
 
     const CASE: Case = Case {

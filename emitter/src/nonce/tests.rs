@@ -7,7 +7,7 @@ use super::*;
 
 const POLICY: Policy = Policy {
     max_in_flight: 6,
-    items_per_transaction: 1,
+    batch: Limits::SINGLE,
     resend_after_ms: 1_000,
     resend_max_ms: 8_000,
     replace_after_rounds: Some(2),
@@ -19,6 +19,8 @@ const POLICY: Policy = Policy {
 };
 
 const FEES: Fees = Fees { max_fee: 200, priority: 1 };
+
+const LOAD: Load = Load { bytes: 100, gas: 100_000, alone: false };
 
 type Item = u32;
 
@@ -45,7 +47,7 @@ fn fresh(account: u64) -> Planner<Item> {
 
 /// Submits one item and journals it as the planner asks; the planner then wants it sent.
 fn send_one(planner: &mut Planner<Item>, item: Item) -> Variant<Item> {
-    let actions = planner.submit(item, Millis(0));
+    let actions = planner.submit(item, LOAD, Millis(0));
     let [Action::Sign { nonce, attempt, items, .. }] = &actions[..] else { panic!("{actions:?}") };
     let signed = variant(nonce.0, *attempt, items);
     let actions = planner.journalled(*nonce, signed.clone(), Millis(0));
@@ -53,10 +55,102 @@ fn send_one(planner: &mut Planner<Item>, item: Item) -> Variant<Item> {
     signed
 }
 
+/// Up to so many items in one transaction, gathered once one is on its way.
+fn gathered(items: usize) -> Limits {
+    Limits { items, bytes: 10_000, gas: 10_000_000, eager: 1, linger_ms: 300 }
+}
+
+fn signed_items(actions: &[Action<Item>]) -> Vec<Vec<Item>> {
+    let items = |action: &Action<Item>| match action {
+        Action::Sign { items, .. } => Some(items.clone()),
+        _ => None,
+    };
+    actions.iter().filter_map(items).collect()
+}
+
+#[test]
+fn p3_of_an_old_batch_only_what_no_later_transaction_carries_is_settled() {
+    let intents = [
+        Recovered { nonce: Nonce(3), variant: variant(3, 0, &[1, 2, 3]) },
+        Recovered { nonce: Nonce(4), variant: variant(4, 0, &[2]) },
+    ];
+    let mut planner = Planner::recover(POLICY, intents.clone(), Nonce(9), Millis(0)).0;
+    planner.submit(1, LOAD, Millis(1));
+    let found = mined(&intents[0].variant, 7);
+    let actions = planner.looked_up(Nonce(3), Some(found), Millis(2));
+    let expected = Action::Settle { nonce: Nonce(3), carried: vec![1, 2, 3], items: vec![1, 3], mined: found };
+    assert!(actions.contains(&expected), "{actions:?}");
+}
+
+#[test]
+fn items_gather_behind_a_transaction_until_they_are_many_or_old() {
+    let mut planner = Planner::recover(Policy { batch: gathered(3), ..POLICY }, [], Nonce(0), Millis(0)).0;
+    assert_eq!(signed_items(&planner.submit(1, LOAD, Millis(0))), [[1]]);
+    assert_eq!(signed_items(&planner.submit(2, LOAD, Millis(10))), [[0; 0]; 0]);
+    assert_eq!(planner.gathers_until(), Some(Millis(310)));
+    planner.submit(3, LOAD, Millis(20));
+    assert_eq!(signed_items(&planner.submit(4, LOAD, Millis(30))), [[2, 3, 4]]);
+    assert_eq!(planner.gathers_until(), None);
+    planner.submit(5, LOAD, Millis(100));
+    planner.submit(6, LOAD, Millis(200));
+    assert!(signed_items(&planner.tick(Millis(399))).is_empty());
+    assert_eq!(signed_items(&planner.tick(Millis(400))), [[5, 6]]);
+}
+
+#[test]
+fn an_item_that_must_go_alone_shares_no_transaction() {
+    let mut planner = Planner::recover(Policy { batch: gathered(3), ..POLICY }, [], Nonce(0), Millis(0)).0;
+    planner.submit(1, LOAD, Millis(0));
+    planner.submit(2, LOAD, Millis(0));
+    let alone = Load { alone: true, ..LOAD };
+    assert_eq!(signed_items(&planner.submit(3, alone, Millis(0))), [[2], [3]]);
+}
+
+#[test]
+fn withdrawn_items_are_in_no_batch() {
+    let mut planner = Planner::recover(Policy { batch: gathered(3), ..POLICY }, [], Nonce(0), Millis(0)).0;
+    for item in 1..=3 {
+        planner.submit(item, LOAD, Millis(0));
+    }
+    assert!(planner.withdraw(&2) && !planner.withdraw(&1));
+    planner.submit(4, LOAD, Millis(0));
+    assert_eq!(signed_items(&planner.submit(5, LOAD, Millis(0))), [[3, 4, 5]]);
+}
+
+#[test]
+fn where_a_node_takes_one_transaction_of_the_account_the_next_follows_its_block() {
+    let mut planner = Planner::recover(Policy { batch: gathered(3), ..POLICY }, [], Nonce(0), Millis(0)).0;
+    let first = send_one(&mut planner, 1);
+    planner.answered(Nonce(0), 0, Answer::Taken, Millis(0));
+    for item in 2..=4 {
+        let actions = planner.submit(item, LOAD, Millis(0));
+        for action in actions {
+            let Action::Sign { nonce, attempt, items, .. } = action else { panic!() };
+            planner.journalled(nonce, variant(nonce.0, attempt, &items), Millis(0));
+        }
+    }
+    let pause = planner.answered(Nonce(1), 0, Answer::AccountFull, Millis(10));
+    assert!(pause.is_empty(), "{pause:?}");
+    // Nothing more is signed, though the policy would allow it.
+    for item in 5..=10 {
+        assert!(planner.submit(item, LOAD, Millis(10)).is_empty());
+    }
+    // At the block of the first the second is sent, not only when the pause is over.
+    let actions = planner.mined(mined(&first, 1), Millis(20));
+    let sent: Vec<u64> = actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Send { nonce, .. } => Some(nonce.0),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(sent, [1]);
+}
+
 #[test]
 fn nothing_is_sent_before_it_is_journalled() {
     let mut planner = fresh(7);
-    let actions = planner.submit(1, Millis(0));
+    let actions = planner.submit(1, LOAD, Millis(0));
     assert_eq!(actions.len(), 1);
     assert!(matches!(actions[0], Action::Sign { nonce: Nonce(7), attempt: 0, .. }));
     for second in 1..30 {
@@ -69,7 +163,7 @@ fn nothing_is_sent_before_it_is_journalled() {
 fn an_item_submitted_twice_is_sent_once() {
     let mut planner = fresh(0);
     send_one(&mut planner, 1);
-    assert!(planner.submit(1, Millis(5)).is_empty());
+    assert!(planner.submit(1, LOAD, Millis(5)).is_empty());
     assert_eq!(planner.in_flight(), 1);
 }
 
@@ -77,7 +171,7 @@ fn an_item_submitted_twice_is_sent_once() {
 fn p6_no_more_nonces_are_open_than_allowed() {
     let mut planner = fresh(0);
     for item in 0..100 {
-        planner.submit(item, Millis(0));
+        planner.submit(item, LOAD, Millis(0));
     }
     assert_eq!((planner.in_flight(), planner.queued()), (POLICY.max_in_flight, 100 - POLICY.max_in_flight));
 }
@@ -121,7 +215,7 @@ fn p3_a_nonce_that_moved_on_only_starts_a_look_up() {
 
     let found = mined(&signed, 9);
     let actions = planner.looked_up(Nonce(0), Some(found), Millis(20));
-    assert!(actions.contains(&Action::Settle { nonce: Nonce(0), items: vec![1], mined: found }));
+    assert!(actions.contains(&Action::Settle { nonce: Nonce(0), carried: vec![1], items: vec![1], mined: found }));
 }
 
 #[test]
@@ -134,7 +228,7 @@ fn a_foreign_transaction_displaces_and_what_is_submitted_again_gets_a_new_nonce(
     assert!(matches!(planner.tick(Millis(1_010))[..], [Action::LookUp { .. }]));
     let actions = planner.looked_up(Nonce(0), None, Millis(1_020));
     assert_eq!(actions[0], Action::Displaced { nonce: Nonce(0), items: vec![1] });
-    let actions = planner.submit(1, Millis(1_030));
+    let actions = planner.submit(1, LOAD, Millis(1_030));
     assert!(matches!(actions[..], [Action::Sign { nonce: Nonce(1), attempt: 0, .. }]));
 }
 
@@ -195,7 +289,7 @@ fn bytes_that_no_node_takes_free_their_nonce_for_what_waits() {
     let policy = Policy { max_in_flight: 1, ..POLICY };
     let mut planner = Planner::recover(policy, [], Nonce(0), Millis(0)).0;
     send_one(&mut planner, 1);
-    planner.submit(2, Millis(0));
+    planner.submit(2, LOAD, Millis(0));
     let actions = planner.answered(Nonce(0), 0, Answer::Unsendable("oversized data".to_owned()), Millis(1));
     assert_eq!(actions[0], Action::Unsendable { items: vec![1], reason: "oversized data".to_owned() });
     assert!(matches!(&actions[1], Action::Sign { nonce: Nonce(0), attempt: 1, items, .. } if *items == [2]));
@@ -206,7 +300,7 @@ fn a_replaced_variant_that_is_mined_after_all_settles_its_own_items_and_displace
     let policy = Policy { max_in_flight: 1, ..POLICY };
     let mut planner = Planner::recover(policy, [], Nonce(0), Millis(0)).0;
     let first = send_one(&mut planner, 1);
-    planner.submit(2, Millis(0));
+    planner.submit(2, LOAD, Millis(0));
     planner.answered(Nonce(0), 0, Answer::Unsendable("exceeds block gas limit".to_owned()), Millis(1));
     planner.journalled(Nonce(0), variant(0, 1, &[2]), Millis(2));
     let actions = planner.mined(mined(&first, 4), Millis(3));
@@ -220,11 +314,11 @@ fn a_recovered_nonce_below_the_account_is_looked_up_when_its_item_comes_back() {
     let intents = [Recovered { nonce: Nonce(3), variant: bytes.clone() }];
     let (mut planner, actions) = Planner::recover(POLICY, intents, Nonce(9), Millis(0));
     assert!(actions.is_empty());
-    let actions = planner.submit(1, Millis(1));
+    let actions = planner.submit(1, LOAD, Millis(1));
     assert_eq!(actions, [Action::LookUp { nonce: Nonce(3), hashes: vec![bytes.hash] }]);
     let found = mined(&bytes, 2);
     let actions = planner.looked_up(Nonce(3), Some(found), Millis(2));
-    assert_eq!(actions[0], Action::Settle { nonce: Nonce(3), items: vec![1], mined: found });
+    assert_eq!(actions[0], Action::Settle { nonce: Nonce(3), carried: vec![1], items: vec![1], mined: found });
     assert_eq!(actions[1], Action::Closed { nonce: Nonce(3) });
     assert!(!planner.knows(&bytes.hash));
 }
@@ -437,7 +531,7 @@ impl World {
             if accepted.contains_key(&item) {
                 self.settled.insert(item);
             } else {
-                let actions = self.planner.submit(item, self.now());
+                let actions = self.planner.submit(item, LOAD, self.now());
                 self.obey(actions);
             }
         }
@@ -517,7 +611,7 @@ impl World {
         self.planner = planner;
         self.obey(actions);
         for item in self.submitted.difference(&self.settled.clone()).copied().collect::<Vec<_>>() {
-            let actions = self.planner.submit(item, self.now());
+            let actions = self.planner.submit(item, LOAD, self.now());
             self.obey(actions);
         }
     }
@@ -527,7 +621,7 @@ impl World {
             Op::Submit(count) => {
                 for _ in 0..count {
                     self.submitted.insert(self.next_item);
-                    let actions = self.planner.submit(self.next_item, self.now());
+                    let actions = self.planner.submit(self.next_item, LOAD, self.now());
                     self.next_item += 1;
                     self.obey(actions);
                 }
@@ -598,8 +692,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn p3_whatever_happens_every_item_is_settled_and_accepted_once(ops in prop::collection::vec(op(), 1..120)) {
-        let mut world = World::new(POLICY);
+    fn p3_whatever_happens_every_item_is_settled_and_accepted_once(
+        ops in prop::collection::vec(op(), 1..120),
+        items in 1usize..5,
+    ) {
+        let mut world = World::new(Policy { batch: gathered(items), ..POLICY });
         for op in &ops {
             world.apply(op);
         }
@@ -614,8 +711,11 @@ proptest! {
     }
 
     #[test]
-    fn p3_a_block_taken_back_before_it_is_final_loses_nothing(ops in prop::collection::vec(op(), 1..120)) {
-        let mut world = World::new(Policy { confirmations: 2, ..POLICY });
+    fn p3_a_block_taken_back_before_it_is_final_loses_nothing(
+        ops in prop::collection::vec(op(), 1..120),
+        items in 1usize..5,
+    ) {
+        let mut world = World::new(Policy { confirmations: 2, batch: gathered(items), ..POLICY });
         let mut depth = 0;
         for op in &ops {
             // Not deeper than what is promised to be final, and by one process: whoever recovers does not look up what was

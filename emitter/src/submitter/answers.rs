@@ -49,6 +49,8 @@ pub(super) struct Answer {
     pub(super) context: Option<RequestId>,
     pub(super) history: History,
     pub(super) unsendable: u32,
+    /// It shares no transaction any more.
+    pub(super) alone: bool,
     /// Every transaction that was signed for it.
     signed: Vec<(Nonce, B256)>,
     stage: Stage,
@@ -79,6 +81,7 @@ impl Answers {
             context: None,
             history: History::default(),
             unsendable: 0,
+            alone: false,
             signed: Vec::new(),
             stage: Stage::Recovered,
             reply: None,
@@ -107,6 +110,7 @@ impl Answers {
                     context: call.context,
                     history: History::default(),
                     unsendable: 0,
+                    alone: false,
                     signed: Vec::new(),
                     stage: Stage::Planned,
                     reply: Some(reply),

@@ -17,7 +17,7 @@ use super::answers::Stage;
 use super::{End, ItemKey, Submitter};
 use crate::answer::Mark;
 use crate::config::SubmissionConfig;
-use crate::follow;
+use crate::follow::{self, Receipted};
 use crate::gas::Shape;
 use crate::nonce::{Millis, Mined, Nonce};
 use crate::verdict::{Case, Cause, Decision, Finding, decide, inclusion};
@@ -30,7 +30,7 @@ pub(super) enum Told {
     /// Outcomes of sends.
     Sent(Vec<((Nonce, u32, Bytes), SendOutcome)>),
     /// Receipts of nonces that the chain passed; none of an outage.
-    LookedUp(Vec<(Nonce, Result<Option<Mined>, ()>)>),
+    LookedUp(Vec<(Nonce, Result<Option<Receipted>, ()>)>),
     /// What the calls of answers do on chain.
     Examined(Vec<(Question, Result<Finding, CallError>)>),
     /// The gas of a call.
@@ -201,8 +201,10 @@ impl Submitter {
                 for (nonce, found) in found {
                     // Without an answer the planner asks again.
                     let Ok(found) = found else { continue };
+                    let found = found.map(|receipt| self.note_logs(receipt));
                     let actions = self.planner.looked_up(nonce, found, self.clock.now());
                     self.obey(actions);
+                    self.batch_logs.clear();
                 }
             }
             Told::Examined(findings) => {
@@ -304,7 +306,7 @@ impl Submitter {
         self.conclude(question.key, question.cause, finding);
     }
 
-    fn conclude(&mut self, key: ItemKey, cause: Cause, finding: Finding) {
+    pub(super) fn conclude(&mut self, key: ItemKey, cause: Cause, finding: Finding) {
         let (now, release) = (self.clock.now(), self.contracts.release);
         let Some(answer) = self.answers.get_mut(&key) else {
             self.asking.forget_probe(&key);
@@ -491,7 +493,7 @@ fn finding(result: Result<Bytes, CallError>) -> Result<Finding, CallError> {
     }
 }
 
-async fn look_up(rpc: &Rpc, batch: Vec<(Nonce, Vec<B256>)>) -> Vec<(Nonce, Result<Option<Mined>, ()>)> {
+async fn look_up(rpc: &Rpc, batch: Vec<(Nonce, Vec<B256>)>) -> Vec<(Nonce, Result<Option<Receipted>, ()>)> {
     let hashes: Vec<B256> = batch.iter().flat_map(|(_, hashes)| hashes.iter().copied()).collect();
     let receipts = match rpc.receipts(&hashes).await {
         Ok(receipts) => receipts,
@@ -504,8 +506,8 @@ async fn look_up(rpc: &Rpc, batch: Vec<(Nonce, Vec<B256>)>) -> Vec<(Nonce, Resul
     let mut found = Vec::with_capacity(batch.len());
     for (nonce, hashes) in batch {
         let of_nonce: Vec<_> = receipts.by_ref().take(hashes.len()).collect();
-        let mined = of_nonce.iter().flatten().find_map(follow::mined);
-        found.push((nonce, Ok(mined)));
+        let receipt = of_nonce.iter().flatten().find_map(follow::receipted);
+        found.push((nonce, Ok(receipt)));
     }
     found
 }

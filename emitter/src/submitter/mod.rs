@@ -13,6 +13,7 @@
 
 mod answers;
 mod asking;
+mod batches;
 mod seen;
 mod sending;
 
@@ -21,12 +22,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use alloy::primitives::{Address, B256, Bytes, U256};
+use alloy::primitives::{Address, B256, U256};
 use kms_chain::event::ContractSet;
 use kms_chain::rpc::{BlockId, Rpc};
 use kms_runtime::http::Check;
 use kms_schemas::identity::{Identity, Lane};
-use kms_schemas::record::{IntentItem, Verdict};
+use kms_schemas::record::{IntentItem, RawLog, Verdict};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::SubmissionConfig;
 use crate::fees::FeePolicy;
-use crate::follow::{ChainEvent, Wishes};
+use crate::follow::{ChainEvent, Receipted, Wishes};
 use crate::gas::GasBook;
 use crate::journal::{Draft, Journalled, OpenIntents};
 use crate::metrics::{Levels, Metrics};
@@ -190,6 +191,8 @@ pub struct Submitter {
     low_balance: U256,
     /// Refusals of unknown kind, by nonce.
     refusals: HashMap<Nonce, u32>,
+    /// Logs of the batch whose receipt is being told to the planner, by its hash.
+    batch_logs: HashMap<B256, Vec<RawLog>>,
     metrics: Metrics,
     tasks: JoinSet<Told>,
 }
@@ -238,6 +241,7 @@ impl Submitter {
             fee_above_cap: false,
             low_balance: parts.low_balance,
             refusals: HashMap::new(),
+            batch_logs: HashMap::new(),
             tasks: JoinSet::new(),
         };
         submitter.registration.ready();
@@ -253,6 +257,7 @@ impl Submitter {
         let balance_interval = Duration::from_millis(self.config.balance_interval_ms);
         let (mut swept, mut balanced) = (Instant::now(), None::<Instant>);
         loop {
+            let gathering = self.gathering();
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(job) = inbox.jobs.recv() => {
@@ -272,6 +277,10 @@ impl Submitter {
                     Ok(told) => self.told(told),
                     Err(error) => tracing::error!(%error, "a task of the submitter ended in a way that it never should"),
                 },
+                () = tokio::time::sleep(gathering.unwrap_or_default()), if gathering.is_some() => {
+                    let actions = self.planner.tick(self.clock.now());
+                    self.obey(actions);
+                }
                 _ = tick.tick() => {
                     self.time_passed();
                     if swept.elapsed() >= SWEEP {
@@ -288,6 +297,12 @@ impl Submitter {
         }
     }
 
+    /// How long what is being gathered may still wait.
+    fn gathering(&self) -> Option<Duration> {
+        let until = self.planner.gathers_until()?;
+        Some(Duration::from_millis(until.0.saturating_sub(self.clock.now().0).max(1)))
+    }
+
     /// Starts whatever waits and may run.
     fn pump(&mut self) {
         self.pump_sends();
@@ -302,9 +317,8 @@ impl Submitter {
             // Its transaction is in the journal: on its way, or to be looked up.
             Stage::Recovered => {
                 self.answers.set(&key, Stage::Planned);
-                let actions = self.planner.submit(key, self.clock.now());
                 tracing::debug!(?key, ?nonce, "a result found its transaction in the journal");
-                self.obey(actions);
+                self.plan(key);
             }
             _ => {}
         }
@@ -351,8 +365,7 @@ impl Submitter {
             return;
         }
         self.answers.set(&key, Stage::Planned);
-        let actions = self.planner.submit(key, self.clock.now());
-        self.obey(actions);
+        self.plan(key);
     }
 
     fn obey(&mut self, actions: Vec<Action<ItemKey>>) {
@@ -367,13 +380,12 @@ impl Submitter {
                 }
                 Action::LookUp { nonce, hashes } => self.asking.look_up(nonce, hashes),
                 Action::CheckNonce => self.wishes.check_nonce(),
-                Action::Settle { nonce, items, mined } => {
-                    items.into_iter().for_each(|key| self.mined(key, nonce, mined));
-                }
+                Action::Settle { nonce, carried, items, mined } => self.settled_by(&carried, &items, nonce, mined),
                 Action::Displaced { nonce, items } => {
                     self.metrics.nonce_taken(nonce.0);
                     items.into_iter().for_each(|key| self.displaced(key));
                 }
+                Action::Unsendable { items, reason } if items.len() > 1 => self.batch_unsendable(items, &reason),
                 Action::Unsendable { items, reason } => {
                     items.into_iter().for_each(|key| self.unsendable(key, &reason));
                 }
@@ -421,25 +433,6 @@ impl Submitter {
         });
     }
 
-    /// What the transaction does. One answer per transaction until batches exist.
-    fn payload(&mut self, nonce: Nonce, keys: &[ItemKey]) -> Option<(Payload, Vec<(ItemKey, IntentItem)>)> {
-        let Some(key) = keys.first() else {
-            return Some((
-                Payload { to: self.sender, data: Bytes::new(), gas_limit: self.config.filler_gas },
-                Vec::new(),
-            ));
-        };
-        let answer = self.answers.get_mut(key)?;
-        let (kind, bytes) = (answer.item.identity.kind, answer.payload.data.len());
-        if let Some(limit) = self.gas.limit(kind, bytes, answer.history.gas_tries) {
-            answer.payload.gas_limit = limit;
-        }
-        answer.history.transactions = answer.history.transactions.saturating_add(1);
-        let signed = (answer.payload.clone(), vec![(*key, answer.item.clone())]);
-        self.answers.placed(key, nonce);
-        Some(signed)
-    }
-
     fn journalled(&mut self, outcome: Journalled) {
         let now = self.clock.now();
         let actions = match outcome {
@@ -466,8 +459,10 @@ impl Submitter {
                 self.base_fee = base_fee;
                 self.metrics.head(number, base_fee);
                 for receipt in mined {
-                    let actions = self.planner.mined(receipt, now);
+                    let mined = self.note_logs(receipt);
+                    let actions = self.planner.mined(mined, now);
                     self.obey(actions);
+                    self.batch_logs.clear();
                 }
                 let actions = self.planner.head(number, base_fee, now);
                 self.obey(actions);
@@ -484,6 +479,14 @@ impl Submitter {
         }
     }
 
+    /// Keeps a batch's logs until the planner has said what its receipt settles.
+    fn note_logs(&mut self, receipt: Receipted) -> Mined {
+        if let Some(logs) = receipt.batch {
+            self.batch_logs.insert(receipt.mined.hash, logs);
+        }
+        receipt.mined
+    }
+
     fn time_passed(&mut self) {
         let now = self.clock.now();
         let actions = self.planner.tick(now);
@@ -497,15 +500,16 @@ impl Submitter {
         let sender = self.sender;
         let Some(answer) = self.answers.get_mut(&key) else { return };
         let (kind, bytes) = (answer.item.identity.kind, answer.payload.data.len());
-        self.metrics.gas_used(kind, mined.gas_used);
+        self.metrics.gas_used(kind, mined.gas_used, mined.gas_used_for_l1);
         if mined.succeeded {
             self.gas.used(kind, bytes, mined.gas_used, mined.gas_used_for_l1);
             let inclusion = crate::verdict::inclusion(sender, nonce, &mined);
             return self.settle(key, End::Verdict(Verdict::Accepted(inclusion)));
         }
         let gas_limit = answer.payload.gas_limit;
-        answer.history.reverted = Some(crate::verdict::Reverted { nonce, mined, gas_limit });
-        if crate::gas::ran_out(mined.gas_used, gas_limit) {
+        let ran_out = crate::gas::ran_out(mined.gas_used, gas_limit);
+        answer.history.reverted = Some(crate::verdict::Reverted { nonce, mined, ran_out });
+        if ran_out {
             self.gas.exhausted(kind, bytes, gas_limit);
         }
         self.answers.set(&key, Stage::Examined);
