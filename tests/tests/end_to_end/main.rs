@@ -18,3 +18,4 @@ mod processor;
 mod stack;
 mod stage;
 mod supervision;
+mod versions;
