@@ -193,7 +193,12 @@ impl Quarantine {
     ///
     /// # Errors
     /// [`Trouble::Permanent`] for a second payload, naming both; [`Trouble::Outage`] where the topics cannot be read.
-    pub async fn pass(self: &Arc<Self>, request: &Request, source: &Coordinates, deferred: bool) -> Result<(), Trouble> {
+    pub async fn pass(
+        self: &Arc<Self>,
+        request: &Request,
+        source: &Coordinates,
+        deferred: bool,
+    ) -> Result<(), Trouble> {
         if deferred {
             self.catch_up(source).await?;
         }
@@ -242,8 +247,10 @@ impl Quarantine {
             let topic = quarantine.topics.dead_letters();
             let partitions = quarantine.topics.all().iter().find(|spec| spec.name == topic).map_or(1, |s| s.partitions);
             let ends = watermarks(&quarantine.kafka, SERVICE, topic, partitions)?;
-            let ranges: Vec<PartitionRange> =
-                (0..).zip(&ends).map(|(partition, (low, high))| (partition, (*low).max(high - LETTERS), *high)).collect();
+            let ranges: Vec<PartitionRange> = (0..)
+                .zip(&ends)
+                .map(|(partition, (low, high))| (partition, (*low).max(high - LETTERS), *high))
+                .collect();
             let mut refused = false;
             read_ranges(&quarantine.kafka, SERVICE, topic, &ranges, PATIENCE, |_, record| {
                 let value = record.value.as_deref().unwrap_or_default();

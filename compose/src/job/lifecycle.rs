@@ -80,9 +80,10 @@ impl Director<'_> {
             // The first context is the genesis, which is nobody's to answer.
             let new_context = self.answered("the new context", Kind::NewKmsContext, 2).await?;
             self.submit(&[NewRequest::GatewayUpdateContext {
-                    context_id: new_context,
-                    definition: Box::new(self.stack.deployment().context()),
-                }]).await?;
+                context_id: new_context,
+                definition: Box::new(self.stack.deployment().context()),
+            }])
+            .await?;
             let third = self.answered("the new context's epoch", Kind::NewKmsEpoch, 2).await?;
             retired = Some((second, context));
             (context, epoch) = (new_context, third);

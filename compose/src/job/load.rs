@@ -171,8 +171,7 @@ impl<'a> Load<'a> {
         stream::iter(pairs)
             .map(|(coprocessor, material, body)| async move {
                 let put = self.stack.put_ciphertext(coprocessor, material, body.clone());
-                put.await
-                    .map_err(|error| StackError::Job(format!("a ciphertext could not be uploaded: {error}")))
+                put.await.map_err(|error| StackError::Job(format!("a ciphertext could not be uploaded: {error}")))
             })
             .buffer_unordered(UPLOADS)
             .try_collect()

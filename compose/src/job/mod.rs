@@ -115,8 +115,7 @@ pub async fn run(stack: &Stack, args: &JobArgs, begun: Instant) -> Result<Report
         let decryptions = args.requests.saturating_sub(made + closing);
         let calls = load.prepare(&lifecycle, decryptions).await?;
         let before_closing = (args.requests - closing) as usize;
-        let (sent, chain) =
-            tokio::join!(load.send(&calls), observer.wait_for_answers(before_closing, patience, &task));
+        let (sent, chain) = tokio::join!(load.send(&calls), observer.wait_for_answers(before_closing, patience, &task));
         sent?;
         if closing == 0 {
             return Ok(chain);

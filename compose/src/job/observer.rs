@@ -87,8 +87,7 @@ impl ChainView {
         arrived: Instant,
         event: &ResponseEvent,
     ) {
-        let identity =
-            Identity { chain_id: chain.chain_id, contract: log.address, kind: event.kind(), id: event.id() };
+        let identity = Identity { chain_id: chain.chain_id, contract: log.address, kind: event.kind(), id: event.id() };
         let named = format!("{} {}", identity.kind, identity.id);
         let signer = match event {
             ResponseEvent::KmsContextCreationConfirmation { tx_sender, .. } => match signers.get(tx_sender) {

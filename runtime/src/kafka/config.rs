@@ -188,7 +188,8 @@ impl Configuration for KafkaConfig {
         }
         for server in self.bootstrap_servers.split(',').map(str::trim) {
             if !is_server(server) {
-                problems.at("bootstrap_servers", format!("`{server}` is not `host:port`; give `host:port,host:port,…`"));
+                problems
+                    .at("bootstrap_servers", format!("`{server}` is not `host:port`; give `host:port,host:port,…`"));
             }
         }
         self.validate_security(problems);
