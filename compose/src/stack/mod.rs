@@ -8,6 +8,7 @@
 //! ```
 
 mod config;
+mod executor;
 mod generation;
 mod node;
 mod service;
@@ -32,6 +33,7 @@ use crate::simulator::{Mode, SimulatorConfig};
 use crate::supervise::{Launch, Supervised};
 use crate::workspace::{Workspace, WorkspaceOptions};
 
+use executor::delegate;
 pub use generation::Generation;
 pub use node::{Core, Node, NodeKeys};
 pub use service::{Service, ServiceKind};
@@ -62,6 +64,7 @@ pub struct StackBuilder {
     settings: Vec<(ServiceKind, String)>,
     adjust_core: AdjustCore,
     start_services: Vec<ServiceKind>,
+    batches: bool,
 }
 
 impl Default for StackBuilder {
@@ -81,6 +84,7 @@ impl Default for StackBuilder {
             settings: Vec::new(),
             adjust_core: Box::new(|_, _| {}),
             start_services: ServiceKind::ALL.to_vec(),
+            batches: true,
         }
     }
 }
@@ -177,6 +181,14 @@ impl StackBuilder {
         self
     }
 
+    /// Whether the nodes' transaction senders delegate to a batch executor on the Gateway, so that their answers leave in batches.
+    /// Default true.
+    #[must_use]
+    pub fn batches(mut self, batches: bool) -> Self {
+        self.batches = batches;
+        self
+    }
+
     /// Starts only these services; the others can be started later.
     #[must_use]
     pub fn services(mut self, services: &[ServiceKind]) -> Self {
@@ -247,6 +259,9 @@ impl StackBuilder {
             let buckets = try_join_all((0..self.coprocessors).map(|_| Bucket::start(workspace, "ct128"))).await?;
             let deployment = deployment(self.generation, &keys, &buckets, &anvil, ethereum.as_ref());
             let contracts = deploy(workspace, &anvil, &deployment).await?;
+            if self.batches {
+                delegate(workspace, &anvil, &keys).await?;
+            }
             Ok((anvil, ethereum, buckets, deployment, contracts))
         };
         let kafka = async {

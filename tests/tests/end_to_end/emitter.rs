@@ -1,6 +1,8 @@
 //! The emitter as a process, on real Kafka and a real chain, fed with results as the processor writes them.
 
+mod batches;
 mod bench;
+mod node_proxy;
 mod two_chains;
 
 use std::collections::HashSet;

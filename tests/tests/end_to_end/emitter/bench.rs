@@ -63,6 +63,8 @@ impl Bench {
             .kafka(&bootstrap)
             .prefix(prefix(name))
             .services(&[ServiceKind::Emitter])
+            // Most tests count transactions and nonces.
+            .batches(false)
             .set(ServiceKind::Emitter, "submission.resend_after_ms=500")
             .set(ServiceKind::Emitter, "destination.0.poll_interval_ms=20")
             .set(ServiceKind::Emitter, "destination.0.idle_poll_interval_ms=100");
