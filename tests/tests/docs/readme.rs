@@ -31,6 +31,9 @@ fn the_configuration_files_are_valid() {
     loads::<IngestConfig>("ingest.toml", &[], &[]);
     loads::<ProcessorConfig>("processor.toml", &[], &[]);
     loads::<EmitterConfig>("emitter.toml", &[], &[]);
+    loads::<IngestConfig>("ingest-b.toml", &[], &[]);
+    loads::<ProcessorConfig>("processor-b.toml", &[], &[]);
+    loads::<EmitterConfig>("emitter-b.toml", &[], &[]);
 }
 
 #[test]
