@@ -137,7 +137,8 @@ impl ConsumerContext for Election {
         if let Rebalance::Revoke(partitions) = rebalance
             && partitions.count() > 0
         {
-            self.tell.send_replace(Role::Standby);
+            // Lost to another member, or to a Kafka that does not answer: the group says which, when it answers.
+            self.tell.send_replace(Role::Joining);
         }
     }
 
