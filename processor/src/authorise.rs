@@ -53,7 +53,27 @@ pub async fn prove(chain: &ServedChain, request: &Request, answered: &Answered) 
         Trouble::permanent(codes::RECORD_FORGED, text)
     })?;
     decode(&chain.contracts, request, &proven.log)?;
+    if is_twin(&proven.log, proven.transaction_logs()) {
+        let text =
+            format!("log {} of block {} is the older twin of the event that is served", at.log_index, at.block_hash);
+        return Err(Trouble::permanent(codes::RECORD_FORGED, text));
+    }
     authority.transaction(&proven).await.map_err(unproven)
+}
+
+/// From v0.15 on each decryption is told twice in one transaction, and only the event with handles alone is ingested: whoever wrote a
+/// record of the other one must not have the request served under a payload of its own.
+fn is_twin<'a>(log: &RawLog, mut transaction: impl Iterator<Item = &'a RawLog>) -> bool {
+    let served = ContractSet::gateway(Release::V0_15, log.address).request_topics();
+    let names = |log: &RawLog| log.topics.first().copied();
+    if names(log).is_none_or(|topic| served.contains(&topic)) {
+        return false;
+    }
+    transaction.any(|other| {
+        other.address == log.address
+            && names(other).is_some_and(|topic| served.contains(&topic))
+            && other.topics.get(1) == log.topics.get(1)
+    })
 }
 
 /// What follows from a proof that failed.
@@ -168,6 +188,26 @@ mod tests {
         assert_eq!(decode(&contracts, &request, &request.log), Ok(()));
         let elsewhere = ContractSet::gateway(Release::V0_15, Address::repeat_byte(9));
         assert_eq!(decode(&elsewhere, &request, &request.log).unwrap_err().code(), codes::FOREIGN_REQUEST);
+    }
+
+    #[test]
+    fn p4_the_older_twin_of_a_served_event_is_none_to_serve() {
+        let [old, new] = [Release::V0_14, Release::V0_15]
+            .map(|release| ContractSet::gateway(release, Address::repeat_byte(1)).request_topics()[0]);
+        let log = |topic, id: u8| RawLog {
+            address: Address::repeat_byte(1),
+            topics: vec![topic, B256::repeat_byte(id)],
+            data: alloy::primitives::Bytes::new(),
+        };
+        let (twin, served) = (log(old, 7), log(new, 7));
+        let transaction = [twin.clone(), served.clone()];
+        assert!(is_twin(&twin, transaction.iter()));
+        assert!(!is_twin(&served, transaction.iter()), "the one that is served");
+        assert!(
+            !is_twin(&twin, [twin.clone(), log(new, 8)].iter()),
+            "before v0.15 it stands alone, whatever else is asked for"
+        );
+        assert!(!is_twin(&twin, [twin.clone()].iter()));
     }
 
     #[tokio::test]

@@ -123,6 +123,11 @@ impl ProvenHeader {
 }
 
 impl ProvenBlock {
+    /// The logs of one transaction, by its index.
+    pub(super) fn logs_of(&self, transaction: usize) -> impl Iterator<Item = &RawLog> {
+        self.logs.iter().filter(move |log| log.transaction == transaction).map(|log| &log.raw)
+    }
+
     fn new(header: ProvenHeader, logs: Vec<BlockLog>) -> Self {
         let ProvenHeader { link, timestamp, transactions, .. } = header;
         let transaction_bytes: usize =

@@ -95,6 +95,11 @@ impl fmt::Debug for ProvenLog {
 }
 
 impl ProvenLog {
+    /// Every log of the transaction that emitted it, itself included, in order.
+    pub fn transaction_logs(&self) -> impl Iterator<Item = &RawLog> {
+        self.block.block.logs_of(usize::try_from(self.transaction_index).unwrap_or(usize::MAX))
+    }
+
     /// Compares with what a record claims.
     ///
     /// # Errors
