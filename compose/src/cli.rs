@@ -1,5 +1,6 @@
 //! The command line: one program for the stack, its services and its tools.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
@@ -309,8 +310,32 @@ fn interrupted(workspace: &Workspace) -> ExitCode {
 
 async fn stay_up(stack: Stack, workspace: &Workspace, interrupts: &mut Interrupts) {
     remark("\nCtrl-C stops everything.");
-    interrupts.next().await;
+    tokio::select! {
+        () = interrupts.next() => {}
+        // Never ends by itself.
+        () = tell_of_the_dead(&stack) => {}
+    }
     stop(stack, workspace, interrupts).await;
+}
+
+/// Says once of each service and simulator that it has ended.
+async fn tell_of_the_dead(stack: &Stack) {
+    const LOOK: Duration = Duration::from_secs(1);
+    let mut told = HashSet::new();
+    loop {
+        for node in stack.nodes() {
+            let services = node.services().iter().map(crate::stack::Service::process);
+            for process in services.chain([node.core().process()]) {
+                if !process.is_running() && told.insert(process.name().to_owned()) {
+                    let log = process.log_path();
+                    remark(&format!("! {} has ended; its log is {}", process.name(), log.display()));
+                } else if process.is_running() {
+                    told.remove(process.name());
+                }
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Stops a stack in order, or at once when a second signal says so.
