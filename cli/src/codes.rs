@@ -34,5 +34,13 @@ pub static IO: Code = Code {
     action: "Read the system's reason in the message: disk full, file limit, closed output.",
 };
 
+/// The executor, or a delegation to it.
+pub static EXECUTOR: Code = Code {
+    code: "KC-0124",
+    name: "executor",
+    meaning: "kmsctl could not put the batch executor on the chain, delegate an account to it, revoke that, or look; or it must not now, since the account's emitter runs or one of its transactions is on its way.",
+    action: "Do as the message says. After a time-out look with `kmsctl executor status` before trying again: the transaction may still be mined.",
+};
+
 /// The codes of this crate.
-pub static CODES: &[Code] = &[ARGUMENT, TOPIC_UNREADABLE, TRANSACTION_OPEN, IO];
+pub static CODES: &[Code] = &[ARGUMENT, TOPIC_UNREADABLE, TRANSACTION_OPEN, IO, EXECUTOR];

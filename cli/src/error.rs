@@ -29,6 +29,9 @@ pub enum CtlError {
     /// Nothing was written.
     #[error("nothing was written: {0}")]
     Write(#[from] BatchError),
+    /// The executor, or a delegation.
+    #[error("{0}")]
+    Executor(String),
     /// Standard output is closed, or the async runtime cannot be started.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -57,6 +60,7 @@ impl CtlError {
             Self::Write(BatchError::Refused { .. }) => kms_runtime::codes::RECORD_REFUSED.code,
             Self::Write(BatchError::TimedOut(_)) => kms_runtime::codes::KAFKA_UNREACHABLE.code,
             Self::Write(BatchError::Producer(error)) => producer_code(error),
+            Self::Executor(_) => codes::EXECUTOR.code,
             Self::Io(_) => codes::IO.code,
         })
     }
@@ -66,7 +70,7 @@ impl CtlError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(_) | Self::Argument(_) => Exit::Configuration,
-            Self::Topics(_) | Self::Read(_) | Self::Codec(_) => Exit::Refused,
+            Self::Topics(_) | Self::Read(_) | Self::Codec(_) | Self::Executor(_) => Exit::Refused,
             Self::Write(_) => Exit::KafkaFatal,
             Self::Io(_) => Exit::Internal,
         }

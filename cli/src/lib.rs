@@ -6,10 +6,11 @@
 //! trace ID                          what happened to one request, over all topics
 //! lifecycle                         keys, CRSs, contexts and epochs, as the topics know them
 //! dead-letters list | redrive       what nobody could use, and another go at it
+//! executor deploy | delegate | …    batches: the executor on a chain, and the accounts that delegate to it
 //! ```
 //!
 //! It reads committed records only, commits no offsets and belongs to no group, so looking changes nothing. `redrive` is
-//! the one verb that writes.
+//! the one verb that writes to Kafka, and those of `executor` send transactions.
 //!
 //! Start reading at [`main_from`]; each verb is a module.
 
@@ -26,6 +27,7 @@ pub mod codes;
 mod config;
 mod dead_letters;
 mod error;
+mod executor;
 mod lifecycle;
 mod read;
 mod topics;
@@ -49,7 +51,7 @@ struct CommandLine {
 
 /// Exit codes that this tool has.
 const EXIT_CODES: &str = "Exit codes: 0 done; 2 wrong arguments or configuration; 3 the topics cannot be read or are not \
-as they must be; 5 Kafka did not take what was to be written; 70 the output cannot be written. Every message has a code, \
+as they must be, or an executor cannot be deployed or delegated to; 5 Kafka did not take what was to be written; 70 the output cannot be written. Every message has a code, \
 which docs/errors.md explains.";
 
 const LIFECYCLE: &str = "Print keys, CRSs, contexts and epochs as the topics know them.
@@ -93,6 +95,11 @@ enum Verb {
     DeadLetters {
         #[command(subcommand)]
         verb: dead_letters::Verb,
+    },
+    /// Batches: the executor on a chain, and the accounts that delegate to it.
+    Executor {
+        #[command(subcommand)]
+        verb: executor::Verb,
     },
     /// Print the reference of all configuration keys as Markdown.
     ConfigReference,
@@ -139,6 +146,9 @@ fn run(line: CommandLine) -> Result<(), CtlError> {
         return Ok(());
     }
     let config = line.config.load::<CtlConfig>()?.config;
+    if let Verb::Executor { verb } = line.verb {
+        return executor::run(&config, verb, line.output);
+    }
     let cluster = cluster::Cluster::connect(config)?;
     match line.verb {
         Verb::Topics { verb } => topics::run(&cluster, verb, line.output),
@@ -146,6 +156,6 @@ fn run(line: CommandLine) -> Result<(), CtlError> {
         Verb::Trace(args) => trace::run(&cluster, &args, line.output),
         Verb::Lifecycle => lifecycle::run(&cluster, line.output),
         Verb::DeadLetters { verb } => dead_letters::run(&cluster, verb, line.output),
-        Verb::ConfigReference => Ok(()),
+        Verb::Executor { .. } | Verb::ConfigReference => Ok(()),
     }
 }

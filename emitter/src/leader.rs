@@ -27,6 +27,12 @@ pub enum Role {
     Leader,
 }
 
+/// The consumer group in which emitters of one account contend: it has members while one of them runs.
+#[must_use]
+pub fn group(topic_prefix: &str, chain_id: u64, sender: Address) -> String {
+    format!("{topic_prefix}.emitter.leader.{chain_id}.{sender:#x}")
+}
+
 /// What this process is, as the group sees it.
 #[derive(Debug)]
 pub struct Leadership {
@@ -42,7 +48,7 @@ impl Leadership {
     /// The client library refuses the settings, or there is no thread.
     pub fn contend(config: &KafkaConfig, topic: &str, chain_id: u64, sender: Address) -> Result<Self, LeadershipError> {
         let (tell, role) = watch::channel(Role::Joining);
-        let group = format!("{}.emitter.leader.{chain_id}.{sender:#x}", config.topic_prefix);
+        let group = group(&config.topic_prefix, chain_id, sender);
         let mut settings = config.consumer("emitter", &group);
         settings
             .set("partition.assignment.strategy", "cooperative-sticky")

@@ -249,6 +249,61 @@ async fn p3_a_delegation_that_is_revoked_meanwhile_ends_batches_and_loses_nothin
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_deploys_delegates_looks_and_revokes_and_the_emitter_follows_at_its_next_start() {
+    let bench = Bench::start("batches-by-hand", BLOCKS).await;
+    let emitter = bench.stack.node().emitter();
+    assert_eq!(emitter.metric("kms_connector_emitter_batches").await, Some(0.0));
+    let made = bench.warm_up().await;
+    let url = bench.stack.anvil().url();
+    let key_file = bench.stack.workspace().dir().join("config/node-1/wallet.key");
+    let (key_file, sender) = (key_file.to_str().unwrap(), bench.sender().to_string());
+    let verb = async |arguments: &[&str]| {
+        let mut command = std::process::Command::new(kms_tests::program());
+        command.arg("ctl").arg("--set").arg(format!("kafka.bootstrap_servers={}", bench.stack.bootstrap_servers()));
+        command.arg("--set").arg(format!("kafka.topic_prefix={}", bench.stack.node().prefix()));
+        command.args(["--output", "json", "executor"]).args(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        (output.status.code().unwrap(), serde_json::from_str(&out).unwrap_or(json!(null)), err)
+    };
+    let status = ["status", "--rpc-url", &url, "--account", &sender];
+    let delegates = async || verb(&status).await.1["is_executor_of_this_release"].clone();
+    assert_eq!(delegates().await, json!(false));
+
+    // The account pays for it here, which moves its nonce: the emitter must not run for that either.
+    emitter.stop().await;
+    let (code, deployed, error) = verb(&["deploy", "--rpc-url", &url, "--key-file", key_file]).await;
+    assert_eq!(code, 0, "{error}");
+    let executor = deployed["executor"].as_str().unwrap().to_owned();
+    emitter.start().await.unwrap();
+    let delegate = ["delegate", "--rpc-url", &url, "--key-file", key_file, "--executor", &executor];
+    let (code, _, error) = verb(&delegate).await;
+    assert!(code == 3 && error.contains("KC-0124") && error.contains("are running"), "{error}");
+    assert_eq!(delegates().await, json!(false));
+
+    emitter.stop().await;
+    let (code, _, error) = verb(&delegate).await;
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(delegates().await, json!(true));
+    let (code, _, error) = verb(&["delegate", "--rpc-url", &url, "--key-file", key_file, "--executor", &sender]).await;
+    assert!(code == 3 && error.contains("no code of this release's executor"), "{error}");
+    emitter.start().await.unwrap();
+    assert_eq!(emitter.metric("kms_connector_emitter_batches").await, Some(1.0));
+
+    emitter.stop().await;
+    let (code, _, error) = verb(&["revoke", "--rpc-url", &url, "--key-file", key_file]).await;
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(delegates().await, json!(false));
+    emitter.start().await.unwrap();
+    assert_eq!(emitter.metric("kms_connector_emitter_batches").await, Some(0.0));
+    let more = bench.requests(2).await;
+    bench.publish(&bench.results(&more)).await;
+    bench.await_all_accepted(&[made, more].concat()).await;
+    // Three answers, one deployment, and two for each of two delegations.
+    assert_eq!(bench.account_nonce().await, 3 + 1 + 4);
+}
+
 /// The node's sender, to be delegated or not.
 fn payer(bench: &Bench) -> Payer {
     let mut config = RpcConfig::new("gateway", vec![EndpointUrl::parse(&bench.stack.anvil().url()).unwrap()]);
