@@ -46,7 +46,7 @@ pub fn describe() {
     describe_counter!("kms_connector_gas_estimates_total", Unit::Count, "Calls of eth_estimateGas");
     describe_counter!("kms_connector_gas_used_total", Unit::Count, "Gas used by answers, by kind and share");
     describe_gauge!("kms_connector_emitter_batches", "1 while answers leave in batches, 0 while one by one");
-    describe_histogram!("kms_connector_transaction_answers", Unit::Count, "Answers in one signed transaction");
+    describe_histogram!("kms_connector_transaction_records", Unit::Count, "Answers in one signed transaction");
     describe_counter!("kms_connector_batch_answers_total", Unit::Count, "Answers in mined batches, by outcome");
     describe_counter!("kms_connector_results_refused_total", Unit::Count, "Results that failed verification, by code");
     describe_counter!(
@@ -150,7 +150,7 @@ impl Metrics {
     /// A transaction with so many answers is signed.
     #[allow(clippy::cast_precision_loss)] // histograms are floats
     pub fn packed(self, answers: usize) {
-        histogram!("kms_connector_transaction_answers", "destination" => self.destination).record(answers as f64);
+        histogram!("kms_connector_transaction_records", "destination" => self.destination).record(answers as f64);
     }
 
     /// What a batch's receipt says of one answer.
