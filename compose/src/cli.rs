@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::bench::{self, EmitterBench};
 use crate::error::StackError;
 use crate::job::{self, JobArgs, Output};
 use crate::parts;
@@ -43,6 +44,11 @@ enum Command {
         #[arg(long)]
         registry: bool,
     },
+    /// Measure one part, and print the figures.
+    Bench {
+        #[command(subcommand)]
+        part: Part,
+    },
     /// Run ingest: requests of the contracts to the requests topics.
     #[command(disable_help_flag = true)]
     Ingest(PassedOn),
@@ -61,6 +67,13 @@ enum Command {
     /// Kill what a dead stack left behind; started by the stack itself.
     #[command(hide = true)]
     Reaper,
+}
+
+/// What can be measured alone.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// One answer per transaction against batches: gas and answers per second of an emitter that is fed with signed results.
+    Emitter(EmitterBench),
 }
 
 /// Arguments that a subcommand's own program reads.
@@ -156,6 +169,9 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Ctl(passed)) => kmsctl::main_from(passed.with_name("ctl")),
         Some(Command::Simulator(passed)) => crate::simulator::main_from(passed.with_name("simulator")),
         Some(Command::Fetch { registry }) => block_on(async |interrupts| fetch(registry, interrupts).await),
+        Some(Command::Bench { part: Part::Emitter(args) }) => {
+            block_on(async |interrupts| bench_emitter(args, interrupts).await)
+        }
         Some(Command::Up(stack)) => block_on(async |interrupts| up(stack, interrupts).await),
         None => block_on(async |interrupts| main_job(cli.stack, cli.job, begun, interrupts).await),
     }
@@ -230,6 +246,25 @@ async fn fetch(registry: bool, interrupts: &mut Interrupts) -> Ended {
         () = interrupts.next() => return Ok(interrupted(&workspace)),
     }
     print(&format!("everything is in {}", workspace.cache().root().display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `kms-stack bench emitter`.
+async fn bench_emitter(args: EmitterBench, interrupts: &mut Interrupts) -> Ended {
+    let options = WorkspaceOptions { progress: Progress::auto(), ..WorkspaceOptions::new(this_program()?) };
+    let workspace = Workspace::create(options)?;
+    let comparison = tokio::select! {
+        comparison = bench::emitter(&workspace, &args) => comparison?,
+        () = interrupts.next() => return Ok(interrupted(&workspace)),
+    };
+    match args.output {
+        Output::Text => print_report(&comparison.table())?,
+        Output::Json => {
+            let json = serde_json::to_string(&comparison).map_err(std::io::Error::other);
+            print_report(&json.map_err(StackError::io("writing the comparison"))?)?;
+        }
+    }
+    workspace.discard();
     Ok(ExitCode::SUCCESS)
 }
 

@@ -14,6 +14,7 @@
 //!
 //! Start reading at [`StackBuilder::start`], or at [`parts`] for one part alone.
 
+pub mod bench;
 mod cli;
 pub mod contracts;
 pub mod error;

@@ -312,7 +312,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_bucket_that_two_share_is_asked_once_and_one_without_http_never() {
-        let chain = chain(&[(ONE, "http://one"), (TWO, "http://one"), (Address::repeat_byte(3), "s3://three")], 2).await;
+        let chain =
+            chain(&[(ONE, "http://one"), (TWO, "http://one"), (Address::repeat_byte(3), "s3://three")], 2).await;
         let registry = reading(&chain, Duration::ZERO).registry().await.unwrap();
         assert_eq!(registry.buckets.len(), 1);
         assert_eq!(registry.signers.len(), 3, "who has no bucket may still be attested for in another's");

@@ -101,7 +101,8 @@ async fn p4_a_genuine_signature_under_another_request_becomes_a_dead_letter_and_
     let signer = bench.stack.node().keys().signer.clone();
     // What the signer did sign: for one handle, under a request for two; for another user's key.
     let replayed = bench.signed_result(Kind::PublicDecryption, two.id, bench.answer(Kind::PublicDecryption), &signer);
-    let Answer::UserDecryption { handles, share, extra_data, signature, .. } = bench.answer(Kind::UserDecryption) else {
+    let Answer::UserDecryption { handles, share, extra_data, signature, .. } = bench.answer(Kind::UserDecryption)
+    else {
         unreachable!()
     };
     let public_key = Bytes::from_static(b"another key");

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use kms_stack::{Generation, Stack, StackBuilder};
 use kms_stack::job::{self, JobArgs, Output, Report};
+use kms_stack::{Generation, Stack, StackBuilder};
 use kms_tests::{kafka, new_workspace, prefix};
 
 /// A load for tests.
