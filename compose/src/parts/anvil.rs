@@ -41,8 +41,9 @@ impl Default for AnvilOptions {
         Self {
             chain_id: 31_337,
             block_time: None,
-            // Room for hundreds of answers of a quarter million gas in one block.
-            gas_limit: 300_000_000,
+            // Room for thousands of answers of a quarter million gas in one block. When a transaction no longer fits, anvil 1.7.1 drops
+            // those of the same account behind it, and the sender has to notice.
+            gas_limit: 1_500_000_000,
             accounts: 10,
             slots_in_an_epoch: 1,
             persistent: false,
