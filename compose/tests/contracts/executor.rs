@@ -298,7 +298,7 @@ async fn a_batch_costs_at_most_eighty_three_per_cent_of_single_answers() {
     let bench = Bench::new().await;
     let handles = bench.world.public_handles(1, UINT64).await;
     let result = word(0x1122_3344_5566_7788);
-    let mut answer = async || {
+    let answer = async || {
         let id = bench.world.public_request(&handles).await.id;
         (id, bench.world.public_answer(0, id, &handles, &result))
     };
