@@ -14,7 +14,7 @@
 //! is first of all undecidable here, and another endpoint is asked.
 //!
 //! Two calls per block; everything that is asked about it afterwards comes from a cache, bounded in blocks and bytes.
-//! How a cached block is known to be still the chain's: [`canonical`].
+//! How a cached block is known to be still the chain's: `canonical`.
 
 mod block;
 mod cache;
