@@ -3,6 +3,10 @@
 //!
 //! Read at the configured finality, since a context that a reorganisation takes back never was. The ids count up and are never used again,
 //! so that "destroyed" is for ever, and is told from "not known yet" by comparing with the last id given.
+//!
+//! The answers that are compared are all of one block, since "not valid" before an activation and "already given" after it would together
+//! read "destroyed". A node may still answer wrongly, so that one look refuses nothing: "destroyed" is looked at twice. And only an event,
+//! proven, makes it permanent here.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -12,6 +16,7 @@ use alloy::primitives::{Address, U256};
 use alloy::sol_types::SolCall;
 use kms_chain::contracts::b::ProtocolConfig;
 use kms_chain::extra_data::ExtraData;
+use kms_chain::finality::Finality;
 use kms_chain::release::Release;
 use kms_chain::rpc::{BlockId, CallRequest, Rpc};
 use kms_chain::views::read_view;
@@ -39,9 +44,10 @@ pub fn named(release: Release, extra_data: &[u8]) -> Result<ExtraData, Trouble> 
 pub struct Contexts {
     rpc: Rpc,
     protocol_config: Address,
-    block: BlockId,
+    finality: Finality,
     release: Release,
     refresh: Duration,
+    second_look: Duration,
     known: Mutex<Known>,
 }
 
@@ -50,11 +56,43 @@ pub struct Contexts {
 struct Known {
     destroyed_contexts: HashSet<RequestId>,
     destroyed_epochs: HashSet<RequestId>,
-    valid: HashMap<(RequestId, Option<RequestId>), Instant>,
+    valid: HashMap<Named, Instant>,
+    /// What looked destroyed once.
+    suspected: HashMap<Named, Suspicion>,
+}
+
+/// A context, and an epoch if one is named.
+type Named = (RequestId, Option<RequestId>);
+
+/// When something first looked destroyed.
+#[derive(Clone, Copy, Debug)]
+struct Suspicion {
+    code: &'static str,
+    block: u64,
+    at: Instant,
 }
 
 /// Valid pairs that are remembered at once; there are as many as committees and epochs in use.
 const MAX_VALID: usize = 1024;
+
+/// Suspicions that are remembered at once. Who asks can name any epoch.
+const MAX_SUSPECTED: usize = 1024;
+
+/// What looks destroyed is looked at again after so long: enough for another node to be asked, or for this one to have caught up.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+/// A first look that is older counts no more.
+const FORGET_SUSPICION: Duration = Duration::from_secs(60);
+
+/// Looks at one request before the chain counts as unreadable.
+const MAX_LOOKS: usize = 4;
+
+/// What follows from one more look at what seems destroyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Confirmation {
+    Confirmed,
+    LookAgain(Duration),
+}
 
 /// What `ProtocolConfig` says of a context and an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,10 +113,11 @@ struct EpochStated {
 }
 
 impl Contexts {
-    /// Reads `protocol_config` at `block` (a tag). A state is used for `refresh` before it is read again.
+    /// Reads `protocol_config` at the block that is final. A valid state is used for `refresh` before it is read again.
     #[must_use]
-    pub fn new(rpc: Rpc, protocol_config: Address, block: BlockId, release: Release, refresh: Duration) -> Self {
-        Self { rpc, protocol_config, block, release, refresh, known: Mutex::default() }
+    pub fn new(rpc: Rpc, protocol_config: Address, finality: Finality, release: Release, refresh: Duration) -> Self {
+        let second_look = SECOND_LOOK;
+        Self { rpc, protocol_config, finality, release, refresh, second_look, known: Mutex::default() }
     }
 
     /// The context, proven to be destroyed, and its epochs are served no more.
@@ -106,24 +145,26 @@ impl Contexts {
         if let Some(verdict) = self.remembered(context, epoch, Instant::now()) {
             return verdict;
         }
-        let asked = Instant::now();
-        let stated = self.read(context, epoch).await?;
-        answered.by(ETHEREUM);
-        let verdict = judge(context, epoch, stated);
-        let mut known = self.lock();
-        match &verdict {
-            Ok(()) => {
-                if known.valid.len() >= MAX_VALID {
-                    known.valid.clear();
+        for _ in 0..MAX_LOOKS {
+            let asked = Instant::now();
+            let (block, stated) = self.read(context, epoch).await?;
+            answered.by(ETHEREUM);
+            let verdict = judge(context, epoch, stated);
+            let code = match &verdict {
+                Err(Trouble::Permanent { code, .. }) => *code,
+                _ => {
+                    self.lock().living((context, epoch), verdict.is_ok().then_some(asked));
+                    return verdict;
                 }
-                known.valid.insert((context, epoch), asked);
+            };
+            let suspicion = Suspicion { code, block, at: Instant::now() };
+            let confirmation = self.lock().suspect((context, epoch), suspicion, self.second_look);
+            match confirmation {
+                Confirmation::Confirmed => return verdict,
+                Confirmation::LookAgain(pause) => tokio::time::sleep(pause).await,
             }
-            Err(Trouble::Permanent { code: codes::CONTEXT_DESTROYED, .. }) => {
-                known.destroyed_contexts.insert(context);
-            }
-            Err(_) => {}
         }
-        verdict
+        Err(self.outage(&format!("context {context} looks destroyed, and no second look confirms it")))
     }
 
     fn remembered(&self, context: RequestId, epoch: Option<RequestId>, now: Instant) -> Option<Result<(), Trouble>> {
@@ -138,7 +179,21 @@ impl Contexts {
         (now.saturating_duration_since(*read) < self.refresh).then_some(Ok(()))
     }
 
-    async fn read(&self, context: RequestId, epoch: Option<RequestId>) -> Result<Stated, Trouble> {
+    fn outage(&self, text: &str) -> Trouble {
+        Trouble::Outage {
+            code: codes::ETHEREUM_UNREADABLE,
+            dependency: ETHEREUM,
+            // Only requests that name a context which was not read lately need it.
+            reach: Reach::Some,
+            text: format!("contexts cannot be read from ProtocolConfig at {}: {text}", self.protocol_config),
+        }
+    }
+
+    /// What the contract states at the block that is final now, and the number of that block.
+    async fn read(&self, context: RequestId, epoch: Option<RequestId>) -> Result<(u64, Stated), Trouble> {
+        let outage = |text: String| self.outage(&text);
+        let block = self.finality.resolve(&self.rpc).await.map_err(|error| outage(error.to_string()))?;
+        let block = block.ok_or_else(|| outage(format!("there is no block yet that is {}", self.finality)))?.number();
         let id = context.as_u256();
         let mut calls = vec![ProtocolConfig::isValidKmsContextCall { kmsContextId: id }.abi_encode()];
         if self.release.epochs() {
@@ -156,14 +211,10 @@ impl Contexts {
         }
         let requests: Vec<CallRequest> =
             calls.into_iter().map(|data| CallRequest::view(self.protocol_config, data)).collect();
-        let outage = |text: String| Trouble::Outage {
-            code: codes::ETHEREUM_UNREADABLE,
-            dependency: ETHEREUM,
-            // Only requests that name a context which was not read lately need it.
-            reach: Reach::Some,
-            text: format!("contexts cannot be read from ProtocolConfig at {}: {text}", self.protocol_config),
-        };
-        let answers = self.rpc.calls(&requests, self.block).await.map_err(|error| outage(error.to_string()))?;
+        // Not asked of a node that does not have the block yet.
+        let asked = self.rpc.needing(block);
+        let answers =
+            asked.calls(&requests, BlockId::number(block)).await.map_err(|error| outage(error.to_string()))?;
         let mut answers = answers.into_iter();
         let mut next = || match answers.next() {
             Some(Ok(bytes)) => Ok(bytes),
@@ -185,11 +236,45 @@ impl Contexts {
                 Some(EpochStated { valid, current: pair.epochId })
             }
         };
-        Ok(Stated { context_valid, context_live, last_context, epoch })
+        Ok((block, Stated { context_valid, context_live, last_context, epoch }))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// The chain states that this is not destroyed; and, if it says when it was asked, that it is valid.
+    fn living(&mut self, named: Named, valid_at: Option<Instant>) {
+        self.suspected.remove(&named);
+        let Some(asked) = valid_at else { return };
+        if self.valid.len() >= MAX_VALID {
+            self.valid.clear();
+        }
+        self.valid.insert(named, asked);
+    }
+
+    /// This looks destroyed. It is confirmed by an earlier look that said the same, `pause` ago or more, at this block or below.
+    fn suspect(&mut self, named: Named, now: Suspicion, pause: Duration) -> Confirmation {
+        self.valid.remove(&named);
+        if let Some(first) = self.suspected.get(&named)
+            && first.code == now.code
+            && first.block <= now.block
+        {
+            let ago = now.at.saturating_duration_since(first.at);
+            if ago < pause {
+                return Confirmation::LookAgain(pause - ago);
+            }
+            if ago < FORGET_SUSPICION {
+                return Confirmation::Confirmed;
+            }
+        }
+        if self.suspected.len() >= MAX_SUSPECTED {
+            self.suspected.clear();
+        }
+        self.suspected.insert(named, now);
+        Confirmation::LookAgain(pause)
     }
 }
 
@@ -289,7 +374,8 @@ mod tests {
     const PROTOCOL_CONFIG: Address = Address::repeat_byte(0xc1);
 
     fn contexts(chain: &MockChain, refresh: Duration) -> Contexts {
-        Contexts::new(chain.rpc(), PROTOCOL_CONFIG, BlockId::finalized(), Release::V0_15, refresh)
+        let contexts = Contexts::new(chain.rpc(), PROTOCOL_CONFIG, Finality::Finalized, Release::V0_15, refresh);
+        Contexts { second_look: Duration::from_millis(20), ..contexts }
     }
 
     fn answer(chain: &MockChain, valid: bool, live: bool, epoch_valid: bool) {
@@ -310,28 +396,101 @@ mod tests {
     async fn a_valid_pair_is_read_once_in_one_request_at_the_final_block() {
         let chain = MockChain::start().await;
         answer(&chain, true, true, true);
+        chain.is_final(98);
         let contexts = contexts(&chain, Duration::from_secs(60));
         let pair = ExtraData::ContextAndEpoch(id(7, 5), id(8, 4));
         assert_eq!(check(&contexts, pair).await, None);
         assert_eq!(check(&contexts, pair).await, None);
         assert_eq!(chain.posts_with("eth_call"), 1);
-        assert!(chain.blocks_asked().iter().all(|block| block == "finalized"), "{:?}", chain.blocks_asked());
+        assert_eq!(chain.blocks_asked(), ["0x62"; 5], "all of one block");
         assert_eq!(check(&contexts, ExtraData::None).await, None);
         assert_eq!(chain.posts_with("eth_call"), 1, "nothing named, nothing asked");
     }
 
     #[tokio::test]
-    async fn a_destroyed_context_is_remembered_and_a_pending_one_asked_for_again() {
+    async fn what_is_destroyed_is_looked_at_twice_and_what_is_pending_again_and_again() {
         let chain = MockChain::start().await;
         answer(&chain, false, true, false);
         let contexts = contexts(&chain, Duration::from_secs(60));
         let named = ExtraData::Context(id(7, 4));
         assert_eq!(check(&contexts, named).await, Some(codes::CONTEXT_PENDING));
+        assert_eq!(check(&contexts, named).await, Some(codes::CONTEXT_PENDING));
+        assert_eq!(chain.posts_with("eth_call"), 2);
         answer(&chain, false, false, false);
         assert_eq!(check(&contexts, named).await, Some(codes::CONTEXT_DESTROYED));
+        assert_eq!(chain.posts_with("eth_call"), 4, "two looks");
+        assert_eq!(check(&contexts, named).await, Some(codes::CONTEXT_DESTROYED));
+        assert_eq!(chain.posts_with("eth_call"), 5, "the next request's look confirms the first ones");
         answer(&chain, true, true, true);
-        assert_eq!(check(&contexts, named).await, Some(codes::CONTEXT_DESTROYED), "there is no way back");
-        assert_eq!(chain.posts_with("eth_call"), 2);
+        assert_eq!(check(&contexts, named).await, None, "views destroy nothing for ever");
+    }
+
+    #[tokio::test]
+    async fn p1_one_answer_of_another_state_refuses_neither_a_context_nor_an_epoch() {
+        for selector in
+            [ProtocolConfig::isValidKmsContextCall::SELECTOR, ProtocolConfig::isValidEpochForContextCall::SELECTOR]
+        {
+            let chain = MockChain::start().await;
+            answer(&chain, true, true, true);
+            // Another node's, that has not seen the activation.
+            chain.on_selector(ProtocolConfig::isLiveKmsContextCall::SELECTOR, word(U256::ZERO));
+            let asked = std::sync::atomic::AtomicUsize::new(0);
+            chain.on(selector, move |_| {
+                let is_first = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+                Ok(word(U256::from(u8::from(!is_first))))
+            });
+            let contexts = contexts(&chain, Duration::from_secs(60));
+            let pair = ExtraData::ContextAndEpoch(id(7, 5), id(8, 4));
+            assert_eq!(check(&contexts, pair).await, None);
+            assert_eq!(chain.posts_with("eth_call"), 2);
+            assert!(contexts.lock().suspected.is_empty());
+            assert_eq!(check(&contexts, pair).await, None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_does_not_have_the_final_block_is_not_believed() {
+        let chain = MockChain::start().await;
+        answer(&chain, false, false, false);
+        // Its head is at 100.
+        chain.is_final(101);
+        let contexts = contexts(&chain, Duration::ZERO);
+        let outcome = contexts.check(ExtraData::Context(id(7, 4)), &Answered::unheard()).await;
+        assert!(matches!(outcome, Err(Trouble::Outage { code: codes::ETHEREUM_UNREADABLE, .. })), "{outcome:?}");
+    }
+
+    #[test]
+    fn only_a_later_look_at_the_same_block_or_above_confirms_and_not_for_ever() {
+        let (named, pause, begin) = ((id(7, 4), None), Duration::from_secs(1), Instant::now());
+        let look = |code, block, after: u64| Suspicion { code, block, at: begin + Duration::from_millis(after) };
+        let (context, epoch) = (codes::CONTEXT_DESTROYED, codes::EPOCH_DESTROYED);
+        let again = |millis| Confirmation::LookAgain(Duration::from_millis(millis));
+        let suspect = |second: Suspicion| {
+            let mut known = Known::default();
+            assert_eq!(known.suspect(named, look(context, 10, 0), pause), again(1_000));
+            known.suspect(named, second, pause)
+        };
+        assert_eq!(suspect(look(context, 10, 1_000)), Confirmation::Confirmed);
+        assert_eq!(suspect(look(context, 12, 1_500)), Confirmation::Confirmed);
+        assert_eq!(suspect(look(context, 10, 400)), again(600), "too early");
+        assert_eq!(suspect(look(context, 9, 1_500)), again(1_000), "a block below");
+        assert_eq!(suspect(look(epoch, 10, 1_500)), again(1_000), "something else");
+        assert_eq!(suspect(look(context, 10, 60_000)), again(1_000), "too long ago");
+        let mut known = Known::default();
+        known.suspect(named, look(context, 10, 0), pause);
+        known.living(named, None);
+        assert_eq!(known.suspect(named, look(context, 10, 1_500), pause), again(1_000), "it lived in between");
+    }
+
+    #[test]
+    fn p6_suspicions_are_bounded() {
+        let mut known = Known::default();
+        for low in 0..3_000 {
+            let named = (id(7, 5), Some(id(8, low)));
+            let suspicion = Suspicion { code: codes::EPOCH_DESTROYED, block: 1, at: Instant::now() };
+            known.suspect(named, suspicion, Duration::ZERO);
+        }
+        assert!(known.suspected.len() <= MAX_SUSPECTED);
     }
 
     #[tokio::test]

@@ -24,7 +24,7 @@ use crate::core_request;
 use crate::error::Trouble;
 use crate::metrics;
 use crate::patience::Budget;
-use crate::status::{AwaitVerdict, Class, StartVerdict, await_verdict, start_verdict};
+use crate::status::{AwaitVerdict, Class, StartVerdict, await_verdict, is_from_core, start_verdict};
 
 /// The dependency's name in outages.
 const KMS_CORE: &str = "kms_core";
@@ -452,6 +452,7 @@ impl KmsCore {
     /// Whether a decryption refused like this may be held as pending for ever.
     fn may_leave_stuck(&self, status: &Status) -> bool {
         match status.code() {
+            _ if !is_from_core(status) => false,
             Code::NotFound | Code::FailedPrecondition => self.version.leaves_ids_stuck(),
             Code::Aborted => self.version == CoreVersion::V0_12,
             _ => false,
@@ -464,7 +465,6 @@ impl KmsCore {
         begun: Instant,
         answered: &Answered,
     ) -> Result<Got<O::Result>, Trouble> {
-        let core_hex = operation.id().to_core_hex();
         let shard = self.shard(operation.shard_id());
         let mut pause = Pause::new(self);
         loop {
@@ -480,7 +480,7 @@ impl KmsCore {
             };
             metrics::core_call(O::NAME, "get", status.code());
             let text = || format!("result of {} of id {}: {}", O::NAME, operation.id(), describe(&status));
-            let verdict = await_verdict(&status, &core_hex);
+            let verdict = await_verdict(&status);
             // A time-out is pending too, and no sign of life.
             if verdict == AwaitVerdict::Unreachable {
                 shard.is_silent(&text());

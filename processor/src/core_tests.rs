@@ -336,3 +336,101 @@ async fn a_core_that_lives_and_answers_nothing_becomes_an_outage_and_one_that_an
         () = tokio::time::sleep(Duration::from_millis(600)) => {}
     }
 }
+
+/// Somebody on the way to KMS Core who answers every call so.
+async fn intermediary(http: u16, content_type: &'static str, body: &'static str) -> KmsCore {
+    use axum::http::{HeaderValue, StatusCode, header};
+    let page = move || async move {
+        let headers =
+            (!content_type.is_empty()).then(|| (header::CONTENT_TYPE, HeaderValue::from_static(content_type)));
+        let mut answer = axum::response::Response::new(axum::body::Body::from(body));
+        *answer.status_mut() = StatusCode::from_u16(http).unwrap();
+        answer.headers_mut().extend(headers);
+        answer
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let routes = tonic::service::Routes::from(axum::Router::new().fallback(page));
+    let server = tonic::transport::Server::builder().add_routes(routes);
+    tokio::spawn(server.serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener)));
+    client_of(&url)
+}
+
+/// Somebody who answers HTTP/1.1 to everything.
+async fn http_1(answer: &'static str) -> KmsCore {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    client_of(&url)
+}
+
+fn client_of(url: &str) -> KmsCore {
+    let config: KmsCoreConfig = serde_json::from_value(serde_json::json!({ "endpoints": [url] })).unwrap();
+    KmsCore::new(&config, CoreVersion::V0_15).unwrap()
+}
+
+async fn is_an_outage(core: &KmsCore, who: &str) {
+    let unheard = Answered::unheard();
+    let call = core.call(("abort_key_gen", Class::Other), id(3), &unheard, |mut client, timeouts| async move {
+        client.abort_key_gen(with_timeout(core_request::id(id(3)), timeouts.start)).await
+    });
+    let outcomes = [
+        ("start", decrypt(core, 1, false).await),
+        ("get", decrypt(core, 1, true).await),
+        ("key generation", core.run(&Keygen, false, &unheard).await.map(drop)),
+        ("call", call.await.map(drop)),
+    ];
+    for (what, outcome) in outcomes {
+        let is_outage = matches!(outcome, Err(Trouble::Outage { code: codes::CORE_UNREACHABLE, .. }));
+        assert!(is_outage, "{what} at {who}: {outcome:?}");
+    }
+    assert!(core.shards[0].reachability.is_silent.load(Ordering::Relaxed), "{who}");
+    assert!(core.shards[0].memory().refused.is_empty(), "{who}");
+}
+
+#[tokio::test]
+async fn p5_what_somebody_on_the_way_answers_is_an_outage_and_no_verdict() {
+    for http in [200, 400, 401, 403, 404, 429, 500, 502, 503, 504] {
+        for content_type in ["", "text/html", "application/grpc"] {
+            for body in ["", "<html>no such page</html>", "\0", "\0\0\0\0\0", "\0\0\0\0\u{5}<html>"] {
+                let core = intermediary(http, content_type, body).await;
+                is_an_outage(&core, &format!("HTTP {http} {content_type:?} {body:?}")).await;
+            }
+        }
+    }
+    for answer in [
+        "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>",
+    ] {
+        is_an_outage(&http_1(answer).await, answer).await;
+    }
+}
+
+#[tokio::test]
+async fn every_code_that_the_core_itself_answers_is_its_verdict() {
+    for number in 1..=16 {
+        let code = Code::from_i32(number);
+        let (script, core) = scripted(CoreVersion::V0_15).await;
+        script.refuses("abort_key_gen", code);
+        let answer = core.shards[0].client.clone().abort_key_gen(core_request::id(id(3))).await;
+        let status = answer.unwrap_err();
+        assert_eq!(status.code(), code);
+        assert!(is_from_core(&status), "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_beyond_the_configured_size_is_refused_and_the_core_is_reachable() {
+    let (script, _) = scripted(CoreVersion::V0_15).await;
+    script.answers(GET, &core::PublicDecryptionResponse { signature: vec![7; 4_000], ..Default::default() });
+    let core = script.client_up_to(CoreVersion::V0_15, 1_000);
+    let outcome = decrypt(&core, 1, true).await;
+    assert!(matches!(outcome, Err(Trouble::Permanent { code: codes::CORE_REFUSED, .. })), "{outcome:?}");
+    assert!(!core.shards[0].reachability.is_silent.load(Ordering::Relaxed));
+}

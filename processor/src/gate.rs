@@ -163,7 +163,6 @@ mod tests {
     use kms_chain::event::ContractSet;
     use kms_chain::finality::Finality;
     use kms_chain::release::ReleaseChoice;
-    use kms_chain::rpc::BlockId;
     use kms_schemas::identity::{Kind, RequestId};
     use kms_schemas::record::{CiphertextMaterial, HandleEntry};
 
@@ -191,7 +190,7 @@ mod tests {
             },
             contexts: release.key_management_on_host().then(|| {
                 let protocol_config = Address::repeat_byte(0xc1);
-                Contexts::new(mock.rpc(), protocol_config, BlockId::finalized(), release, Duration::from_secs(60))
+                Contexts::new(mock.rpc(), protocol_config, Finality::Finalized, release, Duration::from_secs(60))
             }),
         }
     }

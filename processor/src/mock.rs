@@ -37,6 +37,8 @@ struct Shared {
     broken: Mutex<bool>,
     posts: Mutex<Vec<Vec<Value>>>,
     logs: Mutex<Vec<Value>>,
+    /// The block under every tag; none is 100.
+    tagged: Mutex<Option<u64>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -96,6 +98,11 @@ impl MockChain {
             "removed": false,
         });
         logs.push(log);
+    }
+
+    /// The block that is final, and every other that is asked for by a tag.
+    pub(crate) fn is_final(&self, block: u64) {
+        *lock(&self.shared.tagged) = Some(block);
     }
 
     /// Answers nothing but errors, or recovers.
@@ -174,7 +181,12 @@ fn answer(shared: &Shared, call: &Value) -> Value {
                 Err(data) => Err(json!({ "code": 3, "message": "execution reverted", "data": Bytes::from(data) })),
             }
         }
-        "eth_getBlockByNumber" => Ok(block(&call["params"][0])),
+        "eth_getBlockByNumber" => {
+            let tagged = json!(format!("{:#x}", lock(&shared.tagged).unwrap_or(100)));
+            let asked = &call["params"][0];
+            let is_number = asked.as_str().is_some_and(|text| text.starts_with("0x"));
+            Ok(block(if is_number { asked } else { &tagged }))
+        }
         "eth_getLogs" => {
             let asked = &call["params"][0];
             let holds = |log: &&Value| {

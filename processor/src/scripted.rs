@@ -154,12 +154,18 @@ impl ScriptedCore {
 
     /// A client of this core.
     pub(crate) fn client(&self, version: CoreVersion) -> KmsCore {
+        self.client_up_to(version, 1 << 24)
+    }
+
+    /// A client of this core for messages of so many bytes.
+    pub(crate) fn client_up_to(&self, version: CoreVersion, max_message_bytes: usize) -> KmsCore {
         let config: KmsCoreConfig = serde_json::from_value(serde_json::json!({
             "endpoints": [self.url],
             "await_pause_ms": 20,
             "await_pause_max_ms": 160,
             "start_timeout_ms": 5_000,
             "await_timeout_ms": 5_000,
+            "max_message_bytes": max_message_bytes,
         }))
         .unwrap();
         KmsCore::new(&config, version).unwrap()

@@ -184,7 +184,7 @@ fn shared(
     };
     let contexts = ethereum.as_ref().zip(config.ethereum.as_ref()).map(|(chain, section)| {
         let refresh = Duration::from_millis(access.context_refresh_ms);
-        Contexts::new(chain.rpc.clone(), section.protocol_config, chain.view_block(), release, refresh)
+        Contexts::new(chain.rpc.clone(), section.protocol_config, section.finality, release, refresh)
     });
     let rights = if checks_acl {
         let chains = config.host_chain.iter().zip(clients.host_chains);
