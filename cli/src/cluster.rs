@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kms_runtime::kafka::{StoredRecord, offset_at, read_ranges, read_to_end, watermarks};
+use kms_runtime::kafka::{ReadError, StoredRecord, offset_at, read_ranges, read_to_end, watermarks};
 use kms_schemas::codec::Codec;
 use kms_schemas::topics::{TopicSpec, Topics};
 
@@ -51,8 +51,9 @@ impl Cluster {
         from: Option<i64>,
         each: impl FnMut(StoredRecord),
     ) -> Result<(), CtlError> {
-        read_to_end(&self.config.kafka, SERVICE, topic, partition, from, self.patience(), each)?;
-        Ok(())
+        let kafka = &self.config.kafka;
+        let read = read_to_end(kafka, SERVICE, topic, partition, from, self.patience(), each);
+        read.map(drop).map_err(|error| self.unread(error))
     }
 
     /// Every record of a topic that is committed at the time of the call, with its partition; of a partition in the order of
@@ -60,15 +61,18 @@ impl Cluster {
     pub(crate) fn read_all(&self, topic: &str, each: impl FnMut(i32, StoredRecord)) -> Result<(), CtlError> {
         let kafka = &self.config.kafka;
         let spec = self.topic(topic)?;
-        let ends = watermarks(kafka, SERVICE, topic, spec.partitions)?;
+        let ends = watermarks(kafka, SERVICE, topic, spec.partitions).map_err(|error| self.unread(error))?;
         let ranges: Vec<_> = (0..).zip(ends).map(|(partition, (begin, end))| (partition, begin, end)).collect();
-        read_ranges(kafka, SERVICE, topic, &ranges, self.patience(), each)?;
-        Ok(())
+        read_ranges(kafka, SERVICE, topic, &ranges, self.patience(), each).map_err(|error| self.unread(error))
     }
 
     /// The first offset of a partition whose record is not older than `timestamp_ms`; none when all are older.
     pub(crate) fn offset_at(&self, topic: &str, partition: i32, timestamp_ms: i64) -> Result<Option<i64>, CtlError> {
-        Ok(offset_at(&self.config.kafka, SERVICE, topic, partition, timestamp_ms)?)
+        offset_at(&self.config.kafka, SERVICE, topic, partition, timestamp_ms).map_err(|error| self.unread(error))
+    }
+
+    fn unread(&self, error: ReadError) -> CtlError {
+        CtlError::read(error, &self.config.kafka.bootstrap_servers)
     }
 
     fn patience(&self) -> Duration {

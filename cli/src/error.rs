@@ -23,6 +23,14 @@ pub enum CtlError {
     /// A topic cannot be read.
     #[error("{0}")]
     Read(#[from] ReadError),
+    /// A topic cannot be read, since nobody answers.
+    #[error("no Kafka broker answers (kafka.bootstrap_servers = {brokers}): {error}")]
+    Unreachable {
+        /// Where brokers were looked for.
+        brokers: String,
+        /// What the client made of it.
+        error: ReadError,
+    },
     /// A record cannot be encoded or the registry cannot be used.
     #[error("{0}")]
     Codec(#[from] CodecError),
@@ -32,12 +40,21 @@ pub enum CtlError {
     /// The executor, or a delegation.
     #[error("{0}")]
     Executor(String),
-    /// Standard output is closed, or the async runtime cannot be started.
-    #[error("{0}")]
+    /// Standard output cannot be written to, or the async runtime cannot be started.
+    #[error("the output cannot be written, or the system refuses a thread: {0}")]
     Io(#[from] std::io::Error),
 }
 
 impl CtlError {
+    /// A topic cannot be read; where the brokers are at fault, they are named.
+    pub(crate) fn read(error: ReadError, brokers: &str) -> Self {
+        if read_code(&error) == kms_runtime::codes::KAFKA_UNREACHABLE.code {
+            Self::Unreachable { brokers: brokers.to_owned(), error }
+        } else {
+            Self::Read(error)
+        }
+    }
+
     /// Nothing was written: the producer failed before it got a record.
     pub(crate) fn producer(error: ProducerError) -> Self {
         Self::Write(BatchError::Producer(error))
@@ -56,6 +73,7 @@ impl CtlError {
             Self::Argument(_) => codes::ARGUMENT.code,
             Self::Topics(error) => error.stopped().code,
             Self::Read(error) => read_code(error),
+            Self::Unreachable { .. } => kms_runtime::codes::KAFKA_UNREACHABLE.code,
             Self::Codec(error) => error.code(),
             Self::Write(BatchError::Refused { .. }) => kms_runtime::codes::RECORD_REFUSED.code,
             Self::Write(BatchError::TimedOut(_)) => kms_runtime::codes::KAFKA_UNREACHABLE.code,
@@ -70,9 +88,11 @@ impl CtlError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(_) | Self::Argument(_) => Exit::Configuration,
-            Self::Topics(_) | Self::Read(_) | Self::Codec(_) | Self::Executor(_) => Exit::Refused,
+            Self::Topics(_) | Self::Read(_) | Self::Unreachable { .. } | Self::Codec(_) | Self::Executor(_) => {
+                Exit::Refused
+            }
             Self::Write(_) => Exit::KafkaFatal,
-            Self::Io(_) => Exit::Internal,
+            Self::Io(_) => Exit::Output,
         }
     }
 }

@@ -51,7 +51,7 @@ struct CommandLine {
 
 /// Exit codes that this tool has.
 const EXIT_CODES: &str = "Exit codes: 0 done; 2 wrong arguments or configuration; 3 the topics cannot be read or are not \
-as they must be, or an executor cannot be deployed or delegated to; 5 Kafka did not take what was to be written; 70 the output cannot be written. Every message has a code, \
+as they must be, or an executor cannot be deployed or delegated to; 5 Kafka did not take what was to be written; 74 the output cannot be written. Every message has a code, \
 which docs/errors.md explains.";
 
 const LIFECYCLE: &str = "Print keys, CRSs, contexts and epochs as the topics know them.
@@ -120,7 +120,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return Exit::Configuration.into();
         }
     };
-    match run(line) {
+    match run(line).and_then(|()| Ok(std::io::stdout().flush()?)) {
         Ok(()) => Exit::Ok.into(),
         // `kmsctl read … | head` has seen enough.
         Err(CtlError::Io(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Ok.into(),
@@ -142,8 +142,9 @@ fn tell(code: Option<&str>, text: &str) {
 
 fn run(line: CommandLine) -> Result<(), CtlError> {
     if matches!(line.verb, Verb::ConfigReference) {
-        print!("{}", kms_runtime::config::config_reference::<CtlConfig>());
-        return Ok(());
+        let mut out = std::io::stdout().lock();
+        out.write_all(kms_runtime::config::config_reference::<CtlConfig>().as_bytes())?;
+        return Ok(out.flush()?);
     }
     let config = line.config.load::<CtlConfig>()?.config;
     if let Verb::Executor { verb } = line.verb {

@@ -1,8 +1,9 @@
 //! `kmsctl topics`: the catalogue, and a cluster held against it.
 
 use std::io::Write as _;
+use std::time::Instant;
 
-use kms_runtime::kafka::ensure_topics;
+use kms_runtime::kafka::{ensure_topics, probe_topic};
 use serde_json::json;
 
 use crate::Output;
@@ -20,13 +21,18 @@ pub(crate) enum Verb {
 }
 
 pub(crate) fn run(cluster: &Cluster, verb: Verb, output: Output) -> Result<(), CtlError> {
-    let specs = cluster.topics.all();
+    let mut specs = cluster.topics.all();
     let mut kafka = cluster.config.kafka.clone();
     kafka.create_topics = matches!(verb, Verb::Create);
+    // The services write to it when they start, and may not create it themselves.
+    if kafka.probe {
+        specs.push(probe_topic(&kafka));
+    }
     if !matches!(verb, Verb::List) {
-        // One try per request: a person waits for the answer.
-        ensure_topics(&kafka, SERVICE, &specs, || false, |_| {})?;
-        eprintln!("{} topics are as the catalogue says", specs.len());
+        // A person waits for the answer.
+        let begun = Instant::now();
+        ensure_topics(&kafka, SERVICE, &specs, || begun.elapsed() < kafka.request_timeout(), |_| {})?;
+        let _ = writeln!(std::io::stderr(), "{} topics are as the catalogue says", specs.len());
     }
     let mut out = std::io::stdout().lock();
     for spec in &specs {

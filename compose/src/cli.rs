@@ -228,6 +228,25 @@ fn print_report(text: &str) -> Result<(), StackError> {
     writeln!(std::io::stdout(), "{text}").map_err(StackError::io("writing the report to standard output"))
 }
 
+/// Refuses to work for a JSON object that nobody would get.
+fn needs_output(output: Output) -> Result<(), StackError> {
+    if output == Output::Json && stdout_was_closed() {
+        return Err(StackError::Usage("--output json: standard output is closed".to_owned()));
+    }
+    Ok(())
+}
+
+/// Whether the program was started without standard output. Rust then opens `/dev/null` in its place, for reading and writing,
+/// while a shell's `>/dev/null` is for writing only. Told on Linux; elsewhere it is never found out.
+fn stdout_was_closed() -> bool {
+    const ACCESS_MODE: u32 = 0o3;
+    const READ_AND_WRITE: u32 = 0o2;
+    let is_null = std::fs::read_link("/proc/self/fd/1").is_ok_and(|file| file.as_os_str() == "/dev/null");
+    let about = std::fs::read_to_string("/proc/self/fdinfo/1").unwrap_or_default();
+    let flags = about.lines().find_map(|line| u32::from_str_radix(line.strip_prefix("flags:")?.trim(), 8).ok());
+    is_null && flags.is_some_and(|flags| flags & ACCESS_MODE == READ_AND_WRITE)
+}
+
 /// A remark for a person.
 fn remark(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
@@ -280,10 +299,13 @@ async fn up(args: StackArgs, interrupts: &mut Interrupts) -> Ended {
 /// `kms-stack`: the main job. Its exit code is 0 only if every request was accepted on chain exactly once.
 async fn main_job(args: StackArgs, job: JobArgs, begun: Instant, interrupts: &mut Interrupts) -> Ended {
     job.check(args.generation, args.nodes)?;
+    needs_output(job.output)?;
     let workspace = args.workspace()?;
     let Some(stack) = start(&args, &workspace, interrupts).await? else { return Ok(interrupted(&workspace)) };
     let done = tokio::select! {
         done = job::run(&stack, &job, begun) => done,
+        // Never ends by itself.
+        () = tell_of_the_dead(&stack, |line| workspace.progress().say(line)) => return Ok(ExitCode::FAILURE),
         () = interrupts.next() => {
             stop(stack, &workspace, interrupts).await;
             return Ok(ExitCode::from(INTERRUPTED));
@@ -348,22 +370,21 @@ async fn stay_up(stack: Stack, workspace: &Workspace, interrupts: &mut Interrupt
     tokio::select! {
         () = interrupts.next() => {}
         // Never ends by itself.
-        () = tell_of_the_dead(&stack) => {}
+        () = tell_of_the_dead(&stack, remark) => {}
     }
     stop(stack, workspace, interrupts).await;
 }
 
 /// Says once of each service and simulator that it has ended.
-async fn tell_of_the_dead(stack: &Stack) {
+async fn tell_of_the_dead(stack: &Stack, tell: impl Fn(&str)) {
     const LOOK: Duration = Duration::from_secs(1);
     let mut told = HashSet::new();
     loop {
         for node in stack.nodes() {
-            let services = node.services().iter().map(crate::stack::Service::process);
-            for process in services.chain([node.core().process()]) {
+            for process in node.processes() {
                 if !process.is_running() && told.insert(process.name().to_owned()) {
                     let log = process.log_path();
-                    remark(&format!("! {} has ended; its log is {}", process.name(), log.display()));
+                    tell(&format!("! {} has ended; its log is {}", process.name(), log.display()));
                 } else if process.is_running() {
                     told.remove(process.name());
                 }

@@ -49,6 +49,14 @@ pub(crate) enum SourceError {
         /// What the contracts said.
         error: Box<ReleaseError>,
     },
+    /// Every endpoint serves another chain.
+    #[error("source {source_id}: every RPC endpoint answers, and none serves the configured chain id; one has {found}")]
+    ForeignChain {
+        /// Source.
+        source_id: String,
+        /// A chain id that was reported.
+        found: u64,
+    },
     /// Another process writes for this source.
     #[error("source {source_id}: {error}")]
     Fenced {
@@ -84,6 +92,10 @@ impl SourceError {
             Self::CursorLost { .. } => (Exit::Refused, &codes::CURSOR_LOST),
             Self::Release { error, .. } => {
                 return Stopped { exit: Exit::Refused, code: error.code(), text: self.to_string() };
+            }
+            Self::ForeignChain { .. } => {
+                let code = kms_chain::codes::RPC_WRONG_CHAIN;
+                return Stopped { exit: Exit::Refused, code, text: self.to_string() };
             }
             Self::Fenced { .. } => (Exit::Fenced, &codes::SOURCE_FENCED),
             Self::Refused { .. } => (Exit::Refused, &codes::CURSOR_REFUSED),

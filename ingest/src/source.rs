@@ -196,8 +196,14 @@ async fn contracts(
                 return Err(SourceError::Release { source_id: source.id.clone(), error: Box::new(error) });
             }
         };
-        failures += 1;
         let code = error.code();
+        // One endpoint of another chain is passed over; when all are, waiting does not help.
+        if code == kms_chain::codes::RPC_WRONG_CHAIN
+            && let Some(found) = rpc.foreign_chain().await
+        {
+            return Err(SourceError::ForeignChain { source_id: source.id.clone(), found });
+        }
+        failures += 1;
         if failures == 1 {
             tracing::warn!(source = source.id, code, %error, "the contracts' version cannot be read, trying again");
         }

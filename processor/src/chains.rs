@@ -138,6 +138,16 @@ impl Clients {
         }
         Ok(Self { gateway, ethereum, host_chains })
     }
+
+    /// One endpoint of another chain is passed over; when all are, waiting does not help.
+    async fn refuse_foreign_chains(&self) -> Result<(), DeploymentError> {
+        for rpc in [&self.gateway].into_iter().chain(&self.ethereum).chain(&self.host_chains) {
+            if let Some(found) = rpc.foreign_chain().await {
+                return Err(DeploymentError::ForeignChain { chain: rpc.config().name.clone(), found });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// That the Gateway itself checks access rights, as up to v0.11: looked at for every block with a request, since an upgrade ends it, and
@@ -238,6 +248,14 @@ pub enum DeploymentError {
         /// The address.
         contract: Address,
     },
+    /// Every endpoint serves another chain.
+    #[error("{chain}: every RPC endpoint answers, and none serves the configured chain id; one has {found}")]
+    ForeignChain {
+        /// Name of the chain.
+        chain: String,
+        /// A chain id that was reported.
+        found: u64,
+    },
     /// The configuration does not fit.
     #[error("{0}")]
     Mismatch(String),
@@ -253,7 +271,7 @@ impl DeploymentError {
                 error.is_outage() || matches!(error, ViewError::NoContract { .. })
             }
             Self::Unreadable { .. } | Self::Missing { .. } => true,
-            Self::Release { .. } | Self::Domain { .. } | Self::Mismatch(_) => false,
+            Self::Release { .. } | Self::Domain { .. } | Self::ForeignChain { .. } | Self::Mismatch(_) => false,
         }
     }
 
@@ -271,6 +289,7 @@ impl DeploymentError {
             Self::Domain { source: DomainError::View(error), .. } => error.code(),
             Self::Domain { source: DomainError::Mismatch { .. }, .. } => kms_chain::codes::DOMAIN_MISMATCH,
             Self::Unreadable { source, .. } => source.code(),
+            Self::ForeignChain { .. } => kms_chain::codes::RPC_WRONG_CHAIN,
             Self::Missing { .. } | Self::Mismatch(_) => codes::DEPLOYMENT_MISMATCH,
         }
     }
@@ -297,6 +316,14 @@ impl Deployment {
     /// # Errors
     /// See [`DeploymentError`].
     pub async fn detect(config: &ProcessorConfig, clients: &Clients) -> Result<Self, DeploymentError> {
+        let detected = Self::ask(config, clients).await;
+        if detected.as_ref().is_err_and(|error| error.code() == kms_chain::codes::RPC_WRONG_CHAIN) {
+            clients.refuse_foreign_chains().await?;
+        }
+        detected
+    }
+
+    async fn ask(config: &ProcessorConfig, clients: &Clients) -> Result<Self, DeploymentError> {
         let section = &config.gateway;
         let gateway = ContractSet {
             // Not looked at while the release is asked for.
@@ -577,6 +604,23 @@ mod tests {
         let mock = deployed(Release::V0_11).await;
         domain(&mock, DECRYPTION, "Another", 7);
         assert_eq!(detect(&mock, A).await.unwrap_err().code(), kms_chain::codes::DOMAIN_MISMATCH);
+    }
+
+    #[tokio::test]
+    async fn another_chain_at_every_endpoint_is_refused_and_one_silent_endpoint_is_waited_for() {
+        let mock = deployed(Release::V0_11).await;
+        let detect = |urls: String| {
+            let mut config = config(&mock, A);
+            config.gateway.chain_id = 8;
+            config.gateway.rpc_urls =
+                toml::from_str::<toml::Table>(&format!("urls = {urls}")).unwrap()["urls"].clone().try_into().unwrap();
+            async move { Deployment::detect(&config, &Clients::new(&config).unwrap()).await.unwrap_err() }
+        };
+        let error = detect(format!("[\"{}\"]", mock.url())).await;
+        assert!(!error.is_outage() && error.to_string().starts_with("gateway: every RPC endpoint"), "{error}");
+        assert_eq!((error.stopped().exit, error.code()), (Exit::Refused, kms_chain::codes::RPC_WRONG_CHAIN));
+        let error = detect(format!("[\"http://127.0.0.1:1\", \"{}\"]", mock.url())).await;
+        assert!(error.is_outage(), "{error}");
     }
 
     #[tokio::test]

@@ -1,11 +1,13 @@
 //! The command line that every service has.
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::codes;
 use crate::config::{ConfigErrors, Configuration, Loaded, Sources, config_reference, load};
 use crate::shutdown::Exit;
 
@@ -80,25 +82,69 @@ pub fn read<T: Configuration>(
     };
     let action = line.action.unwrap_or(Action::Run);
     if action == Action::ConfigReference {
-        print!("{}", config_reference::<T>());
-        return Invocation::Done(Exit::Ok.into());
+        return Invocation::Done(print(name, &config_reference::<T>()).into());
     }
     let loaded = match line.config.load::<T>() {
         Ok(loaded) => loaded,
         Err(errors) => {
-            eprintln!("{name}: {errors}");
+            let _ = writeln!(io::stderr(), "{name}: {errors}");
             return Invocation::Done(Exit::Configuration.into());
         }
     };
     match action {
         Action::Run => Invocation::Run(Box::new(loaded)),
-        Action::CheckConfig => {
-            println!("{name}: the configuration is valid");
-            Invocation::Done(Exit::Ok.into())
+        Action::CheckConfig => Invocation::Done(print(name, &format!("{name}: the configuration is valid\n")).into()),
+        _ => Invocation::Done(print(name, &loaded.to_toml()).into()),
+    }
+}
+
+/// Writes a result to standard output.
+fn print(name: &str, text: &str) -> Exit {
+    match write(io::stdout().lock(), text) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            let code = codes::OUTPUT.code;
+            // A closed standard error keeps nobody from ending.
+            let _ = writeln!(io::stderr(), "{name}: error[{code}]: cannot write to standard output: {error}");
+            Exit::Output
         }
-        _ => {
-            print!("{}", loaded.to_toml());
-            Invocation::Done(Exit::Ok.into())
+    }
+}
+
+/// Writes a text to its end. A reader that has seen enough is no error.
+fn write(mut out: impl io::Write, text: &str) -> io::Result<()> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes so many bytes, and fails then.
+    struct Fails(usize, io::ErrorKind);
+
+    impl io::Write for Fails {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.0 == 0 {
+                return Err(self.1.into());
+            }
+            let taken = bytes.len().min(self.0);
+            self.0 -= taken;
+            Ok(taken)
         }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn output_that_is_lost_is_an_error_and_a_reader_that_has_seen_enough_is_none() {
+        assert!(write(Fails(3, io::ErrorKind::StorageFull), "four").is_err());
+        assert!(write(Fails(4, io::ErrorKind::StorageFull), "four").is_ok());
+        assert!(write(Fails(3, io::ErrorKind::BrokenPipe), "four").is_ok());
     }
 }

@@ -47,6 +47,10 @@ codes! {
     LISTEN = "KC-0110", "listen",
         "The address for health and metrics cannot be bound or its address file cannot be written.",
         "Free the address or configure another; port 0 takes a free one.";
+    /// Standard output.
+    OUTPUT = "KC-0111", "output",
+        "What a command prints (`print-config`, `check-config`, `config-reference`) could not be written to standard output.",
+        "Read the system's reason in the message: disk full, closed output.";
     /// Broker unreachable.
     KAFKA_UNREACHABLE = "KC-0210", "kafka_unreachable",
         "No Kafka broker can be reached.",

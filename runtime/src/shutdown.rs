@@ -29,23 +29,26 @@ pub enum Exit {
     SourceStopped = 6,
     /// A bug.
     Internal = 70,
+    /// What was asked for could not be written to standard output.
+    Output = 74,
     /// A second signal cut the shutdown short.
     Killed = 130,
 }
 
 impl Exit {
     /// Every code with its meaning, for the documentation.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 9] = [
         (Self::Ok, "ended as asked (SIGTERM or SIGINT)"),
         (Self::Configuration, "the command line or the configuration is wrong; a restart cannot help"),
         (
             Self::Refused,
-            "a dependency answered and is not fit: wrong chain id, contract version, partition count, or a broker without working transactions",
+            "a dependency answered and is not fit: wrong chain id at every endpoint, contract version, partition count, or a broker without working transactions",
         ),
         (Self::Fenced, "another process took over the transactional id or the leadership"),
         (Self::KafkaFatal, "the Kafka client met an error after which it cannot be used again"),
         (Self::SourceStopped, "every followed source has stopped because its chain contradicts what was ingested"),
         (Self::Internal, "a bug; the log says more"),
+        (Self::Output, "standard output could not be written to (`print-config`, `check-config`, `config-reference`)"),
         (Self::Killed, "a second signal cut the shutdown short"),
     ];
 

@@ -220,6 +220,19 @@ impl Rpc {
         heads
     }
 
+    /// The chain id that an endpoint reports, if **all** endpoints answer and none has the configured one. While one of them is
+    /// silent, it may be the one that is meant.
+    pub async fn foreign_chain(&self) -> Option<u64> {
+        let mut foreign = None;
+        for head in self.heads().await {
+            match head.head {
+                Err(OutageCause::WrongChain { found, .. }) => foreign = Some(found),
+                _ => return None,
+            }
+        }
+        foreign
+    }
+
     /// A block by number or tag; none where the node does not have it (yet). Nodes do not know `safe` and `finalized`
     /// for a while after their start.
     ///

@@ -40,6 +40,24 @@ impl Trail {
         self.requests == 1 && self.results == 1 && self.dead_letters.is_empty() && self.submissions == [true]
     }
 
+    /// In words, for a report.
+    pub(super) fn in_words(&self, node: usize, on_chain: usize) -> String {
+        let yes_or_count = |count: u32| match count {
+            0 => "no".to_owned(),
+            1 => "yes".to_owned(),
+            more => more.to_string(),
+        };
+        let letters = if self.dead_letters.is_empty() { "none".to_owned() } else { self.dead_letters.join(", ") };
+        let unsettled = self.submissions.iter().filter(|held| !**held).count();
+        let refused = if unsettled > 0 { format!(" ({unsettled} refused or retracted)") } else { String::new() };
+        format!(
+            "node {node}: request record {}, result {}, dead letters: {letters}, submissions {}{refused}, answers on chain {on_chain}",
+            yes_or_count(self.requests),
+            yes_or_count(self.results),
+            self.submissions.len(),
+        )
+    }
+
     pub(super) fn is_doubled(&self) -> bool {
         self.requests > 1 || self.results as usize + self.dead_letters.len() > 1 || self.submissions.len() > 1
     }
@@ -305,4 +323,25 @@ impl<'a> Reading<'a> {
 
 fn label(identity: &Identity, what: &str) -> String {
     format!("{what} ({} {})", identity.kind, identity.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trail_reads_as_words() {
+        let stuck = Trail { requests: 1, ..Trail::default() };
+        let said = "node 1: request record yes, result no, dead letters: none, submissions 0, answers on chain 0";
+        assert_eq!(stuck.in_words(1, 0), said);
+        let doubled = Trail {
+            requests: 2,
+            results: 1,
+            dead_letters: vec!["processor KC-0402: why".to_owned()],
+            submissions: vec![true, false],
+        };
+        let said = "node 3: request record 2, result yes, dead letters: processor KC-0402: why, submissions 2 (1 refused or \
+                    retracted), answers on chain 2";
+        assert_eq!(doubled.in_words(3, 2), said);
+    }
 }

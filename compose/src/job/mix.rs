@@ -1,5 +1,6 @@
 //! How many requests of which kind.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -51,6 +52,7 @@ impl FromStr for Mix {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut mix = Self::default();
+        let mut named = HashSet::new();
         for part in text.split(',') {
             let (kind, weight) =
                 part.split_once('=').ok_or_else(|| format!("`{part}` is not KIND=WEIGHT, e.g. public=5"))?;
@@ -63,6 +65,9 @@ impl FromStr for Mix {
                 "wallet" => &mut mix.wallet,
                 other => return Err(format!("`{other}` is not one of {}", NAMES.join(", "))),
             };
+            if !named.insert(kind.trim()) {
+                return Err(format!("`{}` is named twice", kind.trim()));
+            }
             *place = weight;
         }
         if mix.total() == 0 {
@@ -159,5 +164,6 @@ mod tests {
         assert!("private=1".parse::<Mix>().unwrap_err().contains("private"));
         assert!("public".parse::<Mix>().unwrap_err().contains("KIND=WEIGHT"));
         assert!("public=0".parse::<Mix>().is_err());
+        assert!("public=1,user=1, public=2".parse::<Mix>().unwrap_err().contains("`public` is named twice"));
     }
 }

@@ -33,6 +33,8 @@ pub struct Report {
     pub throughput_per_second: f64,
     /// Over all decryptions.
     pub latency_ms: Latency,
+    /// Requests that never reached the chain. They are of no kind: `requested` and `lost` are the sums over `kinds` and this.
+    pub missing: usize,
     /// Per kind, in the order of the protocol.
     pub kinds: Vec<KindReport>,
     /// From the start of the program until everything was ready.
@@ -50,7 +52,7 @@ pub struct Report {
 /// Counts of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Request events on the chain; what was to be requested, where the chain holds fewer.
+    /// Request events on the chain; over all, also those that were to be made and never reached it (`missing`).
     pub requested: usize,
     /// Requests for which every node's topics hold a result.
     pub answered: usize,
@@ -95,6 +97,16 @@ impl Report {
     ) -> Self {
         let signers: Vec<Address> = stack.nodes().iter().map(crate::stack::Node::signer).collect();
         let mut problems = Problems::default();
+        // First, since they are most often why the rest is missing.
+        for process in stack.nodes().iter().flat_map(crate::stack::Node::processes) {
+            if !process.is_running() {
+                problems.add(format!(
+                    "{} is not running any more; see {}",
+                    process.name(),
+                    process.log_path().display()
+                ));
+            }
+        }
         let mut kinds: BTreeMap<Kind, (Counts, Histogram<u64>)> = BTreeMap::new();
         let mut decryptions = histogram();
         let mut answers_accepted = 0;
@@ -128,17 +140,10 @@ impl Report {
                 decrypted += counts.accepted;
             }
         }
-        let wanted = args.requests as usize;
-        if total.requested < wanted {
-            problems.add(format!("{} requests never reached the chain", wanted - total.requested));
-            total.lost += wanted - total.requested;
-            total.requested = wanted;
-        }
-        for service in stack.nodes().iter().flat_map(crate::stack::Node::services) {
-            if !service.process().is_running() {
-                let log = service.process().log_path();
-                problems.add(format!("{} is not running any more; see {}", service.process().name(), log.display()));
-            }
+        let missing = (args.requests as usize).saturating_sub(total.requested);
+        if missing > 0 {
+            problems.add(format!("{missing} requests never reached the chain"));
+            total.merge(&Counts::missing(missing));
         }
         for oddity in chain.oddities.iter().chain(&audit.oddities) {
             problems.add(oddity.clone());
@@ -154,6 +159,7 @@ impl Report {
             answers_accepted,
             throughput_per_second: if span.is_zero() { 0.0 } else { decrypted as f64 / span.as_secs_f64() },
             latency_ms: latency(&decryptions),
+            missing,
             kinds: kinds
                 .iter()
                 .map(|(kind, (counts, latencies))| KindReport {
@@ -206,6 +212,9 @@ impl Report {
         for kind in &self.kinds {
             row(kind.name, &kind.counts, &kind.latency_ms);
         }
+        if self.missing > 0 {
+            row("(never on chain)", &Counts::missing(self.missing), &Latency::default());
+        }
         row("all (latency: decryptions)", &self.counts, &self.latency_ms);
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -255,9 +264,9 @@ fn judge(name: &Identity, chain: &ChainView, audit: &Audit, signers: &[Address])
         verdict.answered &= trail.results > 0;
         verdict.accepted &= accepted;
         if on_chain > 1 || trail.is_doubled() {
-            verdict.doubled = Some(format!("node {}: {on_chain} answers on chain, {trail:?}", index + 1));
+            verdict.doubled = Some(trail.in_words(index + 1, on_chain));
         } else if !accepted || !trail.is_whole() {
-            verdict.lost = Some(format!("node {}: {on_chain} answers on chain, {trail:?}", index + 1));
+            verdict.lost = Some(trail.in_words(index + 1, on_chain));
         }
     }
     verdict
@@ -275,6 +284,11 @@ impl Counts {
                 problems.add(format!("{what}: {} {}: {text}", name.kind, name.id));
             }
         }
+    }
+
+    /// Of requests that never reached the chain.
+    fn missing(requests: usize) -> Self {
+        Self { requested: requests, lost: requests, ..Self::default() }
     }
 
     fn merge(&mut self, other: &Self) {

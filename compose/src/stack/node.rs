@@ -117,6 +117,11 @@ impl Node {
         &self.services
     }
 
+    /// Its services' processes and its core's.
+    pub fn processes(&self) -> impl Iterator<Item = &Supervised> {
+        self.services.iter().map(Service::process).chain([self.core.process()])
+    }
+
     /// One of its services.
     pub fn service(&self, kind: ServiceKind) -> &Service {
         &self.services[kind as usize]

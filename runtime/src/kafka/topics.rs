@@ -44,9 +44,22 @@ pub enum TopicsError {
         /// The broker's most.
         most: u32,
     },
-    /// The shutdown came first.
-    #[error("shut down before the topics were checked")]
-    Cancelled,
+    /// No broker answered for as long as the caller waited.
+    #[error("no Kafka broker answers (kafka.bootstrap_servers = {brokers}): {error}")]
+    Unreachable {
+        /// Where brokers were looked for.
+        brokers: String,
+        /// What the last attempt came to.
+        error: KafkaError,
+    },
+    /// They were to be created, and are not there for as long as the caller waited.
+    #[error("topics are not there yet: {}; {why}", topics.join(", "))]
+    NotCreated {
+        /// The topics.
+        topics: Vec<String>,
+        /// What the last attempt came to.
+        why: String,
+    },
     /// The client library refuses the settings.
     #[error("the Kafka client cannot be made: {0}")]
     Client(KafkaError),
@@ -62,7 +75,9 @@ impl TopicsError {
             Self::Refused { .. } => (Exit::Refused, &codes::TOPIC_MISSING),
             Self::Session { .. } => (Exit::Refused, &codes::SESSION_TIMEOUT),
             Self::Client(_) => (Exit::Configuration, &codes::CONFIG_VALUE),
-            Self::Cancelled => (Exit::Ok, &codes::KAFKA_UNREACHABLE),
+            // A service waits until it is asked to end.
+            Self::Unreachable { .. } => (Exit::Ok, &codes::KAFKA_UNREACHABLE),
+            Self::NotCreated { .. } => (Exit::Ok, &codes::TOPIC_MISSING),
         };
         Stopped::new(exit, code, self.to_string())
     }
@@ -184,7 +199,7 @@ enum CreateError {
 /// between attempts; the outage is also told to `on_outage`.
 ///
 /// # Errors
-/// [`TopicsError::Cancelled`] when `keep_on` said no; [`TopicsError::Client`] for settings that no client takes.
+/// [`TopicsError::Unreachable`] when `keep_on` said no; [`TopicsError::Client`] for settings that no client takes.
 pub fn wait_for_broker(
     config: &KafkaConfig,
     service: &str,
@@ -197,10 +212,11 @@ pub fn wait_for_broker(
     // Somebody who has just started the service wants to know soon.
     let mut timeout = FIRST_ANSWER.min(config.request_timeout());
     let ask = || cluster.partitions_within(&topic, std::mem::replace(&mut timeout, config.request_timeout()));
-    retry_through_outages(&mut keep_on, &mut on_outage, ask).map(|_| ())
+    retry_through_outages(config, &mut keep_on, &mut on_outage, ask).map(|_| ())
 }
 
 fn retry_through_outages<T>(
+    config: &KafkaConfig,
     keep_on: &mut impl FnMut() -> bool,
     on_outage: &mut impl FnMut(&str),
     mut call: impl FnMut() -> Result<T, KafkaError>,
@@ -224,7 +240,7 @@ fn retry_through_outages<T>(
             last_told = Some(Instant::now());
         }
         if !pause(RETRY.delay(failures, rand::random()), keep_on) {
-            return Err(TopicsError::Cancelled);
+            return Err(TopicsError::Unreachable { brokers: config.bootstrap_servers.clone(), error });
         }
     }
 }
@@ -277,7 +293,8 @@ pub fn ensure_topics(
         let mut missing = Vec::new();
         let mut wrong = Vec::new();
         for spec in specs {
-            let partitions = retry_through_outages(&mut keep_on, &mut on_outage, || cluster.partitions(&spec.name))?;
+            let ask = || cluster.partitions(&spec.name);
+            let partitions = retry_through_outages(config, &mut keep_on, &mut on_outage, ask)?;
             match partitions {
                 0 => missing.push(spec),
                 found if found != spec.partitions => {
@@ -300,14 +317,18 @@ pub fn ensure_topics(
             tracing::info!(topics = names.join(", "), "creating topics");
             last_created = Some(names.len());
         }
-        match cluster.create(&missing) {
-            Ok(()) => {}
-            Err(CreateError::Outage(error)) => tracing::warn!(%error, "topics not created yet, trying again"),
+        let why = match cluster.create(&missing) {
+            Ok(()) => "the cluster has created them and does not show them yet: look again in a moment".to_owned(),
+            Err(CreateError::Outage(error)) => {
+                tracing::warn!(%error, "topics not created yet, trying again");
+                error.to_string()
+            }
             Err(CreateError::Refused { topic, code }) => return Err(TopicsError::Refused { topic, code }),
-        }
+        };
         // A created topic shows in the metadata of every broker a moment later.
         if !pause(Duration::from_millis(100), &mut keep_on) {
-            return Err(TopicsError::Cancelled);
+            let topics = missing.iter().map(|spec| spec.name.clone()).collect();
+            return Err(TopicsError::NotCreated { topics, why });
         }
     }
     check_settings(&cluster, specs, &mut keep_on, &mut on_outage)
@@ -320,7 +341,7 @@ fn check_settings(
     on_outage: &mut impl FnMut(&str),
 ) -> Result<(), TopicsError> {
     let all: Vec<&TopicSpec> = specs.iter().collect();
-    let found = retry_through_outages(keep_on, on_outage, || cluster.settings(&all))?;
+    let found = retry_through_outages(cluster.config, keep_on, on_outage, || cluster.settings(&all))?;
     let mut broken = Vec::new();
     for spec in specs {
         let is_this = |resource: &&ConfigResource| match &resource.specifier {

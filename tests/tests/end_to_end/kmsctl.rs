@@ -9,7 +9,8 @@ use kms_schemas::codec::{Codec, Record};
 use kms_schemas::identity::{Coordinates, Identity, Kind, Lane, RequestId};
 use kms_schemas::record::*;
 use kms_schemas::topics::{Topics, intent_key, partition_for_key, request_key};
-use kms_tests::{kafka, prefix, program};
+use kms_stack::supervise::{Launch, Supervised};
+use kms_tests::{eventually, get, kafka, new_workspace, prefix, program};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -263,5 +264,98 @@ async fn every_message_has_a_code_and_every_end_its_exit_code() {
     let servers = &bench.kafka.bootstrap_servers;
     ends(&ctl(servers, "nobodys", &["lifecycle"]).await, 3, "kmsctl: error[KC-0211]: ");
     ends(&ctl(servers, "nobodys", &["topics", "check"]).await, 3, "kmsctl: error[KC-0211]: ");
-    ends(&ctl("127.0.0.1:1", "nobodys", &["lifecycle"]).await, 3, "kmsctl: error[KC-0210]: ");
+    for verb in [&["lifecycle"][..], &["topics", "check"], &["topics", "create"]] {
+        let output = ctl("127.0.0.1:1", "nobodys", verb).await;
+        ends(&output, 3, "kmsctl: error[KC-0210]: ");
+        ends(&output, 3, "no Kafka broker answers (kafka.bootstrap_servers = 127.0.0.1:1)");
+    }
+    let too_many =
+        ctl(servers, &prefix("ctl-codes"), &["--set", "kafka.replication_factor=30", "topics", "create"]).await;
+    ends(&too_many, 3, "kmsctl: error[KC-0211]: topics are not there yet: ");
+    ends(&too_many, 3, "replication factor");
 }
+
+#[tokio::test]
+async fn topics_that_were_created_with_kmsctl_are_all_that_services_need() {
+    let kafka = KafkaConfig {
+        bootstrap_servers: kafka().await.bootstrap_servers().to_owned(),
+        topic_prefix: prefix("ctl-create"),
+        ..KafkaConfig::default()
+    };
+    let (servers, prefix) = (&kafka.bootstrap_servers, &kafka.topic_prefix);
+    for verb in ["create", "check", "create"] {
+        let output = ctl(servers, prefix, &["topics", verb]).await;
+        assert_eq!(output.status.code(), Some(0), "{verb}: {}", stderr(&output));
+        assert!(stdout(&output).contains(&format!("{prefix}.probe")), "{}", stdout(&output));
+    }
+    let workspace = new_workspace();
+    std::fs::write(workspace.dir().join("wallet.key"), format!("0x{}", "11".repeat(32))).unwrap();
+    for (service, check, settings) in SERVICES {
+        let configuration = workspace.dir().join(format!("{service}.toml"));
+        let address = workspace.dir().join(format!("{service}.address"));
+        let text = format!(
+            "[kafka]\nbootstrap_servers = \"{servers}\"\ntopic_prefix = \"{prefix}\"\n\
+             [telemetry]\nlisten = \"127.0.0.1:0\"\naddress_file = \"{}\"\n{settings}",
+            address.display()
+        );
+        std::fs::write(&configuration, text).unwrap();
+        let launch = Launch::new(*service, workspace.program()).arg(*service).arg("--config").arg(&configuration);
+        let process = Supervised::new(&workspace, launch);
+        process.start().unwrap();
+        // The service is at its own work only once the topics and the broker have been tested.
+        eventually("the service waits for nothing but its chain", LIMIT, async || {
+            assert!(process.is_running(), "{service} has ended: {}", process.log());
+            let address = std::fs::read_to_string(&address).ok()?;
+            let response = get(&format!("http://{address}/readyz")).await.ok()?;
+            response.text().await.ok().filter(|waits_for| waits_for.contains(check))
+        })
+        .await;
+        process.kill().await;
+    }
+}
+
+/// The services, the check that each has once it is at work, and what else it must be told.
+const SERVICES: &[(&str, &str, &str)] = &[
+    (
+        "ingest",
+        "source.gateway.chain",
+        r#"
+[[source]]
+id = "gateway"
+chain_id = 31337
+rpc_urls = ["http://127.0.0.1:1"]
+decryption = "0x1111111111111111111111111111111111111111"
+"#,
+    ),
+    (
+        "processor",
+        "contracts",
+        r#"
+[gateway]
+chain_id = 31337
+rpc_urls = ["http://127.0.0.1:1"]
+decryption = "0x1111111111111111111111111111111111111111"
+kms_generation = "0x2222222222222222222222222222222222222222"
+gateway_config = "0x3333333333333333333333333333333333333333"
+[kms_core]
+endpoints = ["http://127.0.0.1:1"]
+[signer]
+address = "0x4444444444444444444444444444444444444444"
+"#,
+    ),
+    (
+        "emitter",
+        "gateway.chain",
+        r#"
+[[destination]]
+id = "gateway"
+chain_id = 31337
+rpc_urls = ["http://127.0.0.1:1"]
+decryption = "0x1111111111111111111111111111111111111111"
+[signer]
+address = "0x4444444444444444444444444444444444444444"
+[wallet]
+private_key_file = "wallet.key"
+"#,
+    ),
+];
