@@ -151,10 +151,16 @@ codes! {
         "Nothing, if that is so. Otherwise check that the host chain's node is not behind, and redrive the request.";
     IDENTITY_REUSED = "KC-0540", "identity_reused",
         "A second, different request came under a known identity. KMS Core does not compare, and would answer it with the first one's result.",
-        "A chain that was reorganised reuses ids: see the two records that the text names. If the first was never served, restart KMS Core and redrive the second.";
+        "A chain that was reorganised reuses ids: see the two records that the text names. To let the second pass: restart KMS Core, which then knows neither; start the processor once with `access.identity_memory = 1`, and redrive the second.";
     TOPICS_UNREADABLE = "KC-0541", "topics_unreadable",
         "What the topics hold about an identity could not be read.",
         "Check the brokers; the request waits and burns no attempt.";
+    DEFERRED_FORGED = "KC-0542", "deferred_record_forged",
+        "A deferred record names a place from which nobody can have deferred it: another topic or partition, or one where another request lies, or none.",
+        "The processor and kmsctl write no such record: find out who did. If it was redriven, see whether the topic still keeps the request.";
+    RECORD_COPIED = "KC-0543", "record_copied",
+        "A request lies in the topic a second time, or in a partition where ingest does not write it. KMS Core hears nothing of the copy.",
+        "Ingest writes each request once: find out who wrote the copy. If the first one is a dead letter, redrive that.";
     USER_SIGNATURE_WRONG = "KC-0545", "user_signature_wrong",
         "The signature of the request is not the user's, and the user is no contract that could vouch for it.",
         "Nothing: the user must ask again.";

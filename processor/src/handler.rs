@@ -139,8 +139,17 @@ impl RequestHandler {
     async fn answer(&self, work: &Work, attempt: &Attempt) -> Result<Answer, Trouble> {
         let shared = &*self.shared;
         let (request, answered) = (&work.request, &attempt.answered);
+        if request.kind.lane() != self.lane {
+            let text = format!("{} is a request of another lane than {}", request.kind, self.lane);
+            return Err(Trouble::permanent(codes::FOREIGN_REQUEST, text));
+        }
+        match &work.deferred {
+            // In the order of the topic, so that a copy that is proven sooner is known to be one.
+            None => shared.quarantine.remember(request, &work.source),
+            Some(deferred) => shared.quarantine.check_deferred(request, &work.source, deferred).await?,
+        }
         let transaction = shared.gate.prove(request, answered).await?;
-        shared.quarantine.pass(request, &work.source, self.intake == Intake::Deferred).await?;
+        shared.quarantine.pass(&shared.gate, request, &work.source, answered).await?;
         shared.gate.check(request, &transaction, SystemTime::now(), answered).await?;
         self.settled(work);
         // A deferred request, and one whose first attempt ended here, was probably started.
@@ -203,9 +212,12 @@ impl RequestHandler {
     /// What the stage is told of a request that has no answer yet, or never will.
     fn outcome(&self, work: &Work, trouble: Trouble) -> Outcome {
         let outcome = self.judge(work, trouble);
-        if let Outcome::DeadLetter { why } = &outcome
-            && codes::is_before_core(why.code)
-        {
+        let Outcome::DeadLetter { why } = &outcome else { return outcome };
+        if why.code == codes::IDENTITY_REUSED {
+            metrics::identity_reused(work.request.kind.as_str(), &why.text);
+        }
+        // Nothing is believed of a place that a forged record names.
+        if codes::is_before_core(why.code) && why.code != codes::DEFERRED_FORGED {
             self.shared.quarantine.identities().forget(&work.request, &work.source);
         }
         outcome
@@ -248,7 +260,8 @@ impl RequestHandler {
         let topics = &self.shared.topics;
         let topic = topics.results(work.request.kind.lane()).to_owned();
         let identity = work.request.identity();
-        let partition = work.source.partition;
+        // The record's own, which is there whatever the record says.
+        let partition = work.at().partition;
         let result = ResultRecord {
             source: work.source,
             deferred: work.deferred,
@@ -354,7 +367,7 @@ impl Handler for RequestHandler {
         let letter = DeadLetter {
             service: SERVICE.to_owned(),
             source: record.coordinates(),
-            request: work.as_ref().map(|work| work.source.clone()),
+            request: work.as_ref().filter(|_| why.code != codes::DEFERRED_FORGED).map(|work| work.source.clone()),
             identity: work.as_ref().map(|work| work.request.identity()),
             key: record.key.clone().map(Bytes::from),
             value: (carry == Carry::Value).then(|| Bytes::copy_from_slice(value)),
@@ -402,4 +415,24 @@ fn now_ms() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p5_what_a_deferred_record_waited_for_is_not_counted_against_the_request_that_it_names() {
+        let source = Coordinates { topic: "requests".to_owned(), partition: 0, offset: 5 };
+        let deferred = Coordinates { topic: "deferred".to_owned(), partition: 0, offset: 9 };
+        let work = |deferred: Option<Coordinates>| Work {
+            request: crate::mock::request(),
+            source: source.clone(),
+            deferred,
+            earlier_attempts: 0,
+            first_attempt_ms: None,
+        };
+        assert_eq!(work(None).at(), &source);
+        assert_eq!(work(Some(deferred.clone())).at(), &deferred);
+    }
 }

@@ -34,7 +34,6 @@ use super::processor::bench::{Bench, LIMIT, start};
 const VECTORS: &str = include_str!("../../../chain/vectors/events.json");
 /// Calls that ask KMS Core how it is, for nobody's request.
 const OF_HEALTH: [&str; 3] = ["GetHealthStatus", "GetOperatorPublicKey", "GetKeyMaterialAvailability"];
-const PARTITIONS: i32 = 3;
 /// Offsets of records that the forger claims to have been there.
 const FORGED_FROM: i64 = 1_000_000;
 
@@ -44,6 +43,8 @@ const NOT_REACHED: &str = "KC-0340";
 const ORPHANED: &str = "KC-0341";
 const NO_SUCH_LOG: &str = "KC-0342";
 const RECORD_FORGED: &str = "KC-0520";
+const DEFERRED_FORGED: &str = "KC-0542";
+const RECORD_COPIED: &str = "KC-0543";
 const SIGNER_MISMATCH: &str = "KC-0602";
 const ANSWER_MISMATCH: &str = "KC-0603";
 const NOT_REQUESTED: &str = "KC-0652";
@@ -207,31 +208,47 @@ impl Scene {
         Codec::single_object().encode(topic, record).unwrap()
     }
 
-    /// The record of a request in its lane's topic, and the same as a deferred one.
+    /// The record of a request in its lane's topic, and the same as one that was deferred from a place where it does not lie.
     fn requests(&self, what: &str, request: &Request, reasons: &[&'static str]) -> [Forged; 2] {
         let topics = &self.bench.topics;
         let lane = request.kind.lane();
-        let deferred = DeferredRequest {
-            // What was waited for is remembered by this: one of its own for each.
-            source: Coordinates {
-                topic: topics.requests(lane).to_owned(),
-                partition: 0,
-                offset: FORGED_FROM + self.invented.fetch_add(1, Ordering::Relaxed),
+        let source = Coordinates {
+            topic: topics.requests(lane).to_owned(),
+            partition: partition_of(topics.requests(lane), request.id),
+            offset: FORGED_FROM + self.invented.fetch_add(1, Ordering::Relaxed),
+        };
+        let plain = self.encoded(topics.requests(lane), request);
+        [
+            Forged {
+                what: format!("{what}: {} {}", request.kind, request.id),
+                record: outgoing(topics.requests(lane), request.id, plain),
+                reasons: reasons.to_vec(),
             },
+            self.deferred(what, &source, request, &[DEFERRED_FORGED]),
+        ]
+    }
+
+    /// The request as one that was deferred from this place.
+    fn deferred(&self, what: &str, source: &Coordinates, request: &Request, reasons: &[&'static str]) -> Forged {
+        let topic = self.bench.topics.deferred(request.kind.lane());
+        let deferred = DeferredRequest {
+            source: source.clone(),
             attempts: 1,
             first_attempt_ms: 0,
             deferred_ms: 0,
             why: "the forger wants it so".to_owned(),
             request: request.clone(),
         };
-        let plain = self.encoded(topics.requests(lane), request);
-        let deferred = self.encoded(topics.deferred(lane), &deferred);
-        let forged = |topic: &str, value| Forged {
-            what: format!("{what}: {} {} in {topic}", request.kind, request.id),
-            record: outgoing(topic, request.id, value),
+        Forged {
+            what: format!("{what}: {} {} deferred from {source}", request.kind, request.id),
+            record: outgoing(topic, request.id, self.encoded(topic, &deferred)),
             reasons: reasons.to_vec(),
-        };
-        [forged(topics.requests(lane), plain), forged(topics.deferred(lane), deferred)]
+        }
+    }
+
+    async fn restart_processor(&self) {
+        self.bench.processor().kill().await;
+        self.bench.processor().start().await.unwrap();
     }
 
     fn result(&self, what: &str, result: &ResultRecord, reasons: &[&'static str]) -> Forged {
@@ -315,10 +332,15 @@ struct Forged {
     reasons: Vec<&'static str>,
 }
 
+/// Where the services write what is about a request.
+fn partition_of(topic: &str, id: RequestId) -> i32 {
+    partition_for_key(id.0.as_slice(), if topic.contains(".decryption") { 12 } else { 3 })
+}
+
 fn outgoing(topic: &str, id: RequestId, value: Vec<u8>) -> OutgoingRecord {
     OutgoingRecord {
         topic: topic.to_owned(),
-        partition: Some(partition_for_key(id.0.as_slice(), PARTITIONS)),
+        partition: Some(partition_of(topic, id)),
         key: Some(id.0.to_vec()),
         value: Some(value),
         headers: Vec::new(),
@@ -568,6 +590,124 @@ async fn p4_a_real_log_under_another_transaction_time_or_index_reaches_nobody_an
     for made in &made {
         assert_eq!(bench.starts(made).await, 1, "{made:?}");
     }
+    scene.nothing_panicked();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_a_deferred_record_that_nobody_deferred_holds_up_nobody_also_after_a_restart() {
+    let scene = Scene::start("forged-deferred", |stack| stack).await;
+    let bench = &scene.bench;
+    scene.genuine_requests_flow().await;
+    let before = scene.footprint().await;
+    let mut forged = Vec::new();
+    for lane in Lane::ALL {
+        let (place, genuine) = scene.genuine(lane).await.remove(0);
+        let topic = |topic: &str| Coordinates { topic: topic.to_owned(), ..place.clone() };
+        for nowhere in [
+            Coordinates { partition: 99, ..place.clone() },
+            Coordinates { partition: i32::MAX, offset: 0, ..place.clone() },
+            Coordinates { partition: (place.partition + 1) % 3, ..place.clone() },
+            Coordinates { offset: place.offset + 5, ..place.clone() },
+            Coordinates { offset: FORGED_FROM, ..place.clone() },
+            Coordinates { offset: i64::MAX, ..place.clone() },
+            Coordinates { offset: -1, ..place.clone() },
+            topic(bench.topics.deferred(lane)),
+            topic(bench.topics.results(lane)),
+            topic("no-such-topic"),
+        ] {
+            forged.push(scene.deferred("a genuine request", &nowhere, &genuine, &[DEFERRED_FORGED]));
+        }
+        let invented = Request { block_hash: keccak256("a block of the forger's"), ..genuine.clone() };
+        forged.push(scene.deferred("another request's place", &place, &invented, &[DEFERRED_FORGED]));
+        // The forger can write both records.
+        let requests = bench.topics.requests(lane);
+        let plain = outgoing(requests, invented.id, scene.encoded(requests, &invented));
+        let there = bench.write(vec![plain]).await.remove(0);
+        forged.push(scene.deferred("an invented block", &there, &invented, &[ORPHANED]));
+    }
+    let pid = bench.processor().process().pid();
+    scene.refused(forged).await;
+    assert_eq!(scene.footprint().await, before, "KMS Core was not asked, and nothing was sent");
+    assert_eq!(bench.processor().process().pid(), pid, "it did not end over them");
+    scene.restart_processor().await;
+    scene.genuine_requests_flow().await;
+    scene.nothing_panicked();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_a_copy_of_an_answered_request_is_not_served_again_also_after_a_restart() {
+    let scene = Scene::start("forged-copies", |stack| stack).await;
+    let bench = &scene.bench;
+    scene.genuine_requests_flow().await;
+    let mut genuine = Vec::new();
+    for lane in Lane::ALL {
+        genuine.extend(scene.genuine(lane).await);
+    }
+    let (before, results) = (scene.footprint().await, bench.results().await.len());
+    for restart in [false, true] {
+        if restart {
+            scene.restart_processor().await;
+        }
+        let copies = genuine.iter().flat_map(|(place, request)| {
+            [place.partition, (place.partition + 1) % 3].map(|partition| Forged {
+                what: format!("a copy of {place} in partition {partition}"),
+                record: outgoing_in(
+                    &place.topic,
+                    partition,
+                    request.id.0.as_slice(),
+                    Some(scene.encoded(&place.topic, request)),
+                ),
+                reasons: vec![RECORD_COPIED],
+            })
+        });
+        scene.refused(copies.collect()).await;
+    }
+    let letters = bench.dead_letters().await;
+    for (place, _) in &genuine {
+        let words = format!("copy of {place}:");
+        assert_eq!(letters.iter().filter(|letter| letter.text.contains(&words)).count(), 2, "{words} {letters:#?}");
+    }
+    assert_eq!(scene.footprint().await, before, "KMS Core was not asked, and nothing was sent");
+    assert_eq!(bench.results().await.len(), results, "no second result");
+    scene.genuine_requests_flow().await;
+    scene.nothing_panicked();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_a_forged_record_that_an_earlier_life_refused_does_not_keep_the_genuine_request_from_being_served() {
+    let scene = Scene::start("forged-recalled", |stack| stack).await;
+    let bench = &scene.bench;
+    let chain = bench.stack.chains().remove(0);
+    let anvil = bench.stack.anvil();
+    scene.genuine_requests_flow().await;
+    bench.stack.node().ingest().stop().await;
+    // The forger knows the next id, and what a request with it looks like.
+    let snapshot = rpc(anvil, "evm_snapshot", json!([])).await;
+    let foreseen = bench.public().await;
+    let invented = scene.as_ingest_would(&chain, &foreseen).await;
+    rpc(anvil, "evm_revert", json!([snapshot])).await;
+    rpc(anvil, "evm_increaseTime", json!([60])).await;
+    scene.mine(3).await;
+
+    let above = Request { block_number: scene.head(chain.chain_id).await + 1_000, ..invented.clone() };
+    let block = rpc(anvil, "eth_getBlockByNumber", json!([format!("{:#x}", chain.first_block), false])).await;
+    let block: alloy::rpc::types::Header = serde_json::from_value(block).unwrap();
+    let outside =
+        Request { block_number: block.number, block_hash: block.hash, log_index: 1_000_000, ..invented.clone() };
+    let [above, _] = scene.requests("a block that is not there yet", &above, &[NOT_REACHED]);
+    let [outside, _] = scene.requests("a place behind the last log", &outside, &[NO_SUCH_LOG]);
+    scene.refused(vec![above, outside]).await;
+    scene.restart_processor().await;
+
+    let requester = bench.stack.requester().await.unwrap();
+    let genuine = requester.make(&super::processor::bench::public_of(&[bench.ciphertext()])).await.unwrap();
+    assert_eq!((genuine.kind, genuine.id), (foreseen.kind, foreseen.id), "the id that the forger foresaw");
+    let topic = bench.topics.requests(Lane::Decryption);
+    let request = scene.as_ingest_would(&chain, &genuine).await;
+    assert_ne!(request.log, invented.log, "with another payload");
+    bench.write(vec![outgoing(topic, request.id, scene.encoded(topic, &request))]).await;
+    scene.settled(&[genuine]).await;
+    assert_eq!(bench.starts(&genuine).await, 1);
     scene.nothing_panicked();
 }
 
@@ -902,8 +1042,7 @@ async fn p4_a_second_payload_under_a_known_identity_is_quarantined_also_after_a_
     let request = scene.as_ingest_would(&chain, &second).await;
     for restart in [false, true] {
         if restart {
-            bench.processor().kill().await;
-            bench.processor().start().await.unwrap();
+            scene.restart_processor().await;
         }
         let second_at = write(&request).await;
         let (reason, text) =
