@@ -270,6 +270,7 @@ async fn fetch(registry: bool, interrupts: &mut Interrupts) -> Ended {
 
 /// `kms-stack bench emitter`.
 async fn bench_emitter(args: EmitterBench, interrupts: &mut Interrupts) -> Ended {
+    needs_output(args.output)?;
     let options = WorkspaceOptions { progress: Progress::auto(), ..WorkspaceOptions::new(this_program()?) };
     let workspace = Workspace::create(options)?;
     let comparison = tokio::select! {
