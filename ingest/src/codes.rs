@@ -40,4 +40,12 @@ codes! {
     CURSOR_LOST = "KC-0326", "cursor_lost",
         "the source has no cursor, but the requests topics hold requests of it",
         "starting over would write every request again: restore the cursor topic, use another kafka.topic_prefix, or, if a second copy is meant, set start_without_cursor for one start";
+    /// The cursor stands where it cannot.
+    CURSOR_NOT_BELIEVED = "KC-0327", "cursor_not_believed",
+        "the source's cursor stands behind requests that are not in the topics, or before the newest one that is",
+        "nothing is lost: the source goes on from the newest request in the topics; such a cursor is forged, so check who can write to the topics";
+    /// Cursor and topics exclude each other.
+    CURSOR_CONTRADICTED = "KC-0328", "cursor_contradicted",
+        "the last record that the source's cursor claims is not in its requests topic",
+        "find out which of the two is forged or lost: restore it, or, if the cursor is right, set verify_cursor_blocks = 0 for one start; a wrong cursor doubles or loses requests";
 }

@@ -65,6 +65,10 @@ pub struct SourceConfig {
     /// Start although the source has no cursor and its requests are in the topics already: they are written once more.
     #[serde(default)]
     pub start_without_cursor: bool,
+    /// Blocks below the cursor in which, at every start, requests are looked for that are not in the topics: a forged cursor
+    /// would skip them. Blocks up to the newest request in the topics are never looked at. 0 believes the cursor.
+    #[serde(default = "defaults::verify_cursor_blocks")]
+    pub verify_cursor_blocks: u64,
     /// Milliseconds between two looks at the head while there is nothing to do.
     #[serde(default = "defaults::poll_interval_ms")]
     #[schemars(range(min = 1, max = 600_000))]
@@ -105,6 +109,9 @@ pub struct SourceConfig {
 }
 
 mod defaults {
+    pub(super) const fn verify_cursor_blocks() -> u64 {
+        100_000
+    }
     pub(super) const fn poll_interval_ms() -> u64 {
         100
     }

@@ -41,6 +41,16 @@ pub(crate) enum SourceError {
         /// A topic with its requests.
         topic: String,
     },
+    /// Cursor and topics exclude each other.
+    #[error(
+        "source {source_id}: its cursor and the records in {topic} exclude each other: one of them was not written by ingest"
+    )]
+    CursorContradicted {
+        /// Source.
+        source_id: String,
+        /// The topic that was to hold it.
+        topic: String,
+    },
     /// The contracts are of a release that is not served, or not of the configured one.
     #[error("source {source_id}: {error}")]
     Release {
@@ -90,6 +100,7 @@ impl SourceError {
             Self::Diverged { .. } => (Exit::SourceStopped, &codes::CHAIN_DIVERGED),
             Self::Cursor { .. } => (Exit::Refused, &codes::CURSOR_UNUSABLE),
             Self::CursorLost { .. } => (Exit::Refused, &codes::CURSOR_LOST),
+            Self::CursorContradicted { .. } => (Exit::Refused, &codes::CURSOR_CONTRADICTED),
             Self::Release { error, .. } => {
                 return Stopped { exit: Exit::Refused, code: error.code(), text: self.to_string() };
             }

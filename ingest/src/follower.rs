@@ -30,7 +30,8 @@ use crate::release::Releases;
 use crate::resume::Resume;
 
 /// Pauses while the RPC endpoints fail.
-const RETRY: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(5), factor: 2.0 };
+pub(crate) const RETRY: Backoff =
+    Backoff { first: Duration::from_millis(200), max: Duration::from_secs(5), factor: 2.0 };
 
 /// How long the nodes may be behind the cursor before the source says that it is not ready.
 const LAG_TOLERATED: Duration = Duration::from_secs(15);
@@ -63,6 +64,8 @@ pub(crate) struct Follower {
     upgraded: Option<u64>,
     diverged_since: Option<Instant>,
     waiting_since: Option<Instant>,
+    /// The last block that is read, where the head is not.
+    until: Option<u64>,
 }
 
 /// What one look at the chain came to.
@@ -73,6 +76,8 @@ enum Look {
     Waiting,
     /// The publisher is gone.
     Closed,
+    /// Everything that was to be read is handed over.
+    Reached,
 }
 
 enum LookError {
@@ -99,7 +104,7 @@ impl Follower {
     ) -> Self {
         let size = RangeSize::new(source.max_range_blocks, source.target_logs);
         let releases = Releases::of(&source, rpc.clone());
-        let next = resume.last.map(|block| block.number + 1).or(source.start_block);
+        let next = resume.last.map(|block| block.number.saturating_add(1)).or(source.start_block);
         Self {
             source,
             contracts,
@@ -118,7 +123,13 @@ impl Follower {
             upgraded: None,
             diverged_since: None,
             waiting_since: None,
+            until: None,
         }
+    }
+
+    /// To read these blocks and no others, and to end then.
+    pub(crate) fn between(self, first: u64, last: u64) -> Self {
+        Self { next: Some(first), until: Some(last), ..self }
     }
 
     /// Follows until `stop` is cancelled or the publisher ends.
@@ -131,7 +142,7 @@ impl Follower {
                 looked = self.look(&chunks) => looked,
             };
             let pause = match looked {
-                Ok(Look::Closed) => return Ok(()),
+                Ok(Look::Closed | Look::Reached) => return Ok(()),
                 Ok(Look::Idle) => {
                     failures = 0;
                     self.waiting_since = None;
@@ -192,7 +203,7 @@ impl Follower {
 
     async fn look(&mut self, chunks: &mpsc::Sender<Chunk>) -> Result<Look, LookError> {
         let Some(head) = self.source.finality().resolve(&self.rpc).await? else {
-            return Ok(Look::Idle);
+            return Ok(if self.until.is_some() { Look::Waiting } else { Look::Idle });
         };
         self.metrics.head(head.number());
         if let Some(last) = self.last
@@ -202,11 +213,12 @@ impl Follower {
             return Ok(Look::Waiting);
         }
         let mut next = *self.next.get_or_insert(head.number());
-        while next <= head.number() {
+        let end = self.until.unwrap_or(u64::MAX).min(head.number());
+        while next <= end {
             if let Some(block) = self.upgraded {
                 self.upgrade(block).await?;
             }
-            let Some(page) = self.logs(next, head.number()).await? else { continue };
+            let Some(page) = self.logs(next, end).await? else { continue };
             let last = page.last.reference();
             let Some(logs) = self.link(next, page).await? else { return Ok(Look::Waiting) };
             if !self.hand_over(logs, last, chunks).await {
@@ -219,6 +231,9 @@ impl Follower {
                 self.recent.push_front(before);
                 self.recent.truncate(RECENT_BLOCKS);
             }
+        }
+        if let Some(until) = self.until {
+            return Ok(if next > until { Look::Reached } else { Look::Waiting });
         }
         let up_to = self.unsent.filter(|_| self.cursor_is_due());
         match up_to {

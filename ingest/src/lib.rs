@@ -19,6 +19,9 @@
 //! records and cursor share a transaction. The transactional id names the source and not the instance: two processes
 //! that follow one source by mistake must fence each other, not both write.
 //!
+//! The cursor is held against the topics: its numbering must be that of the newest records in them, and between the newest
+//! request and the cursor's block the chain must have none (`shown`, `recheck`).
+//!
 //! Reorganisations: a followed block that is not the child of the ingested one stops its source with a code, and nothing
 //! of the other branch is written. Follow `safe`, `finalized` or a depth where that can happen.
 //!
@@ -33,9 +36,11 @@ mod metrics;
 mod numbering;
 mod publisher;
 mod range;
+mod recheck;
 mod record;
 mod release;
 mod resume;
+mod shown;
 mod source;
 
 use std::ffi::OsString;

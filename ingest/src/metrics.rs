@@ -18,6 +18,10 @@ pub(crate) fn describe() {
     describe_counter!("kms_connector_ingest_transactions_total", "Transactions committed");
     describe_counter!("kms_connector_ingest_ranges_refused_total", "Ranges that a node refused as too large");
     describe_counter!("kms_connector_ingest_sessions_total", "Times that a producer was set up for the source");
+    describe_counter!(
+        "kms_connector_ingest_cursors_not_believed_total",
+        "Starts at which the cursor stood behind requests that are not in the topics, or before the newest one"
+    );
     describe_histogram!("kms_connector_ingest_transaction_seconds", "Time from the first waiting chunk to the commit");
 }
 
@@ -55,6 +59,12 @@ impl SourceMetrics {
             Some(block) => tracing::info!(source = self.source, block, "resuming after the cursor's block"),
             None => tracing::info!(source = self.source, "no cursor: first start of this source"),
         }
+    }
+
+    pub(crate) fn cursor_not_believed(&self, cursor: u64, block: u64, why: &str) {
+        let code = crate::codes::CURSOR_NOT_BELIEVED.code;
+        tracing::error!(source = self.source, code, cursor, block, why, "the cursor is not believed");
+        counter!("kms_connector_ingest_cursors_not_believed_total", "source" => self.source.clone()).increment(1);
     }
 
     pub(crate) fn committed(&self, cursor: u64, kinds: &[(Kind, u64)], waited: Duration) {

@@ -8,12 +8,14 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kms_chain::event::{Decoded, decode_request};
-use kms_runtime::kafka::{BatchError, OutgoingRecord, ProducerError, TransactionalProducer, read_to_end, watermarks};
+use kms_runtime::kafka::{
+    BatchError, OutgoingRecord, ProducerError, StoredRecord, TransactionalProducer, read_to_end, watermarks,
+};
 use kms_runtime::service::Context;
 use kms_schemas::codec::Record;
 use kms_schemas::headers::headers;
 use kms_schemas::identity::{Coordinates, Kind, Lane};
-use kms_schemas::record::{BlockRef, Cursor, Proof, Request};
+use kms_schemas::record::{BlockRef, Cursor, DeadLetter, Proof, Request};
 use kms_schemas::topics::{MAX_DEAD_LETTER_BYTES, MAX_RECORD_BYTES, partition_for_key, request_key};
 use tokio::sync::{mpsc, oneshot};
 
@@ -25,11 +27,12 @@ use crate::metrics::SourceMetrics;
 use crate::numbering::Numbering;
 use crate::record::{Carry, Rejected, Rejection, dead_letter, dead_log, log_coordinates, request};
 use crate::resume::{CursorScan, Resume};
+use crate::shown::{Shown, TopicScan};
 
 /// Earlier cursors that a cursor names, for finding out how deep a reorganisation went.
 const RECENT_BLOCKS: usize = 16;
 
-/// Records at the end of each partition that are searched for the source's requests when it has no cursor.
+/// Records at the end of each partition that are searched for the source's requests.
 const SEARCHED_RECORDS: i64 = 1000;
 
 /// What a record's key and framing may take beside its value.
@@ -99,10 +102,11 @@ impl Publisher {
     pub(crate) fn run(
         &self,
         chunks: &mut mpsc::Receiver<Chunk>,
-        resumed: oneshot::Sender<Resume>,
+        resumed: oneshot::Sender<(Resume, Option<Shown>)>,
     ) -> Result<(), SessionError> {
         let producer = self.producer()?;
         let (resume, foreign) = self.read_cursor()?;
+        let shown = self.shown(&resume)?;
         self.metrics.session(resume.last.map(|block| block.number));
         self.check.ready();
         let mut progress = Progress {
@@ -111,7 +115,7 @@ impl Publisher {
             last: resume.last,
             foreign,
         };
-        if resumed.send(resume).is_err() {
+        if resumed.send((resume, shown)).is_err() {
             return Ok(());
         }
         while let Some(first) = chunks.blocking_recv() {
@@ -171,15 +175,11 @@ impl Publisher {
     /// No cursor is no start: one that was lost would have all history written again. The ends of the requests topics
     /// tell; further back only the requests of other sources could hide those of this one.
     fn refuse_second_first_start(&self) -> Result<(), SessionError> {
-        let (kafka, service) = (&self.context.kafka, self.context.service);
         for lane in Lane::ALL {
             let topic = self.context.topics.requests(lane);
-            let ends = watermarks(kafka, service, topic, self.partitions.of(topic))?;
-            for (partition, (begin, end)) in (0_i32..).zip(ends).filter(|(_, (begin, end))| end > begin) {
-                let from = begin.max(end - SEARCHED_RECORDS);
+            for (partition, from) in self.ends(topic)? {
                 let mut is_ours = false;
-                let patience = kafka.transaction_timeout() * 3 + Duration::from_secs(15);
-                read_to_end(kafka, service, topic, partition, Some(from), patience, |record| {
+                self.read_end(topic, partition, from, |record| {
                     let value = record.value.unwrap_or_default();
                     let request = self.context.codec.decode::<Request>(topic, &value);
                     is_ours |= request.is_ok_and(|request| request.source == self.source.id);
@@ -190,6 +190,63 @@ impl Publisher {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// What the ends of the topics show, to hold the cursor against. None without a cursor, or where it is to be believed.
+    fn shown(&self, resume: &Resume) -> Result<Option<Shown>, SessionError> {
+        if resume.last.is_none() || self.source.verify_cursor_blocks == 0 {
+            return Ok(None);
+        }
+        let numbering = Numbering::from_sequences(&resume.sequences);
+        let mut shown = Shown::default();
+        for lane in Lane::ALL {
+            let topic = self.context.topics.requests(lane);
+            let mut scan = TopicScan::new(&self.source.id, numbering.next(topic));
+            for (partition, from) in self.ends(topic)? {
+                scan.begin(partition, from);
+                self.read_end(topic, partition, from, |record| {
+                    let value = record.value.unwrap_or_default();
+                    if let Ok(request) = self.context.codec.decode::<Request>(topic, &value) {
+                        scan.see(partition, &request, &value);
+                    }
+                })?;
+            }
+            shown.lanes.push((lane, scan.finish()));
+        }
+        // A second copy that is meant begins with a cursor that knows nothing of the first.
+        if let Some(lane) = shown.contradicted().filter(|_| !self.source.start_without_cursor) {
+            let topic = self.context.topics.requests(lane).to_owned();
+            return Err(SourceError::CursorContradicted { source_id: self.source.id.clone(), topic }.into());
+        }
+        tracing::debug!(source = self.source.id, lanes = ?shown.lanes, "what the topics show of the cursor");
+        let topic = self.context.topics.dead_letters();
+        let own = partition_for_key(self.source.id.as_bytes(), self.partitions.of(topic));
+        if let Some((partition, from)) = self.ends(topic)?.into_iter().find(|(partition, _)| *partition == own) {
+            self.read_end(topic, partition, from, |record| {
+                let letter = self.context.codec.decode::<DeadLetter>(topic, &record.value.unwrap_or_default());
+                shown.dead.extend(letter.ok().map(|letter| letter.source));
+            })?;
+        }
+        Ok(Some(shown))
+    }
+
+    /// Where the end of each partition begins that is searched.
+    fn ends(&self, topic: &str) -> Result<Vec<(i32, i64)>, SessionError> {
+        let ends = watermarks(&self.context.kafka, self.context.service, topic, self.partitions.of(topic))?;
+        Ok((0..).zip(ends).map(|(partition, (begin, end))| (partition, begin.max(end - SEARCHED_RECORDS))).collect())
+    }
+
+    fn read_end(
+        &self,
+        topic: &str,
+        partition: i32,
+        from: i64,
+        each: impl FnMut(StoredRecord),
+    ) -> Result<(), SessionError> {
+        let (kafka, service) = (&self.context.kafka, self.context.service);
+        let patience = kafka.transaction_timeout() * 3 + Duration::from_secs(15);
+        read_to_end(kafka, service, topic, partition, Some(from), patience, each)?;
         Ok(())
     }
 
@@ -408,6 +465,8 @@ impl Entry {
 }
 
 fn remember(recent: &mut VecDeque<BlockRef>, before: Option<BlockRef>, up_to: BlockRef) {
+    // After a cursor that was not believed there are some above.
+    recent.retain(|block| block.number < up_to.number);
     if let Some(before) = before.filter(|before| before.number < up_to.number) {
         recent.push_front(before);
         recent.truncate(RECENT_BLOCKS);

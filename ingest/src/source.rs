@@ -17,8 +17,10 @@ use crate::error::{SessionError, SourceError};
 use crate::follower::Follower;
 use crate::metrics::SourceMetrics;
 use crate::publisher::Publisher;
+use crate::recheck::Recheck;
 use crate::release::Releases;
 use crate::resume::Resume;
+use crate::shown::Shown;
 
 /// Pauses between sessions, and between attempts to learn the contracts' release.
 const RETRY: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(5), factor: 2.0 };
@@ -134,9 +136,10 @@ async fn session(
     spawned.map_err(|error| internal(format!("no thread: {error}")))?;
 
     let mut followed = Ok(());
-    if let Ok(resume) = resume.await {
-        followed = match contracts(source, context, &checks.chain, rpc, &resume).await {
-            Ok(Some(contracts)) => {
+    if let Ok((resume, shown)) = resume.await {
+        let recheck = Recheck { source, context, metrics, check: &checks.chain, rpc };
+        followed = match where_to_go_on(&recheck, resume, shown).await {
+            Ok(Some((resume, contracts))) => {
                 let (metrics, check) = (metrics.clone(), checks.chain.clone());
                 let follower = Follower::new(source.clone(), contracts, rpc.clone(), metrics, check, &resume);
                 follower.run(chunks, context.shutdown.clone()).await
@@ -172,9 +175,29 @@ async fn session(
     }
 }
 
+/// Where to go on with which contracts. None after a shutdown.
+async fn where_to_go_on(
+    recheck: &Recheck<'_>,
+    resume: Resume,
+    shown: Option<Shown>,
+) -> Result<Option<(Resume, ContractSet)>, SourceError> {
+    let Recheck { source, context, check, rpc, .. } = recheck;
+    let Some(known) = contracts(source, context, check, rpc, &resume).await? else { return Ok(None) };
+    let Some(shown) = shown else { return Ok(Some((resume, known))) };
+    let cursor = resume.last;
+    match recheck.run(resume, &shown).await? {
+        Some(resume) if resume.last == cursor => Ok(Some((resume, known))),
+        Some(resume) => {
+            let contracts = contracts(source, context, check, rpc, &resume).await?;
+            Ok(contracts.map(|contracts| (resume, contracts)))
+        }
+        None => Ok(None),
+    }
+}
+
 /// The followed contracts with their release, which is asked of them before anything is written. What is not served is
 /// refused; an outage is waited for, and so is a contract that is not deployed yet. None after a shutdown.
-async fn contracts(
+pub(crate) async fn contracts(
     source: &SourceConfig,
     context: &Context,
     check: &Check,

@@ -1031,6 +1031,81 @@ async fn p2_a_source_that_has_lost_its_cursor_does_not_write_everything_again() 
     assert_eq!(ingest.requests(Lane::Decryption).await.len(), 1);
 }
 
+/// Writes a cursor of the source `gateway` as anybody could who can write to the topic.
+async fn forge(ingest: &Ingest, cursor: &Cursor) {
+    let (bootstrap, topic) = (ingest.bootstrap.clone(), ingest.topics.cursor().to_owned());
+    let value = Codec::single_object().encode(&topic, cursor).unwrap();
+    let write = tokio::task::spawn_blocking(move || {
+        let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();
+        let record = BaseRecord::to(&topic).partition(0).key("gateway").payload(&value);
+        producer.send(record).map_err(|error| error.0).unwrap();
+        producer.flush(LIMIT).unwrap();
+    });
+    write.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_p2_a_forged_cursor_at_the_head_skips_no_request_and_one_far_back_doubles_none() {
+    let workspace = new_workspace();
+    let anvil = chain(&workspace, None).await;
+    let prefix = prefix("ingest-forged");
+    let bootstrap = kafka().await.bootstrap_servers();
+    let source = "start_block = 0\nmax_range_blocks = 3\nverify_cursor_blocks = 20";
+    let ingest = Ingest::new(
+        &workspace,
+        Settings { name: "ingest", bootstrap, prefix: &prefix, rpc_urls: vec![anvil.url()], source },
+    );
+    ingest.start().await;
+    emit(&anvil, &decryption(1)).await;
+    // A log that became a dead letter is missing in the requests topics, and is not skipped.
+    let mut broken = decryption(9);
+    broken.data = broken.data.slice(..broken.data.len() - 7);
+    emit(&anvil, &broken).await;
+    eventually("the broken log is a dead letter", LIMIT, async || ingest.dead_letters().await.pop()).await;
+    ingest.await_requests(Lane::Decryption, 1).await;
+    ingest.process.stop(GRACE).await;
+    ingest.start().await;
+    ingest.process.stop(GRACE).await;
+    let genuine = ingest.cursor().await.unwrap();
+    assert!(genuine.block_number >= head(&anvil).await, "{genuine:?}");
+    assert!(!ingest.process.log().contains("KC-0327"), "a genuine cursor stands: {}", ingest.process.log());
+
+    // More blocks than are looked at, with a request on either side of that limit.
+    emit(&anvil, &decryption(2)).await;
+    anvil.rpc("anvil_mine", json!(["0x1e"])).await.unwrap();
+    emit(&anvil, &decryption(3)).await;
+    let block = anvil.rpc("eth_getBlockByNumber", json!(["latest", false])).await.unwrap();
+    let block_hash = serde_json::from_value(block["hash"].clone()).unwrap();
+    forge(&ingest, &Cursor { block_number: head(&anvil).await, block_hash, ..genuine.clone() }).await;
+    ingest.start().await;
+    let requests = ingest.await_requests(Lane::Decryption, 3).await;
+    assert_eq!(ids(&requests), [1, 2, 3].map(request_id));
+    assert!(ingest.process.log().contains("KC-0327"), "{}", ingest.process.log());
+    ingest.process.stop(GRACE).await;
+
+    // With the newest numbering, at the block before the first request.
+    let newest = ingest.cursor().await.unwrap();
+    let block = anvil.rpc("eth_getBlockByNumber", json!(["0x0", false])).await.unwrap();
+    let block_hash = serde_json::from_value(block["hash"].clone()).unwrap();
+    forge(&ingest, &Cursor { block_number: 0, block_hash, ..newest }).await;
+    ingest.start().await;
+    emit(&anvil, &decryption(4)).await;
+    let requests = ingest.await_requests(Lane::Decryption, 4).await;
+    assert_eq!(ids(&requests), [1, 2, 3, 4].map(request_id));
+    assert_eq!(ingest.process.log().matches("the cursor is not believed").count(), 2, "{}", ingest.process.log());
+    ingest.process.stop(GRACE).await;
+
+    // With a numbering that no record in the topics ends with.
+    let mut invented = ingest.cursor().await.unwrap();
+    invented.sequences.iter_mut().for_each(|sequence| sequence.next += 7);
+    forge(&ingest, &invented).await;
+    ingest.launch();
+    let status = eventually("it ends", LIMIT, async || ingest.process.process()?.exited()).await;
+    assert_eq!(status.code(), Some(3), "{}", ingest.process.log());
+    assert!(ingest.process.log().contains("KC-0328"), "{}", ingest.process.log());
+    assert_eq!(ingest.requests(Lane::Decryption).await.len(), 4);
+}
+
 #[tokio::test]
 async fn wrong_configuration_ends_with_code_2_and_every_mistake() {
     let workspace = new_workspace();
