@@ -29,7 +29,7 @@ pub enum CtlError {
         /// Where brokers were looked for.
         brokers: String,
         /// What the client made of it.
-        error: ReadError,
+        error: Box<ReadError>,
     },
     /// A record cannot be encoded or the registry cannot be used.
     #[error("{0}")]
@@ -49,7 +49,7 @@ impl CtlError {
     /// A topic cannot be read; where the brokers are at fault, they are named.
     pub(crate) fn read(error: ReadError, brokers: &str) -> Self {
         if read_code(&error) == kms_runtime::codes::KAFKA_UNREACHABLE.code {
-            Self::Unreachable { brokers: brokers.to_owned(), error }
+            Self::Unreachable { brokers: brokers.to_owned(), error: Box::new(error) }
         } else {
             Self::Read(error)
         }
