@@ -11,10 +11,13 @@ use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::bench::{self, EmitterBench};
+use crate::description::Description;
 use crate::error::StackError;
+use crate::health::{self, HealthArgs};
 use crate::job::{self, JobArgs, Output};
 use crate::parts;
 use crate::progress::Progress;
+use crate::setup::{self, PlanArgs, STACK_FILE, SetupArgs};
 use crate::stack::{Generation, Node, Stack, StackBuilder};
 use crate::supervise::run_reaper;
 use crate::workspace::{Workspace, WorkspaceOptions};
@@ -64,6 +67,16 @@ enum Command {
     /// Run one KMS Core simulator.
     #[command(disable_help_flag = true)]
     Simulator(PassedOn),
+    /// Note what a stack in containers shall be, before it is set up.
+    Plan(PlanArgs),
+    /// Set up a stack whose processes somebody else starts, as containers: contracts, topics, and each service's files.
+    Setup(SetupArgs),
+    /// The main job's load on a stack that was set up: makes requests, follows them, reports.
+    Load(LoadArgs),
+    /// The main job's report on every request so far of a stack that was set up, without making any.
+    Judge(JudgeArgs),
+    /// Ask a service of a container, or any address, whether it is well: 0 if so, 1 with the reason if not.
+    Health(HealthArgs),
     /// Kill what a dead stack left behind; started by the stack itself.
     #[command(hide = true)]
     Reaper,
@@ -74,6 +87,39 @@ enum Command {
 enum Part {
     /// One answer per transaction against batches: gas and answers per second of an emitter that is fed with signed results.
     Emitter(EmitterBench),
+}
+
+/// Arguments of `kms-stack load`.
+#[derive(Args, Clone, Debug)]
+pub struct LoadArgs {
+    #[command(flatten)]
+    site: SiteArgs,
+    #[command(flatten)]
+    job: JobArgs,
+}
+
+/// Arguments of `kms-stack judge`.
+#[derive(Args, Clone, Debug)]
+pub struct JudgeArgs {
+    #[command(flatten)]
+    site: SiteArgs,
+    /// Seconds that may pass without any progress before what is missing counts as lost.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    patience: u64,
+    /// How the report is written to standard output.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// Where a stack is that was set up.
+#[derive(Args, Clone, Debug)]
+pub struct SiteArgs {
+    /// Directory of the setup.
+    #[arg(long, value_name = "DIR")]
+    directory: PathBuf,
+    /// Seconds that a part of the stack may be down without what is missing counting as lost.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    outage: u64,
 }
 
 /// Arguments that a subcommand's own program reads.
@@ -168,6 +214,25 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Emitter(passed)) => kms_emitter::main_from(passed.with_name("emitter")),
         Some(Command::Ctl(passed)) => kmsctl::main_from(passed.with_name("ctl")),
         Some(Command::Simulator(passed)) => crate::simulator::main_from(passed.with_name("simulator")),
+        Some(Command::Plan(args)) => match setup::plan(&args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => report(&error),
+        },
+        Some(Command::Setup(args)) => block_on(async |interrupts| set_up(args, interrupts).await),
+        Some(Command::Load(args)) => {
+            let output = args.job.output;
+            block_on(async |interrupts| {
+                reported(&args.site, output, interrupts, async |site| job::run_at(site, &args.job, begun).await).await
+            })
+        }
+        Some(Command::Judge(args)) => {
+            let patience = Duration::from_secs(args.patience);
+            block_on(async |interrupts| {
+                reported(&args.site, args.output, interrupts, async |site| job::judge_at(site, patience, begun).await)
+                    .await
+            })
+        }
+        Some(Command::Health(args)) => health::run(&args),
         Some(Command::Fetch { registry }) => block_on(async |interrupts| fetch(registry, interrupts).await),
         Some(Command::Bench { part: Part::Emitter(args) }) => {
             block_on(async |interrupts| bench_emitter(args, interrupts).await)
@@ -286,6 +351,48 @@ async fn bench_emitter(args: EmitterBench, interrupts: &mut Interrupts) -> Ended
     }
     workspace.discard();
     Ok(ExitCode::SUCCESS)
+}
+
+/// `kms-stack setup`.
+async fn set_up(args: SetupArgs, interrupts: &mut Interrupts) -> Ended {
+    let progress = Progress::auto();
+    let description = tokio::select! {
+        description = setup::setup(&args, &progress) => description?,
+        () = interrupts.next() => {
+            remark("stopping");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+    };
+    print(&format!("{} node(s) are set up in {}", description.nodes.len(), args.directory.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does the main job, or a part of it, on a stack that was set up. Exit codes are those of the main job.
+async fn reported(
+    args: &SiteArgs,
+    output: Output,
+    interrupts: &mut Interrupts,
+    work: impl AsyncFnOnce(&job::Site<'_>) -> Result<job::Report, StackError>,
+) -> Ended {
+    needs_output(output)?;
+    let stack = Description::read(&args.directory.join(STACK_FILE))?;
+    let progress = Progress::auto();
+    let site = job::Site {
+        stack: &stack,
+        progress: &progress,
+        fetching: Duration::ZERO,
+        outage: Duration::from_secs(args.outage),
+        ended: &Vec::new,
+    };
+    let done = tokio::select! {
+        done = work(&site) => done?,
+        () = interrupts.next() => {
+            remark("stopping; what was sent goes on, and the next load counts it");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+    };
+    show(&done, output)?;
+    Ok(if done.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// `kms-stack up`.

@@ -73,6 +73,22 @@ pub enum StackError {
     /// The main job could not be carried through on a stack that runs.
     #[error("{0}")]
     Job(String),
+    /// Something that a stack of containers needs did not answer in time.
+    #[error("{what} is not there after {} s: {last}", waited.as_secs())]
+    Absent {
+        /// What was waited for, and where.
+        what: String,
+        /// How long.
+        waited: Duration,
+        /// What the last look said.
+        last: String,
+    },
+    /// What was set up is not there any more, or is something else than asked for.
+    #[error("{0}")]
+    Lost(String),
+    /// Topics could not be created, or are not as they must be.
+    #[error("the topics: {0}")]
+    Topics(String),
     /// Fetched parts cannot be kept where the environment says.
     #[error("the cache {} cannot be used: {source}; set KMS_STACK_CACHE to a directory that this user can write to", root.display())]
     CacheUnusable {
@@ -106,6 +122,9 @@ impl StackError {
             Self::Io { .. } => "KC-0809",
             Self::Job(_) => "KC-0810",
             Self::CacheUnusable { .. } => "KC-0811",
+            Self::Absent { .. } => "KC-0812",
+            Self::Lost(_) => "KC-0813",
+            Self::Topics(_) => "KC-0814",
         }
     }
 
@@ -128,7 +147,10 @@ impl StackError {
             | Self::Fetch { .. }
             | Self::Checksum { .. }
             | Self::CacheUnusable { .. }
-            | Self::Usage(_) => false,
+            | Self::Usage(_)
+            | Self::Absent { .. }
+            | Self::Lost(_)
+            | Self::Topics(_) => false,
             Self::Died { .. }
             | Self::NotReady { .. }
             | Self::NoFreePort { .. }
@@ -142,6 +164,12 @@ impl StackError {
         let what = what.into();
         move |source| Self::Io { what, source }
     }
+}
+
+/// An error with what caused it, on one line.
+pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Codes of this crate, for `docs/errors.md`.
@@ -211,5 +239,23 @@ pub static CODES: &[Code] = &[
         name: "stack_cache_unusable",
         meaning: "The directory for fetched parts cannot be written.",
         action: "Set KMS_STACK_CACHE to a directory that this user can write to, or mend the permissions of the one named.",
+    },
+    Code {
+        code: "KC-0812",
+        name: "stack_absent",
+        meaning: "A part that a stack of containers needs did not answer in time.",
+        action: "Look at the log of the part that the message names, and whether its name and port are right; on a slow machine give --wait more seconds. Run again: what was done is kept.",
+    },
+    Code {
+        code: "KC-0813",
+        name: "stack_lost",
+        meaning: "What was set up is not there any more, or is another stack than the one asked for.",
+        action: "Ask for the stack that was set up, or start over with empty volumes: `docker compose down --volumes`, then `docker compose up`.",
+    },
+    Code {
+        code: "KC-0814",
+        name: "stack_topics",
+        meaning: "The topics could not be created, or are not as the catalogue says.",
+        action: "Read the message and the brokers' logs; topics that an earlier release made go away with their volume (`docker compose down --volumes`).",
     },
 ];

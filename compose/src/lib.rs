@@ -17,21 +17,23 @@
 pub mod bench;
 mod cli;
 pub mod contracts;
+pub mod description;
 pub mod error;
+mod health;
 mod http;
 pub mod job;
 pub mod keys;
 pub mod parts;
 pub mod ports;
 pub mod progress;
+pub mod setup;
 pub mod simulator;
 mod stack;
 pub mod supervise;
 mod workspace;
 
-pub use cli::{StackArgs, main_from};
+pub use cli::{JudgeArgs, LoadArgs, SiteArgs, StackArgs, main_from};
+pub use description::{Description, FollowedChain};
 pub use error::{CODES, StackError};
-pub use stack::{
-    Core, FollowedChain, Generation, Node, NodeKeys, Service, ServiceKind, Stack, StackBuilder, StartTimes,
-};
+pub use stack::{Core, Generation, Node, NodeKeys, Service, ServiceKind, Stack, StackBuilder, StartTimes};
 pub use workspace::{Workspace, WorkspaceOptions};

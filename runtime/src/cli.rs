@@ -41,6 +41,12 @@ pub enum Action {
     CheckConfig,
     /// Print the effective configuration with the origin of every value, secrets masked.
     PrintConfig,
+    /// Ask the running service of this configuration whether it lives, over its telemetry address: 0 if so, 1 with the reason if not.
+    Healthcheck {
+        /// Ask whether it is ready for work. One that stands by for another is not.
+        #[arg(long)]
+        ready: bool,
+    },
     /// Print the reference of all configuration keys as Markdown.
     ConfigReference,
 }
@@ -58,6 +64,8 @@ struct CommandLine {
 pub enum Invocation<T> {
     /// Run the service with this configuration.
     Run(Box<Loaded<T>>),
+    /// Ask the running service of this configuration how it is; `true`: whether it is ready.
+    Healthcheck(Box<Loaded<T>>, bool),
     /// Everything is done; end with this code.
     Done(ExitCode),
 }
@@ -93,6 +101,7 @@ pub fn read<T: Configuration>(
     };
     match action {
         Action::Run => Invocation::Run(Box::new(loaded)),
+        Action::Healthcheck { ready } => Invocation::Healthcheck(Box::new(loaded), ready),
         Action::CheckConfig => Invocation::Done(print(name, &format!("{name}: the configuration is valid\n")).into()),
         _ => Invocation::Done(print(name, &loaded.to_toml()).into()),
     }

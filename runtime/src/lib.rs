@@ -17,6 +17,7 @@ pub mod breaker;
 pub mod cli;
 pub mod codes;
 pub mod config;
+pub mod healthcheck;
 pub mod http;
 pub mod kafka;
 pub mod retry;

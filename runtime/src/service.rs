@@ -19,7 +19,7 @@ use crate::http::{Check, Health, Server};
 use crate::kafka::{KafkaConfig, check_session, ensure_topics, probe, probe_topic, wait_for_broker};
 use crate::retry::Backoff;
 use crate::shutdown::{Exit, Stopped, on_signal};
-use crate::{codes, telemetry};
+use crate::{codes, healthcheck, telemetry};
 
 /// A service: its name, its configuration and what it does once everything it stands on is there.
 pub trait Service: Send + 'static {
@@ -64,6 +64,7 @@ pub struct Context {
 pub fn main_from<S: Service>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let loaded = match read::<S::Config>(S::PROGRAM, S::ABOUT, args) {
         Invocation::Run(loaded) => loaded,
+        Invocation::Healthcheck(loaded, ready) => return healthcheck::run(S::telemetry(&loaded.config), ready),
         Invocation::Done(code) => return code,
     };
     telemetry::init_logs(S::telemetry(&loaded.config));

@@ -1,11 +1,11 @@
 //! An account that sends transactions one after the other without waiting for any of them to be mined.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy::consensus::{SignableTransaction, TxEip1559};
 use alloy::eips::eip2718::Encodable2718;
-use alloy::primitives::{Address, B256, Bytes, TxKind, U256};
+use alloy::primitives::{Address, B256, Bytes, TxKind, U256, keccak256};
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
 use tokio::sync::Mutex;
@@ -18,6 +18,7 @@ const MAX_FEE_PER_GAS: u128 = 100_000_000_000;
 /// Transactions sent in one JSON-RPC batch.
 const SEND_BATCH: usize = 50;
 const MINED_AT_ONCE: Duration = Duration::from_secs(60);
+const SETTLED_POLL: Duration = Duration::from_millis(100);
 
 /// What a transaction does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,8 +100,7 @@ impl Account {
                 transactions.push((self.sign(call, nonce)?,));
             }
             self.sent.lock().await.extend((*nonce..).zip(transactions.iter().map(|(raw,)| raw.clone())));
-            let sent = self.node.batch::<_, B256>("eth_sendRawTransaction", &transactions).await;
-            match sent.and_then(|answers| answers.into_iter().collect::<Result<Vec<_>, _>>()) {
+            match self.hand_over(&transactions).await {
                 Ok(new) => hashes.extend(new),
                 Err(error) => {
                     // What the node took and what not is known only to it.
@@ -114,6 +114,44 @@ impl Account {
             }
         }
         Ok(hashes)
+    }
+
+    /// Has the node take transactions; their hashes.
+    async fn hand_over(&self, transactions: &[(Bytes,)]) -> Result<Vec<B256>, ContractsError> {
+        let answers = self.node.batch::<_, B256>("eth_sendRawTransaction", transactions).await?;
+        let mut hashes = Vec::with_capacity(answers.len());
+        for ((raw,), answer) in transactions.iter().zip(answers) {
+            let hash = keccak256(raw);
+            match answer {
+                Ok(hash) => hashes.push(hash),
+                // A node that was asked again after an outage may have taken it the first time.
+                Err(ContractsError::Refused { .. }) if self.node.is_patient() && self.node.knows(hash).await? => {
+                    hashes.push(hash);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(hashes)
+    }
+
+    /// Waits until everything that the account ever sent is in blocks.
+    ///
+    /// # Errors
+    /// [`ContractsError::NotMined`] when the time is over; else the node does not answer.
+    pub async fn settled(&self, within: Duration) -> Result<(), ContractsError> {
+        let begun = Instant::now();
+        loop {
+            let pending = self.node.next_nonce(self.address()).await?;
+            let mined = self.node.mined_nonce(self.address()).await?;
+            if mined >= pending {
+                return Ok(());
+            }
+            if begun.elapsed() > within {
+                let missing = usize::try_from(pending - mined).unwrap_or(usize::MAX);
+                return Err(ContractsError::NotMined { missing, sent: missing, waited: within });
+            }
+            tokio::time::sleep(SETTLED_POLL).await;
+        }
     }
 
     /// Sends again what the node no longer has: under load anvil now and then drops transactions that it had accepted, and everything

@@ -8,6 +8,7 @@ use alloy::sol_types::{SolCall, SolValue};
 use kms_chain::event::ContractSet;
 use kms_chain::release::Release;
 use kms_schemas::identity::RequestId;
+use serde::{Deserialize, Serialize};
 
 use super::account::{Account, Call};
 use super::artifact::Artifact;
@@ -116,7 +117,8 @@ pub struct DeploymentConfig {
 }
 
 /// Where the contracts of a deployment are. All addresses are those of proxies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Contracts {
     /// What they are.
     pub release: Release,
@@ -143,7 +145,8 @@ pub struct Contracts {
 }
 
 /// The Ethereum host of a deployment: besides the `ACL` and `KMSGeneration` it has the contexts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Ethereum {
     /// Its EIP-155 id.
     pub chain_id: u64,
@@ -474,7 +477,7 @@ impl Coprocessor {
 /// # Errors
 /// The node does not answer or is no development node.
 pub async fn fund(rpc_url: &str, accounts: &[Address]) -> Result<(), ContractsError> {
-    Node::new(rpc_url)?.set_balances(accounts, BALANCE).await
+    Node::new(rpc_url)?.fund(accounts).await
 }
 
 async fn deploy_acl(rpc_url: &str, owner: &PrivateKeySigner) -> Result<Address, ContractsError> {

@@ -41,6 +41,10 @@ pub mod owner {
     alloy::sol! {
         #![sol(all_derives)]
 
+        error CoprocessorAlreadyAdded(bytes32 ctHandle, address txSender);
+        error CoprocessorAlreadyAllowedAccount(bytes32 ctHandle, address account, address txSender);
+        error CoprocessorAlreadyAllowedPublicDecrypt(bytes32 ctHandle, address txSender);
+
         struct Thresholds {
             uint256 mpcThreshold;
             uint256 publicDecryptionThreshold;

@@ -10,12 +10,15 @@ use alloy::sol_types::SolCall;
 use serde_json::{Value, json};
 
 use super::account::Call;
+use super::deployment::BALANCE;
 use super::error::ContractsError;
 
 /// Calls in one JSON-RPC batch.
 const BATCH: usize = 100;
 /// How often receipts that are not there yet are asked for.
 const RECEIPT_POLL: Duration = Duration::from_millis(10);
+/// How often a node that does not answer is asked again.
+const AGAIN_EVERY: Duration = Duration::from_millis(250);
 const VIEW_GAS: u64 = 30_000_000;
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -24,6 +27,8 @@ const CALL_DEADLINE: Duration = Duration::from_secs(30);
 pub struct Node {
     client: RpcClient,
     url: String,
+    /// How long an outage is borne.
+    patience: Duration,
 }
 
 impl Node {
@@ -37,7 +42,32 @@ impl Node {
         let http =
             reqwest::Client::builder().timeout(CALL_DEADLINE).build().map_err(|error| wrong(error.to_string()))?;
         let parsed = url.parse().map_err(|error: url::ParseError| wrong(error.to_string()))?;
-        Ok(Self { client: RpcClient::new_http_with_client(http, parsed), url: url.to_owned() })
+        Ok(Self {
+            client: RpcClient::new_http_with_client(http, parsed),
+            url: url.to_owned(),
+            patience: Duration::ZERO,
+        })
+    }
+
+    /// Asks again for so long when the node does not answer.
+    #[must_use]
+    pub fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    pub(super) fn is_patient(&self) -> bool {
+        !self.patience.is_zero()
+    }
+
+    /// Whether an outage that began then is not borne any longer; else a moment passes.
+    async fn gives_up(&self, begun: &mut Option<Instant>) -> bool {
+        let begun = *begun.get_or_insert_with(Instant::now);
+        if begun.elapsed() >= self.patience {
+            return true;
+        }
+        tokio::time::sleep(AGAIN_EVERY).await;
+        false
     }
 
     /// The node's address.
@@ -51,7 +81,18 @@ impl Node {
     /// # Errors
     /// The node does not answer, or answers with an error.
     pub async fn request<P: RpcSend, R: RpcRecv>(&self, method: &'static str, params: P) -> Result<R, ContractsError> {
-        self.client.request(method, params).await.map_err(|error| ContractsError::transport(&self.url, method, error))
+        let mut outage = None;
+        loop {
+            let answer = self.client.request(method, params.clone()).await;
+            match answer.map_err(|error| ContractsError::transport(&self.url, method, error)) {
+                Err(error @ ContractsError::Unreachable { .. }) => {
+                    if self.gives_up(&mut outage).await {
+                        return Err(error);
+                    }
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// The same method with each of the parameters, in JSON-RPC batches. The answers are in the order of the parameters.
@@ -65,16 +106,37 @@ impl Node {
     ) -> Result<Vec<Result<R, ContractsError>>, ContractsError> {
         let mut answers = Vec::with_capacity(params.len());
         for chunk in params.chunks(BATCH) {
-            let mut batch = self.client.new_batch();
-            let mut waiters = Vec::with_capacity(chunk.len());
-            for params in chunk {
-                let waiter = batch.add_call::<P, R>(method, params);
-                waiters.push(waiter.map_err(|error| ContractsError::transport(&self.url, method, error))?);
-            }
-            batch.send().await.map_err(|error| ContractsError::transport(&self.url, method, error))?;
-            for waiter in waiters {
-                answers.push(waiter.await.map_err(|error| ContractsError::transport(&self.url, method, error)));
-            }
+            let mut outage = None;
+            let answered = loop {
+                match self.batch_once::<P, R>(method, chunk).await {
+                    Err(error @ ContractsError::Unreachable { .. }) => {
+                        if self.gives_up(&mut outage).await {
+                            return Err(error);
+                        }
+                    }
+                    answered => break answered?,
+                }
+            };
+            answers.extend(answered);
+        }
+        Ok(answers)
+    }
+
+    async fn batch_once<P: RpcSend, R: RpcRecv>(
+        &self,
+        method: &'static str,
+        params: &[P],
+    ) -> Result<Vec<Result<R, ContractsError>>, ContractsError> {
+        let failed = |error| ContractsError::transport(&self.url, method, error);
+        let mut batch = self.client.new_batch();
+        let mut waiters = Vec::with_capacity(params.len());
+        for params in params {
+            waiters.push(batch.add_call::<P, R>(method, params).map_err(failed)?);
+        }
+        batch.send().await.map_err(failed)?;
+        let mut answers = Vec::with_capacity(waiters.len());
+        for waiter in waiters {
+            answers.push(waiter.await.map_err(failed));
         }
         Ok(answers)
     }
@@ -101,6 +163,22 @@ impl Node {
     /// As [`Node::request`].
     pub async fn next_nonce(&self, account: Address) -> Result<u64, ContractsError> {
         Ok(self.request::<_, U64>("eth_getTransactionCount", (account, "pending")).await?.to())
+    }
+
+    /// The nonce of the account's next transaction, as of the latest block.
+    ///
+    /// # Errors
+    /// As [`Node::request`].
+    pub async fn mined_nonce(&self, account: Address) -> Result<u64, ContractsError> {
+        Ok(self.request::<_, U64>("eth_getTransactionCount", (account, "latest")).await?.to())
+    }
+
+    /// Whether the node has a transaction, in a block or in its pool.
+    ///
+    /// # Errors
+    /// As [`Node::request`].
+    pub async fn knows(&self, transaction: B256) -> Result<bool, ContractsError> {
+        Ok(self.request::<_, Option<Value>>("eth_getTransactionByHash", (transaction,)).await?.is_some())
     }
 
     /// Whether the node is a development node that makes a block of every transaction as it comes.
@@ -134,6 +212,14 @@ impl Node {
         let call = Call { to: Some(to), data: call.abi_encode().into(), gas: VIEW_GAS };
         let answer = self.simulate(Address::ZERO, &call).await?;
         C::abi_decode_returns(&answer).map_err(|error| ContractsError::Answer(format!("{}: {error}", C::SIGNATURE)))
+    }
+
+    /// Gives accounts of a development chain a million ether each.
+    ///
+    /// # Errors
+    /// The node does not answer or is no development node.
+    pub async fn fund(&self, accounts: &[Address]) -> Result<(), ContractsError> {
+        self.set_balances(accounts, BALANCE).await
     }
 
     /// Gives accounts ether. Development nodes only (`anvil_setBalance`).
@@ -174,7 +260,7 @@ impl Node {
                 new += usize::from(found[index].is_some());
             }
             if new == 0 {
-                if started.elapsed() > within {
+                if started.elapsed() > within + self.patience {
                     let missing = found.iter().filter(|receipt| receipt.is_none()).count();
                     return Err(ContractsError::NotMined { missing, sent: transactions.len(), waited: within });
                 }

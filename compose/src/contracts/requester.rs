@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::rpc::types::TransactionReceipt;
 use alloy::signers::local::PrivateKeySigner;
-use alloy::sol_types::{SolCall, SolValue};
+use alloy::sol_types::{SolCall, SolError as _, SolValue};
 use futures::future::try_join_all;
 use kms_chain::contracts::{CiphertextCommits, HostAcl, MultichainACL};
 use kms_chain::event::decode_request;
@@ -85,6 +85,8 @@ pub struct Requester {
     host_owner: Arc<Account>,
     coprocessors: Vec<Account>,
     sender: Account,
+    /// Whether commitments and rights that are on the chain already are left out.
+    leaves_out: bool,
 }
 
 impl Requester {
@@ -99,10 +101,23 @@ impl Requester {
         contracts: Contracts,
         keys: RequesterKeys,
     ) -> Result<Self, ContractsError> {
-        let gateway = Node::new(rpc_url)?;
+        let host = host_rpc_url.map(Node::new).transpose()?;
+        Self::over(Node::new(rpc_url)?, host, contracts, keys).await
+    }
+
+    /// As [`Requester::connect`], over these connections.
+    ///
+    /// # Errors
+    /// A node does not answer.
+    pub async fn over(
+        gateway: Node,
+        host: Option<Node>,
+        contracts: Contracts,
+        keys: RequesterKeys,
+    ) -> Result<Self, ContractsError> {
         let owner = Arc::new(Account::open(&gateway, keys.owner.clone()).await?);
-        let host_owner = match host_rpc_url {
-            Some(url) => Arc::new(Account::open(&Node::new(url)?, keys.owner).await?),
+        let host_owner = match host {
+            Some(host) => Arc::new(Account::open(&host, keys.owner).await?),
             None => Arc::clone(&owner),
         };
         let mut coprocessors = Vec::with_capacity(keys.coprocessors.len());
@@ -110,7 +125,7 @@ impl Requester {
             coprocessors.push(Account::open(&gateway, key).await?);
         }
         let sender = Account::open(&gateway, keys.sender).await?;
-        Ok(Self { contracts, gateway, owner, host_owner, coprocessors, sender })
+        Ok(Self { contracts, gateway, owner, host_owner, coprocessors, sender, leaves_out: false })
     }
 
     /// The deployment.
@@ -147,6 +162,27 @@ impl Requester {
     #[must_use]
     pub fn sender(&self) -> &Account {
         &self.sender
+    }
+
+    /// From now on commitments and rights that are on the chain already, of an earlier requester with the same keys, are no errors but left
+    /// out.
+    pub fn leave_out_what_is_done(&mut self) {
+        self.leaves_out = true;
+    }
+
+    /// Every account that sends.
+    pub fn accounts(&self) -> impl Iterator<Item = &Account> {
+        [&self.sender, self.owner.as_ref(), self.host_owner.as_ref()].into_iter().chain(&self.coprocessors)
+    }
+
+    /// Waits until everything that the accounts ever sent is in blocks: what an earlier requester with the same keys left in a pool is of
+    /// no later one.
+    ///
+    /// # Errors
+    /// [`ContractsError::NotMined`] when the time is over; else a node does not answer.
+    pub async fn settled(&self, within: Duration) -> Result<(), ContractsError> {
+        try_join_all(self.accounts().map(|account| account.settled(within))).await?;
+        Ok(())
     }
 
     /// Has every coprocessor commit every material, and waits until they are in blocks.
@@ -397,7 +433,11 @@ impl Requester {
     }
 
     async fn as_every_coprocessor(&self, calls: &[Call]) -> Result<(), ContractsError> {
-        try_join_all(self.coprocessors.iter().map(|coprocessor| all_done(coprocessor, calls))).await?;
+        try_join_all(self.coprocessors.iter().map(async |coprocessor| {
+            let left = if self.leaves_out { undone(coprocessor, calls).await? } else { calls.to_vec() };
+            all_done(coprocessor, &left).await
+        }))
+        .await?;
         Ok(())
     }
 
@@ -423,6 +463,26 @@ impl Requester {
         };
         calls.chunks(RIGHTS_PER_TRANSACTION).map(multicall).collect()
     }
+}
+
+/// Those of a coprocessor's calls that the contracts do not refuse as repeated.
+async fn undone(account: &Account, calls: &[Call]) -> Result<Vec<Call>, ContractsError> {
+    const REPEATED: [[u8; 4]; 3] = [
+        owner::CoprocessorAlreadyAdded::SELECTOR,
+        owner::CoprocessorAlreadyAllowedAccount::SELECTOR,
+        owner::CoprocessorAlreadyAllowedPublicDecrypt::SELECTOR,
+    ];
+    let mut left = Vec::new();
+    for call in calls {
+        match account.node().simulate(account.address(), call).await {
+            Ok(_) => left.push(call.clone()),
+            Err(error) => match error.revert_data().and_then(|data| data.first_chunk::<4>()) {
+                Some(selector) if REPEATED.contains(selector) => {}
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(left)
 }
 
 /// Sends all calls and waits until each is done.

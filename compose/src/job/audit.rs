@@ -15,8 +15,8 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::observer::ChainView;
+use crate::description::Description;
 use crate::error::StackError;
-use crate::stack::Stack;
 
 const SERVICE: &str = "main-job";
 const POLL: Duration = Duration::from_millis(5);
@@ -75,10 +75,10 @@ pub(super) struct Audit {
 impl Audit {
     /// Reads until every request's trail is whole, or nothing new came for `patience`; then to the end once more, so that a
     /// second record is not missed.
-    pub(super) async fn read(stack: &Stack, chain: &ChainView, patience: Duration) -> Result<Self, StackError> {
+    pub(super) async fn read(stack: &Description, chain: &ChainView, patience: Duration) -> Result<Self, StackError> {
         let codec_of = |prefix: &str| {
             let topics = Topics::new(prefix);
-            let url = stack.registry().map(crate::parts::Registry::url);
+            let url = stack.registry.clone();
             async move {
                 match url {
                     None => Ok(Codec::single_object()),
@@ -87,11 +87,11 @@ impl Audit {
             }
         };
         let mut readers = Vec::new();
-        for node in stack.nodes() {
-            let codec = codec_of(node.prefix()).await?;
+        for node in &stack.nodes {
+            let codec = codec_of(&node.prefix).await?;
             let kafka = KafkaConfig {
-                bootstrap_servers: stack.bootstrap_servers().to_owned(),
-                topic_prefix: node.prefix().to_owned(),
+                bootstrap_servers: stack.kafka.clone(),
+                topic_prefix: node.prefix.clone(),
                 ..KafkaConfig::default()
             };
             let occurrences = occurrences(chain);

@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 
 use alloy::primitives::{Address, Bytes, U256};
 use futures::future::try_join_all;
+use kms_chain::contracts::b::GatewayConfig;
 use kms_chain::extra_data::ExtraData;
 use kms_schemas::identity::{Identity, Kind, RequestId};
 
 use super::load::chain_error;
 use super::observer::{ChainView, Observer};
-use crate::contracts::{NewRequest, Pace, Requester};
+use crate::contracts::{ContextDefinition, NewRequest, Pace, Requester};
+use crate::description::Description;
 use crate::error::StackError;
 use crate::simulator::{ControlClient, ControlError, Operation};
-use crate::stack::{Generation, Stack};
+use crate::stack::Generation;
 
 /// Bits of the CRS.
 const CRS_BITS: u64 = 2048;
@@ -51,7 +53,7 @@ pub(super) const fn least_requests(generation: Generation, nodes: usize) -> u32 
 
 /// Makes the requests around the decryptions, and waits for each to have its answers.
 pub(super) struct Director<'a> {
-    pub(super) stack: &'a Stack,
+    pub(super) stack: &'a Description,
     pub(super) requester: &'a Requester,
     pub(super) observer: &'a Observer,
     pub(super) patience: Duration,
@@ -60,11 +62,11 @@ pub(super) struct Director<'a> {
 impl Director<'_> {
     /// Everything that comes before the decryptions.
     pub(super) async fn open(&self) -> Result<Lifecycle, StackError> {
-        let key_id = match self.stack.generation() {
+        let key_id = match self.stack.generation {
             Generation::A => {
-                self.submit(&[NewRequest::PrssInit]).await?;
+                self.ensure(Kind::PrssInit, 1, || NewRequest::PrssInit).await?;
                 let key_id = self.key_material().await?;
-                self.submit(&[NewRequest::KeyReshareSameSet { key_id }]).await?;
+                self.ensure(Kind::KeyReshareSameSet, 1, || NewRequest::KeyReshareSameSet { key_id }).await?;
                 self.seen("the resharing of the key", Kind::KeyReshareSameSet, 1).await?;
                 return Ok(Lifecycle { key_id, extra_data: vec![Bytes::new()], retired: None });
             }
@@ -73,19 +75,16 @@ impl Director<'_> {
         self.aborted().await?;
         let (mut context, mut epoch) = (first(7), first(8));
         let mut retired = None;
-        if self.stack.nodes().len() > 1 {
-            self.submit(&[NewRequest::NewEpoch]).await?;
+        if self.stack.nodes.len() > 1 {
+            self.ensure(Kind::NewKmsEpoch, 1, || NewRequest::NewEpoch).await?;
             let second = self.answered("the new epoch", Kind::NewKmsEpoch, 1).await?;
-            self.submit(&[NewRequest::NewContextAndEpoch(Box::new(self.stack.deployment().context()))]).await?;
+            let definition = || Box::new(self.stack.deployment().context());
             // The first context is the genesis, which is nobody's to answer.
+            self.ensure(Kind::NewKmsContext, 2, || NewRequest::NewContextAndEpoch(definition())).await?;
             let new_context = self.answered("the new context", Kind::NewKmsContext, 2).await?;
-            self.submit(&[NewRequest::GatewayUpdateContext {
-                context_id: new_context,
-                definition: Box::new(self.stack.deployment().context()),
-            }])
-            .await?;
+            self.copy_context(new_context, definition()).await?;
             let third = self.answered("the new context's epoch", Kind::NewKmsEpoch, 2).await?;
-            retired = Some((second, context));
+            retired = (self.count(Kind::KmsContextDestroyed) == 0).then_some((second, context));
             (context, epoch) = (new_context, third);
         }
         let named = [
@@ -96,6 +95,17 @@ impl Director<'_> {
         Ok(Lifecycle { key_id, extra_data: named.to_vec(), retired })
     }
 
+    /// Tells the Gateway of a new context, unless it knows it already.
+    async fn copy_context(&self, context_id: RequestId, definition: Box<ContextDefinition>) -> Result<(), StackError> {
+        let gateway = self.requester.gateway();
+        let current = GatewayConfig::getCurrentKmsContextIdCall {};
+        let known = gateway.view(self.stack.contracts.gateway_config, &current).await.map_err(chain_error)?;
+        if known == context_id.as_u256() {
+            return Ok(());
+        }
+        self.submit(&[NewRequest::GatewayUpdateContext { context_id, definition }]).await
+    }
+
     /// Requests that [`Self::close`] will make.
     pub(super) const fn closing(lifecycle: &Lifecycle) -> u32 {
         if lifecycle.retired.is_some() { 2 } else { 0 }
@@ -104,14 +114,16 @@ impl Director<'_> {
     /// What comes after the last decryption has its answers.
     pub(super) async fn close(&self, lifecycle: &Lifecycle) -> Result<(), StackError> {
         let Some((epoch_id, context_id)) = lifecycle.retired else { return Ok(()) };
-        self.submit(&[NewRequest::DestroyEpoch { epoch_id }, NewRequest::DestroyContext { context_id }]).await?;
+        self.ensure(Kind::KmsEpochDestroyed, 1, || NewRequest::DestroyEpoch { epoch_id }).await?;
+        self.ensure(Kind::KmsContextDestroyed, 1, || NewRequest::DestroyContext { context_id }).await?;
         self.seen("the end of the context", Kind::KmsContextDestroyed, 1).await?;
         self.seen("the end of the epoch", Kind::KmsEpochDestroyed, 1).await
     }
 
     async fn key_material(&self) -> Result<RequestId, StackError> {
-        let crs = NewRequest::Crsgen { max_bit_length: U256::from(CRS_BITS), params_type: TEST_PARAMS };
-        self.submit(&[NewRequest::Keygen { params_type: TEST_PARAMS }, crs]).await?;
+        // The request for the key is an event that follows the preprocessing.
+        self.ensure(Kind::PrepKeygen, 1, || NewRequest::Keygen { params_type: TEST_PARAMS }).await?;
+        self.ensure(Kind::Crsgen, 1, || crs(CRS_BITS)).await?;
         let key_id = self.answered("the key", Kind::Keygen, 1).await?;
         self.answered("the CRS", Kind::Crsgen, 1).await?;
         Ok(key_id)
@@ -119,12 +131,17 @@ impl Director<'_> {
 
     /// A key and a CRS generation that the owner takes back while the cores are at work.
     async fn aborted(&self) -> Result<(), StackError> {
+        if self.count(Kind::AbortKeygen) > 0 && self.count(Kind::AbortCrsgen) > 0 {
+            // An earlier load that was cut here may have left the cores so.
+            return self.hold(false).await;
+        }
         self.hold(true).await?;
-        let crs = NewRequest::Crsgen { max_bit_length: U256::from(ABORTED_CRS_BITS), params_type: TEST_PARAMS };
-        self.submit(&[NewRequest::Keygen { params_type: TEST_PARAMS }, crs]).await?;
+        self.ensure(Kind::PrepKeygen, 2, || NewRequest::Keygen { params_type: TEST_PARAMS }).await?;
+        self.ensure(Kind::Crsgen, 2, || crs(ABORTED_CRS_BITS)).await?;
         let prep_keygen_id = self.nth("the key to abort", Kind::PrepKeygen, 2, |_, _, _| true).await?;
         let crs_id = self.nth("the CRS to abort", Kind::Crsgen, 2, |_, _, _| true).await?;
-        self.submit(&[NewRequest::AbortKeygen { prep_keygen_id }, NewRequest::AbortCrsgen { crs_id }]).await?;
+        self.ensure(Kind::AbortKeygen, 1, || NewRequest::AbortKeygen { prep_keygen_id }).await?;
+        self.ensure(Kind::AbortCrsgen, 1, || NewRequest::AbortCrsgen { crs_id }).await?;
         self.seen("the abort of the key", Kind::AbortKeygen, 1).await?;
         self.seen("the abort of the CRS", Kind::AbortCrsgen, 1).await?;
         self.cores_have_heard(&["AbortKeyGen", "AbortCrsGen"]).await?;
@@ -134,15 +151,14 @@ impl Director<'_> {
     /// Waits until each of these calls has reached every core.
     async fn cores_have_heard(&self, rpcs: &[&str]) -> Result<(), StackError> {
         let deadline = Instant::now() + self.patience;
-        for node in self.stack.nodes() {
-            let control = ControlClient::new(node.core().control());
+        for (number, control) in self.controls() {
             loop {
                 let record = control.calls().await.map_err(core_error)?;
                 if rpcs.iter().all(|rpc| record.count(rpc) > 0) {
                     break;
                 }
                 if Instant::now() >= deadline {
-                    let text = format!("node {}: no {} reached KMS Core", node.number(), rpcs.join(" and no "));
+                    let text = format!("node {number}: no {} reached KMS Core", rpcs.join(" and no "));
                     return Err(StackError::Job(text));
                 }
                 tokio::time::sleep(LOOK).await;
@@ -151,10 +167,14 @@ impl Director<'_> {
         Ok(())
     }
 
+    /// The nodes' simulators. A real KMS Core cannot be held; what is aborted is then done or not.
+    fn controls(&self) -> impl Iterator<Item = (usize, ControlClient)> {
+        self.stack.nodes.iter().filter_map(|node| Some((node.number, ControlClient::at(node.control.as_deref()?))))
+    }
+
     /// Keeps every core's preprocessings and CRS generations from finishing, or lets them finish.
     async fn hold(&self, hold: bool) -> Result<(), StackError> {
-        let controls = self.stack.nodes().iter().map(|node| ControlClient::new(node.core().control()));
-        try_join_all(controls.map(|control| async move {
+        try_join_all(self.controls().map(async |(_, control)| {
             for operation in [Operation::Preprocessing, Operation::CrsGeneration] {
                 if hold { control.hold(operation).await? } else { control.release(operation).await? }
             }
@@ -163,6 +183,19 @@ impl Director<'_> {
         .await
         .map(drop)
         .map_err(core_error)
+    }
+
+    /// How many requests of a kind the chain has shown.
+    fn count(&self, kind: Kind) -> usize {
+        self.observer.count(kind)
+    }
+
+    /// Makes the `nth` request (from 1) of a kind, unless it is on the chain already, made by an earlier load.
+    async fn ensure(&self, kind: Kind, nth: usize, request: impl Fn() -> NewRequest) -> Result<(), StackError> {
+        if self.count(kind) >= nth {
+            return Ok(());
+        }
+        self.submit(&[request()]).await
     }
 
     async fn submit(&self, requests: &[NewRequest]) -> Result<(), StackError> {
@@ -197,6 +230,10 @@ impl Director<'_> {
             ))
         })
     }
+}
+
+fn crs(max_bit_length: u64) -> NewRequest {
+    NewRequest::Crsgen { max_bit_length: U256::from(max_bit_length), params_type: TEST_PARAMS }
 }
 
 fn core_error(error: ControlError) -> StackError {

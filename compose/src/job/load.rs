@@ -11,9 +11,10 @@ use super::JobArgs;
 use super::lifecycle::Lifecycle;
 use super::mix::{Decryption, Mix};
 use crate::contracts::{Material, NewRequest, Pace, RequestCall, Requester, UnifiedRequest, UserRequest, handle};
+use crate::description::Description;
 use crate::error::StackError;
 use crate::keys::development_key;
-use crate::stack::{Generation, Stack};
+use crate::stack::Generation;
 
 /// Ciphertexts that the decryptions are about; each is used many times in a large run.
 const MATERIALS: usize = 32;
@@ -27,7 +28,7 @@ const USER_PUBLIC_KEY: &str = include_str!("user_public_key.hex");
 const RESEND_INTERVAL: Duration = Duration::from_secs(2);
 
 pub(super) struct Load<'a> {
-    stack: &'a Stack,
+    stack: &'a Description,
     args: &'a JobArgs,
     requester: Requester,
 }
@@ -45,8 +46,8 @@ struct Cast {
 }
 
 impl<'a> Load<'a> {
-    pub(super) async fn new(stack: &'a Stack, args: &'a JobArgs) -> Result<Self, StackError> {
-        Ok(Self { stack, args, requester: stack.requester().await.map_err(chain_error)? })
+    pub(super) fn new(stack: &'a Description, args: &'a JobArgs, requester: Requester) -> Self {
+        Self { stack, args, requester }
     }
 
     pub(super) fn requester(&self) -> &Requester {
@@ -56,7 +57,7 @@ impl<'a> Load<'a> {
     /// Uploads and registers the ciphertexts, grants the access rights, and signs `count` decryption requests.
     pub(super) async fn prepare(&self, lifecycle: &Lifecycle, count: u32) -> Result<Vec<RequestCall>, StackError> {
         let user = development_key("user");
-        let wallet = match self.stack.generation() {
+        let wallet = match self.stack.generation {
             Generation::A => None,
             Generation::B => Some(self.requester.wallet(&user).await.map_err(chain_error)?),
         };
@@ -67,7 +68,7 @@ impl<'a> Load<'a> {
             wallet,
             public_key: hex::decode(USER_PUBLIC_KEY.trim()).map(Bytes::from).unwrap_or_default(),
         };
-        let contracts = self.stack.contracts();
+        let contracts = &self.stack.contracts;
         let (mut materials, mut bodies) = (Vec::with_capacity(MATERIALS), Vec::with_capacity(MATERIALS));
         for index in 0..MATERIALS {
             let body = body(index, self.args.ciphertext_bytes as usize);
@@ -105,7 +106,7 @@ impl<'a> Load<'a> {
         count: u32,
     ) -> Result<Vec<RequestCall>, StackError> {
         let per_request = self.args.handles as usize;
-        let mix = self.args.mix.unwrap_or_else(|| Mix::of(self.stack.generation()));
+        let mix = self.args.mix.unwrap_or_else(|| Mix::of(self.stack.generation));
         let named = &lifecycle.extra_data;
         mix.plan(count)
             .into_iter()
@@ -164,7 +165,7 @@ impl<'a> Load<'a> {
 
     /// Puts every ciphertext into every coprocessor's bucket, in the generation's way.
     async fn upload(&self, materials: &[Material], bodies: &[Vec<u8>]) -> Result<(), StackError> {
-        let pairs = (0..self.stack.buckets().len()).flat_map(|coprocessor| {
+        let pairs = (0..self.stack.buckets.len()).flat_map(|coprocessor| {
             materials.iter().zip(bodies).map(move |(material, body)| (coprocessor, material, body))
         });
         let pairs: Vec<_> = pairs.collect();
@@ -190,13 +191,15 @@ impl<'a> Load<'a> {
         loop {
             tokio::time::sleep(RESEND_INTERVAL).await;
             // A chain that does not answer is asked again; that nothing arrives is what the observer's patience is for.
-            let _ = self.requester.sender().send_lost_again().await;
+            for account in self.requester.accounts() {
+                let _ = account.send_lost_again().await;
+            }
         }
     }
 }
 
 pub(super) fn chain_error(error: crate::contracts::ContractsError) -> StackError {
-    StackError::Contracts(error.to_string())
+    StackError::Contracts(crate::error::chain_of(&error))
 }
 
 fn seconds_since_1970() -> u64 {

@@ -17,6 +17,7 @@ mod load;
 mod mix;
 mod observer;
 mod report;
+mod watch;
 
 use std::time::{Duration, Instant};
 
@@ -25,12 +26,16 @@ use clap::{Args, ValueEnum};
 pub use mix::Mix;
 pub use report::{Counts, KindReport, Latency, Report};
 
+use crate::contracts::{ContractsError, Node};
+use crate::description::Description;
 use crate::error::StackError;
+use crate::progress::Progress;
 use crate::stack::{Generation, Stack};
 use audit::Audit;
 use lifecycle::Director;
 use load::Load;
 use observer::Observer;
+use watch::Watch;
 
 /// What the main job shall do.
 #[derive(Args, Clone, Debug)]
@@ -91,6 +96,29 @@ impl JobArgs {
     }
 }
 
+/// Where the main job is done.
+pub struct Site<'a> {
+    /// The stack.
+    pub stack: &'a Description,
+    /// Where progress is shown.
+    pub progress: &'a Progress,
+    /// How long fetching took, within the time until the stack was ready.
+    pub fetching: Duration,
+    /// How long something that the stack needs may be down before what is missing counts as lost; zero: not looked at.
+    pub outage: Duration,
+    /// What has ended that should run, in words.
+    pub ended: &'a (dyn Fn() -> Vec<String> + Sync),
+}
+
+impl Site<'_> {
+    /// Connections to the chains that bear an outage.
+    fn connect(&self) -> Result<(Node, Option<Node>), ContractsError> {
+        let connect = |url: &String| Node::new(url).map(|node| node.patient(self.outage));
+        let host = self.stack.ethereum.as_ref().map(|place| connect(&place.url)).transpose()?;
+        Ok((connect(&self.stack.gateway.url)?, host))
+    }
+}
+
 /// Makes the requests of `args` on a running stack, waits for every node's answers, and reports. `begun` is when the
 /// program started.
 ///
@@ -98,30 +126,62 @@ impl JobArgs {
 /// The chain, the bucket or Kafka cannot be used, or the arguments do not fit the stack. That answers are missing is no error: the
 /// report says so.
 pub async fn run(stack: &Stack, args: &JobArgs, begun: Instant) -> Result<Report, StackError> {
-    args.check(stack.generation(), stack.nodes().len())?;
+    let ended = || {
+        let processes = stack.nodes().iter().flat_map(crate::stack::Node::processes);
+        let ended = processes.filter(|process| !process.is_running());
+        ended
+            .map(|process| format!("{} is not running any more; see {}", process.name(), process.log_path().display()))
+            .collect()
+    };
+    let site = Site {
+        stack: &stack.describe(),
+        progress: stack.workspace().progress(),
+        fetching: stack.times().fetch,
+        outage: Duration::ZERO,
+        ended: &ended,
+    };
+    run_at(&site, args, begun).await
+}
+
+/// As [`run`], wherever the stack's processes are. Requests that are on the chain already are waited for and judged with the others; the
+/// operations that a stack needs only once are not made again.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_at(site: &Site<'_>, args: &JobArgs, begun: Instant) -> Result<Report, StackError> {
+    let stack = site.stack;
+    args.check(stack.generation, stack.nodes.len())?;
     let seconds_to_ready = begun.elapsed().as_secs_f64();
-    let progress = stack.workspace().progress();
-    let task = progress.begin("requests", "preparing");
+    let task = site.progress.begin("requests", "preparing");
     let patience = Duration::from_secs(args.patience);
-    let observer = Observer::start(stack)?;
-    let load = Load::new(stack, args).await?;
+    let watch = Watch::start(stack, site.progress, site.outage);
+    let (gateway, host) = site.connect().map_err(load::chain_error)?;
+    let mut requester = stack.requester_over(gateway.clone(), host.clone()).await.map_err(load::chain_error)?;
+    // What an earlier load sent has to be on the chain before it can be told from what this one sends.
+    requester.settled(patience).await.map_err(load::chain_error)?;
+    let mut observer = Observer::start(stack, watch)?;
+    let before = observer.look_back(&gateway, host.as_ref()).await?;
+    if before > 0 {
+        requester.leave_out_what_is_done();
+    }
+    let load = Load::new(stack, args, requester);
     let work = async {
         let director = Director { stack, requester: load.requester(), observer: &observer, patience };
         task.now("one of every operation that is no decryption");
         let lifecycle = director.open().await?;
         task.now("ciphertexts and access rights");
         let closing = Director::closing(&lifecycle);
-        let made = u32::try_from(observer.requests()).unwrap_or(u32::MAX);
+        let made = u32::try_from(observer.requests().saturating_sub(before)).unwrap_or(u32::MAX);
         let decryptions = args.requests.saturating_sub(made + closing);
         let calls = load.prepare(&lifecycle, decryptions).await?;
-        let before_closing = (args.requests - closing) as usize;
+        let before_closing = before + (args.requests - closing) as usize;
         let (sent, chain) = tokio::join!(load.send(&calls), observer.wait_for_answers(before_closing, patience, &task));
         sent?;
         if closing == 0 {
             return Ok(chain);
         }
         director.close(&lifecycle).await?;
-        Ok(observer.wait_for_answers(args.requests as usize, patience, &task).await)
+        Ok(observer.wait_for_answers(before + args.requests as usize, patience, &task).await)
     };
     let chain = tokio::select! {
         chain = work => chain?,
@@ -129,8 +189,43 @@ pub async fn run(stack: &Stack, args: &JobArgs, begun: Instant) -> Result<Report
         () = load.keep_sent() => return Err(StackError::Job("the load was given up".to_owned())),
     };
     task.now("reading the topics back");
-    let audit = Audit::read(stack, &chain, patience).await?;
-    let report = Report::new(args, stack, &chain, &audit, begun, seconds_to_ready);
+    let report =
+        judge(site, &observer, &chain, before + args.requests as usize, begun, seconds_to_ready, patience).await?;
     task.done(&report.headline());
     Ok(report)
+}
+
+/// Waits for the answers to every request that is on the chain, makes none, and reports.
+///
+/// # Errors
+/// As [`run`].
+pub async fn judge_at(site: &Site<'_>, patience: Duration, begun: Instant) -> Result<Report, StackError> {
+    let stack = site.stack;
+    let seconds_to_ready = begun.elapsed().as_secs_f64();
+    let task = site.progress.begin("requests", "looking back");
+    let watch = Watch::start(stack, site.progress, site.outage);
+    let (gateway, host) = site.connect().map_err(load::chain_error)?;
+    let mut observer = Observer::start(stack, watch)?;
+    let before = observer.look_back(&gateway, host.as_ref()).await?;
+    let chain = observer.wait_for_answers(before, patience, &task).await;
+    task.now("reading the topics back");
+    let report = judge(site, &observer, &chain, before, begun, seconds_to_ready, patience).await?;
+    task.done(&report.headline());
+    Ok(report)
+}
+
+async fn judge(
+    site: &Site<'_>,
+    observer: &Observer,
+    chain: &observer::ChainView,
+    requests: usize,
+    begun: Instant,
+    seconds_to_ready: f64,
+    patience: Duration,
+) -> Result<Report, StackError> {
+    observer.watch().wait_for_kafka().await;
+    let audit = Audit::read(site.stack, chain, patience).await?;
+    let times = report::Times { begun, seconds_to_ready, fetching: site.fetching };
+    let surroundings = report::Surroundings { ended: (site.ended)(), down: observer.watch().down() };
+    Ok(Report::new(requests, site.stack, chain, &audit, &times, surroundings))
 }

@@ -13,9 +13,12 @@ use kms_schemas::identity::{Identity, Kind, RequestId};
 use kms_schemas::record::{CiphertextMaterial, HandleEntry, RawLog, RequestBody};
 use tokio::sync::watch;
 
+use super::load::chain_error;
+use super::watch::Watch;
+use crate::contracts::Node;
+use crate::description::Description;
 use crate::error::StackError;
 use crate::progress::Task;
-use crate::stack::Stack;
 
 /// How often the heads are asked for: the resolution of the latencies.
 const HEAD_INTERVAL: Duration = Duration::from_millis(10);
@@ -26,6 +29,8 @@ pub(super) struct SeenRequest {
     pub(super) block_hash: B256,
     pub(super) log_index: u64,
     pub(super) arrived: Instant,
+    /// Whether it was there before the load.
+    pub(super) before: bool,
     body: RequestBody,
 }
 
@@ -51,6 +56,8 @@ pub(super) struct ChainView {
     aborted: BTreeSet<RequestId>,
     /// What no honest chain or connector would show.
     pub(super) oddities: Vec<String>,
+    /// Up to which block each chain was read.
+    read: BTreeMap<u64, u64>,
 }
 
 impl ChainView {
@@ -73,7 +80,13 @@ impl ChainView {
             }
             _ => {}
         }
-        let seen = SeenRequest { block_hash: log.block_hash, log_index: log.log_index, arrived, body: decoded.body };
+        let seen = SeenRequest {
+            block_hash: log.block_hash,
+            log_index: log.log_index,
+            arrived,
+            before: false,
+            body: decoded.body,
+        };
         if self.requests.insert(identity, seen).is_some() {
             self.oddities.push(format!("the chain asked twice for {} {}", identity.kind, identity.id));
         }
@@ -228,6 +241,7 @@ pub(super) struct Observer {
     changed: watch::Receiver<u64>,
     followers: Vec<tokio::task::JoinHandle<()>>,
     signers: Vec<Address>,
+    watch: Watch,
 }
 
 impl Drop for Observer {
@@ -237,12 +251,12 @@ impl Drop for Observer {
 }
 
 impl Observer {
-    pub(super) fn start(stack: &Stack) -> Result<Self, StackError> {
+    pub(super) fn start(stack: &Description, watch: Watch) -> Result<Self, StackError> {
         let usage = |error: &dyn std::fmt::Display| StackError::Usage(error.to_string());
         let view = Arc::new(Mutex::new(ChainView::default()));
         let (changes, changed) = watch::channel(0);
         let by_sender: Arc<BTreeMap<Address, Address>> =
-            Arc::new(stack.nodes().iter().map(|node| (node.sender(), node.signer())).collect());
+            Arc::new(stack.nodes.iter().map(|node| (node.sender, node.signer)).collect());
         let mut followers = Vec::new();
         for chain in stack.chains() {
             let url = EndpointUrl::parse(&chain.url).map_err(|error| usage(&error))?;
@@ -257,8 +271,33 @@ impl Observer {
             };
             followers.push(tokio::spawn(follow(followed, Arc::clone(&by_sender), Arc::clone(&view), changes.clone())));
         }
-        let signers = stack.nodes().iter().map(crate::stack::Node::signer).collect();
-        Ok(Self { view, changed, followers, signers })
+        let signers = stack.nodes.iter().map(|node| node.signer).collect();
+        Ok(Self { view, changed, followers, signers, watch })
+    }
+
+    /// What is looked after meanwhile.
+    pub(super) fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// Reads the chains up to where they are now, and tells how many requests they hold already. What the deployment itself asked for
+    /// belongs to the first load.
+    pub(super) async fn look_back(&mut self, gateway: &Node, host: Option<&Node>) -> Result<usize, StackError> {
+        for node in [Some(gateway), host].into_iter().flatten() {
+            let chain_id = node.chain_id().await.map_err(chain_error)?;
+            let head = node.block_number().await.map_err(chain_error)?;
+            while self.view().read.get(&chain_id).is_none_or(|read| *read < head) {
+                tokio::time::sleep(HEAD_INTERVAL).await;
+            }
+        }
+        let mut view = self.view();
+        let is_deployments =
+            |view: &ChainView, name: &Identity| name.kind == Kind::NewKmsContext && view.due(name) == Due::Settlement;
+        if view.requests.keys().all(|name| is_deployments(&view, name)) {
+            return Ok(0);
+        }
+        view.requests.values_mut().for_each(|seen| seen.before = true);
+        Ok(view.requests.len())
     }
 
     fn view(&self) -> MutexGuard<'_, ChainView> {
@@ -268,6 +307,11 @@ impl Observer {
     /// Requests that were seen.
     pub(super) fn requests(&self) -> usize {
         self.view().requests.len()
+    }
+
+    /// Requests of a kind that were seen.
+    pub(super) fn count(&self, kind: Kind) -> usize {
+        self.view().of_kind(kind).count()
     }
 
     /// Waits until every node's answer to `requests` requests was seen, or until nothing new came for `patience`.
@@ -308,13 +352,15 @@ impl Observer {
     /// Waits until `holds`, or until nothing new came for `patience`; tells which.
     async fn wait_until(&self, patience: Duration, mut holds: impl FnMut(&ChainView) -> bool) -> bool {
         let mut changed = self.changed.clone();
+        let mut last_news = Instant::now();
         loop {
             changed.borrow_and_update();
             if holds(&self.view()) {
                 return true;
             }
             match tokio::time::timeout(patience, changed.changed()).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => last_news = Instant::now(),
+                Err(_) if self.watch.excuses(last_news.elapsed(), patience) => {}
                 Ok(Err(_)) | Err(_) => return false,
             }
         }
@@ -345,11 +391,12 @@ async fn follow(
         let query = LogQuery { addresses: contracts.addresses(), topics: topics.clone(), from: next, to: head };
         let Ok(page) = chain.rpc.logs(&query).await else { continue };
         next = head + 1;
-        if page.logs.is_empty() {
-            continue;
-        }
         {
             let mut view = view.lock().unwrap_or_else(PoisonError::into_inner);
+            view.read.insert(chain.chain_id, head);
+            if page.logs.is_empty() {
+                continue;
+            }
             for log in &page.logs {
                 match decode_request(contracts, &log.raw) {
                     Ok(Some(decoded)) => {

@@ -9,10 +9,9 @@ use hdrhistogram::Histogram;
 use kms_schemas::identity::{Identity, Kind};
 use serde::Serialize;
 
-use super::JobArgs;
 use super::audit::{Audit, Trail};
 use super::observer::{ChainView, Due};
-use crate::stack::Stack;
+use crate::description::Description;
 
 /// Oddities and losses that the report spells out; the rest is counted.
 const MAX_NAMED: usize = 20;
@@ -35,6 +34,9 @@ pub struct Report {
     pub latency_ms: Latency,
     /// Requests that never reached the chain. They are of no kind: `requested` and `lost` are the sums over `kinds` and this.
     pub missing: usize,
+    /// Requests that were on the chain before the load began, of an earlier one. They are judged with the others; of latencies and throughput
+    /// they are no part.
+    pub before: usize,
     /// Per kind, in the order of the protocol.
     pub kinds: Vec<KindReport>,
     /// From the start of the program until everything was ready.
@@ -87,41 +89,39 @@ pub struct Latency {
 }
 
 impl Report {
+    /// Of a load after which `wanted` requests are to be on the chain.
     pub(super) fn new(
-        args: &JobArgs,
-        stack: &Stack,
+        wanted: usize,
+        stack: &Description,
         chain: &ChainView,
         audit: &Audit,
-        begun: Instant,
-        seconds_to_ready: f64,
+        times: &Times,
+        surroundings: Surroundings,
     ) -> Self {
-        let signers: Vec<Address> = stack.nodes().iter().map(crate::stack::Node::signer).collect();
+        let signers: Vec<Address> = stack.nodes.iter().map(|node| node.signer).collect();
         let mut problems = Problems::default();
         // First, since they are most often why the rest is missing.
-        for process in stack.nodes().iter().flat_map(crate::stack::Node::processes) {
-            if !process.is_running() {
-                problems.add(format!(
-                    "{} is not running any more; see {}",
-                    process.name(),
-                    process.log_path().display()
-                ));
-            }
-        }
+        surroundings.ended.into_iter().for_each(|line| problems.add(line));
         let mut kinds: BTreeMap<Kind, (Counts, Histogram<u64>)> = BTreeMap::new();
         let mut decryptions = histogram();
-        let mut answers_accepted = 0;
+        let (mut answers_accepted, mut before, mut decrypted) = (0, 0, 0);
         let (mut first_request, mut first_answer, mut last_answer) =
             (None::<Instant>, None::<Instant>, None::<Instant>);
         for (name, seen) in &chain.requests {
             let (counts, latencies) = kinds.entry(name.kind).or_insert_with(|| (Counts::default(), histogram()));
             let verdict = judge(name, chain, audit, &signers);
             counts.add(&verdict, &mut problems, name);
+            answers_accepted += chain.accepted(name, &signers).flatten().count();
+            if seen.before {
+                before += 1;
+                continue;
+            }
             let is_decryption = name.kind.lane() == Kind::PublicDecryption.lane();
             if is_decryption {
+                decrypted += usize::from(verdict.accepted);
                 first_request = Some(first_request.map_or(seen.arrived, |first| first.min(seen.arrived)));
             }
             for arrived in chain.accepted(name, &signers).flatten() {
-                answers_accepted += 1;
                 let latency = arrived.saturating_duration_since(seen.arrived);
                 let millis = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
                 latencies.saturating_record(millis);
@@ -133,14 +133,8 @@ impl Report {
             }
         }
         let mut total = Counts::default();
-        let mut decrypted = 0;
-        for (kind, (counts, _)) in &kinds {
-            total.merge(counts);
-            if kind.lane() == Kind::PublicDecryption.lane() {
-                decrypted += counts.accepted;
-            }
-        }
-        let missing = (args.requests as usize).saturating_sub(total.requested);
+        kinds.values().for_each(|(counts, _)| total.merge(counts));
+        let missing = wanted.saturating_sub(total.requested);
         if missing > 0 {
             problems.add(format!("{missing} requests never reached the chain"));
             total.merge(&Counts::missing(missing));
@@ -148,18 +142,23 @@ impl Report {
         for oddity in chain.oddities.iter().chain(&audit.oddities) {
             problems.add(oddity.clone());
         }
+        // What is down explains what is missing, and is no problem by itself.
+        if !problems.is_empty() {
+            surroundings.down.into_iter().for_each(|line| problems.add(line));
+        }
         let span = match (first_request, last_answer) {
             (Some(first), Some(last)) => last.saturating_duration_since(first),
             _ => Duration::ZERO,
         };
         Self {
-            nodes: stack.nodes().len(),
+            nodes: stack.nodes.len(),
             counts: total,
             consensus: chain.consensus.len(),
             answers_accepted,
             throughput_per_second: if span.is_zero() { 0.0 } else { decrypted as f64 / span.as_secs_f64() },
             latency_ms: latency(&decryptions),
             missing,
+            before,
             kinds: kinds
                 .iter()
                 .map(|(kind, (counts, latencies))| KindReport {
@@ -168,10 +167,11 @@ impl Report {
                     latency_ms: latency(latencies),
                 })
                 .collect(),
-            seconds_to_ready,
-            seconds_fetching: stack.times().fetch.as_secs_f64(),
-            seconds_to_first_accepted: first_answer.map(|first| first.saturating_duration_since(begun).as_secs_f64()),
-            seconds_total: begun.elapsed().as_secs_f64(),
+            seconds_to_ready: times.seconds_to_ready,
+            seconds_fetching: times.fetching.as_secs_f64(),
+            seconds_to_first_accepted: first_answer
+                .map(|first| first.saturating_duration_since(times.begun).as_secs_f64()),
+            seconds_total: times.begun.elapsed().as_secs_f64(),
             problems: problems.named(),
         }
     }
@@ -228,6 +228,12 @@ impl Report {
             self.consensus,
             self.throughput_per_second
         ));
+        if self.before > 0 {
+            lines.push(format!(
+                "{} of the requests were on the chain before, and are judged with the others",
+                self.before
+            ));
+        }
         let first = self
             .seconds_to_first_accepted
             .map_or_else(String::new, |first| format!(", first answer accepted after {first:.1} s"));
@@ -238,6 +244,25 @@ impl Report {
         lines.extend(self.problems.iter().map(|problem| format!("! {problem}")));
         lines.join("\n")
     }
+}
+
+/// Moments of the run.
+pub(super) struct Times {
+    /// When the program started.
+    pub(super) begun: Instant,
+    /// From then until the stack was ready.
+    pub(super) seconds_to_ready: f64,
+    /// Fetching, within that.
+    pub(super) fetching: Duration,
+}
+
+/// What the stack's processes are seen to do at the end.
+#[derive(Default)]
+pub(super) struct Surroundings {
+    /// What has ended, in words: a problem.
+    pub(super) ended: Vec<String>,
+    /// What does not answer, in words: said where something else is a problem.
+    pub(super) down: Vec<String>,
 }
 
 /// What is known of one request over all nodes.
@@ -313,6 +338,10 @@ impl Problems {
         } else {
             self.more += 1;
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lines.is_empty()
     }
 
     fn named(mut self) -> Vec<String> {

@@ -14,14 +14,20 @@ use crate::workspace::Workspace;
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
 const STOP_GRACE: Duration = Duration::from_secs(5);
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// A running server with one or more buckets. Objects outlive a restart. Dropping it ends it.
 #[derive(Debug)]
 pub struct Bucket {
     process: Supervised,
+    objects: Objects,
+}
+
+/// The objects of a bucket that anybody may read and write, wherever it is.
+#[derive(Clone, Debug)]
+pub struct Objects {
     client: reqwest::Client,
-    port: u16,
-    name: String,
+    url: String,
 }
 
 /// An object could not be written or removed.
@@ -65,7 +71,7 @@ impl Bucket {
             .args(["--silent", "--no-vhost-buckets", "--configure-bucket", name]);
         let process = Supervised::new(workspace, launch);
         process.start()?;
-        let bucket = Self { process, client: http_client(), port, name: name.to_owned() };
+        let bucket = Self { process, objects: Objects::new(format!("http://127.0.0.1:{port}/{name}")) };
         bucket.wait_ready().await?;
         task.done(&format!("up at {}", bucket.url()));
         Ok(bucket)
@@ -73,7 +79,12 @@ impl Bucket {
 
     /// The bucket's URL, without a slash at the end: an object is at `{url}/{key}`.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/{}", self.port, self.name)
+        self.objects.url.clone()
+    }
+
+    /// Its objects.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
     }
 
     /// Its process, to be killed, paused and started again by tests; follow with [`Bucket::wait_ready`].
@@ -86,13 +97,7 @@ impl Bucket {
     /// # Errors
     /// [`StackError::Died`] and [`StackError::NotReady`] with the end of its log.
     pub async fn wait_ready(&self) -> Result<(), StackError> {
-        self.process
-            .ready(READY_LIMIT, async || {
-                let response = self.client.get(self.url()).timeout(Duration::from_secs(5)).send().await;
-                let status = response.map_err(|error| error.to_string())?.status();
-                if status.is_success() { Ok(()) } else { Err(format!("it answers {status}")) }
-            })
-            .await
+        self.process.ready(READY_LIMIT, async || self.objects.answers().await).await
     }
 
     /// Writes an object. `metadata` becomes `x-amz-meta-{name}` headers.
@@ -100,7 +105,54 @@ impl Bucket {
     /// # Errors
     /// [`BucketError`].
     pub async fn put(&self, key: &str, metadata: &[(&str, &str)], body: Vec<u8>) -> Result<(), BucketError> {
-        let mut request = self.client.put(format!("{}/{key}", self.url())).body(body);
+        self.objects.put(key, metadata, body).await
+    }
+
+    /// Removes an object.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn delete(&self, key: &str) -> Result<(), BucketError> {
+        self.objects.delete(key).await
+    }
+
+    /// Stops it in order.
+    pub async fn stop(&self) {
+        self.process.stop(STOP_GRACE).await;
+    }
+}
+
+impl Objects {
+    /// A client of the bucket with this URL, which has no slash at its end.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { client: http_client(), url: url.into() }
+    }
+
+    /// Looks whether the bucket answers.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub async fn answers(&self) -> Result<(), String> {
+        let response = self.client.get(&self.url).timeout(LOOK_LIMIT).send().await;
+        let status = response.map_err(|error| crate::error::chain_of(&error))?.status();
+        if status.is_success() { Ok(()) } else { Err(format!("it answers {status}")) }
+    }
+
+    /// Makes the bucket, where the server lets anybody do so.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn make(&self) -> Result<(), BucketError> {
+        accepted(self.client.put(&self.url)).await
+    }
+
+    /// Writes an object. `metadata` becomes `x-amz-meta-{name}` headers.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn put(&self, key: &str, metadata: &[(&str, &str)], body: Vec<u8>) -> Result<(), BucketError> {
+        let mut request = self.client.put(format!("{}/{key}", self.url)).body(body);
         for (name, value) in metadata {
             request = request.header(format!("x-amz-meta-{name}"), *value);
         }
@@ -112,12 +164,7 @@ impl Bucket {
     /// # Errors
     /// [`BucketError`].
     pub async fn delete(&self, key: &str) -> Result<(), BucketError> {
-        accepted(self.client.delete(format!("{}/{key}", self.url()))).await
-    }
-
-    /// Stops it in order.
-    pub async fn stop(&self) {
-        self.process.stop(STOP_GRACE).await;
+        accepted(self.client.delete(format!("{}/{key}", self.url))).await
     }
 }
 

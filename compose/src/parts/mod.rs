@@ -10,7 +10,7 @@ mod prerequisites;
 mod registry;
 
 pub use anvil::{Anvil, AnvilOptions};
-pub use bucket::{Bucket, BucketError};
+pub use bucket::{Bucket, BucketError, Objects};
 pub use cache::Cache;
 pub use fetch::fetch;
 pub use kafka::{Kafka, KafkaOptions};

@@ -123,7 +123,13 @@ impl ControlClient {
     /// A client of the control endpoint at this address. Nothing is sent yet.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
-        Self { base: format!("http://{address}"), http: http_client() }
+        Self::at(&format!("http://{address}"))
+    }
+
+    /// A client of the control endpoint at this URL, which may name a host. Nothing is sent yet.
+    #[must_use]
+    pub fn at(url: &str) -> Self {
+        Self { base: url.trim_end_matches('/').to_owned(), http: http_client() }
     }
 
     /// What the node says of itself.

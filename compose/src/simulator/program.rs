@@ -5,8 +5,10 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use kms_runtime::healthcheck;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -57,6 +59,19 @@ struct Arguments {
     /// Factor on every latency, wait and time limit.
     #[arg(long)]
     time_scale: Option<f64>,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+/// What else there is to do than to run.
+#[derive(Subcommand, Clone, Copy, Debug)]
+enum Action {
+    /// Ask the running simulator of this configuration whether it answers: 0 if so, 1 with the reason if not.
+    Healthcheck {
+        /// As without: one that answers is ready for work.
+        #[arg(long)]
+        ready: bool,
+    },
 }
 
 impl Arguments {
@@ -96,6 +111,10 @@ pub fn main_from(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    if let Some(Action::Healthcheck { .. }) = arguments.action {
+        let asked = arguments.configuration().map_err(|error| error.to_string());
+        return healthcheck::tell(asked.and_then(|config| answers(&config)));
+    }
     let ended = arguments.configuration().and_then(|config| {
         let runtime = tokio::runtime::Runtime::new().map_err(|error| SimulatorError::Server(error.to_string()))?;
         runtime.block_on(run(config))
@@ -129,6 +148,17 @@ async fn run(config: SimulatorConfig) -> Result<(), SimulatorError> {
     }
     shutdown.cancel();
     stopped.await
+}
+
+/// Whether a simulator with this configuration answers: at its control endpoint, else it takes connections.
+fn answers(config: &SimulatorConfig) -> Result<String, String> {
+    const LIMIT: Duration = Duration::from_secs(3);
+    if let Some(control) = config.control {
+        return healthcheck::get(healthcheck::reachable(control), "/");
+    }
+    let grpc = healthcheck::reachable(config.listen);
+    let connected = std::net::TcpStream::connect_timeout(&grpc, LIMIT);
+    connected.map(|_| format!("{grpc} takes connections")).map_err(|error| format!("{grpc}: {error}"))
 }
 
 /// One line on stdout. A parent that closed it does not want to know.

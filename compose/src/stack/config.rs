@@ -1,38 +1,40 @@
 //! The configuration files that the stack writes for the services: complete, and nothing in them but what the services
-//! document. `README.md` shows the same ones.
+//! document. `README.md` shows the same ones. Local processes and containers get theirs from here alike; only the facts differ.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use alloy::primitives::Address;
 
+use super::Generation;
 use crate::contracts::{Contracts, Ethereum};
-use crate::simulator::CoreVersion;
+use crate::error::StackError;
+use crate::simulator::{CoreVersion, Mode, SimulatorConfig};
 
 /// What the files of one service process are made from.
 #[derive(Clone, Debug)]
-pub(super) struct Facts<'a> {
-    pub(super) bootstrap_servers: &'a str,
-    pub(super) prefix: &'a str,
-    pub(super) instance: &'a str,
-    pub(super) replication_factor: u8,
-    pub(super) registry: Option<&'a str>,
-    pub(super) listen: SocketAddr,
-    pub(super) rpc_urls: &'a [String],
+pub(crate) struct Facts<'a> {
+    pub(crate) bootstrap_servers: &'a str,
+    pub(crate) prefix: &'a str,
+    pub(crate) instance: &'a str,
+    pub(crate) replication_factor: u8,
+    pub(crate) registry: Option<&'a str>,
+    pub(crate) listen: SocketAddr,
+    pub(crate) rpc_urls: &'a [String],
     /// Empty in generation (a).
-    pub(super) ethereum_rpc_urls: &'a [String],
-    pub(super) contracts: &'a Contracts,
+    pub(crate) ethereum_rpc_urls: &'a [String],
+    pub(crate) contracts: &'a Contracts,
     /// Up to which block key management, contexts and epochs are believed.
-    pub(super) key_finality: &'a str,
-    pub(super) kms_core: &'a str,
-    pub(super) core_version: CoreVersion,
-    pub(super) signer: Address,
-    pub(super) wallet: &'a Path,
+    pub(crate) key_finality: &'a str,
+    pub(crate) kms_core: &'a str,
+    pub(crate) core_version: CoreVersion,
+    pub(crate) signer: Address,
+    pub(crate) wallet: &'a Path,
 }
 
 /// `ingest.toml`.
-pub(super) fn ingest(facts: &Facts<'_>) -> String {
+pub(crate) fn ingest(facts: &Facts<'_>) -> String {
     let Contracts { release, gateway_chain_id, first_block, .. } = facts.contracts;
     let mut text = format!(
         r#"# kms-ingest: requests of the contracts to the requests topics.
@@ -72,7 +74,7 @@ poll_interval_ms = 50
 }
 
 /// `processor.toml`.
-pub(super) fn processor(facts: &Facts<'_>) -> String {
+pub(crate) fn processor(facts: &Facts<'_>) -> String {
     let Contracts { release, gateway_chain_id, host_chain_id, gateway_config, host_acl, .. } = facts.contracts;
     let mut text = format!(
         r#"# kms-processor: requests to KMS Core, its signed answers to the results topics.
@@ -134,7 +136,7 @@ address = "{signer}"
 }
 
 /// `emitter.toml`.
-pub(super) fn emitter(facts: &Facts<'_>) -> String {
+pub(crate) fn emitter(facts: &Facts<'_>) -> String {
     let Contracts { release, gateway_chain_id, .. } = facts.contracts;
     let mut text = format!(
         r#"# kms-emitter: signed answers to the contracts.
@@ -182,6 +184,49 @@ private_key_file = {wallet}
     text
 }
 
+/// What the configuration of one node's KMS Core simulator is made from.
+#[derive(Clone, Debug)]
+pub(crate) struct CoreFacts {
+    pub(crate) listen: SocketAddr,
+    pub(crate) control: SocketAddr,
+    pub(crate) generation: Generation,
+    pub(crate) number: usize,
+    pub(crate) nodes: usize,
+    pub(crate) key_file: PathBuf,
+    pub(crate) state_dir: PathBuf,
+}
+
+/// The configuration of a KMS Core simulator.
+pub(crate) fn core(facts: CoreFacts) -> SimulatorConfig {
+    SimulatorConfig {
+        listen: facts.listen,
+        control: Some(facts.control),
+        version: facts.generation.core_version(),
+        mode: if facts.nodes == 1 { Mode::Centralized } else { Mode::Threshold },
+        party_id: facts.number as u32,
+        nodes: facts.nodes as u32,
+        threshold: (facts.nodes as u32 - 1) / 3,
+        private_key_file: Some(facts.key_file),
+        state_dir: Some(facts.state_dir),
+        // The applications of a local chain encrypt under keys that no KMS made.
+        any_key: true,
+        ..SimulatorConfig::default()
+    }
+}
+
+/// `core.toml`.
+pub(crate) fn core_text(config: &SimulatorConfig) -> Result<String, StackError> {
+    toml::to_string_pretty(config)
+        .map_err(|error| StackError::io("writing a simulator's configuration")(std::io::Error::other(error)))
+}
+
+/// `kmsctl.toml`.
+pub(crate) fn kmsctl(facts: &Facts<'_>) -> String {
+    let mut text = format!("# kmsctl: a look at this node's topics.\n{}", kafka(facts));
+    text += &schema_registry(facts);
+    text
+}
+
 /// The Gateway's contracts, one a line. The key generation moves to the Ethereum host where there is one.
 fn followed_on_gateway(facts: &Facts<'_>) -> String {
     let Contracts { decryption, kms_generation, ethereum, .. } = facts.contracts;
@@ -205,25 +250,29 @@ fn name_of(version: CoreVersion) -> String {
 
 /// The sections that all three have.
 fn common(facts: &Facts<'_>) -> String {
-    let mut text = format!(
+    let telemetry = format!("\n[telemetry]\nlisten = \"{}\"\n", facts.listen);
+    kafka(facts) + &schema_registry(facts) + &telemetry
+}
+
+fn kafka(facts: &Facts<'_>) -> String {
+    format!(
         r#"
 [kafka]
-bootstrap_servers = "{}"
+bootstrap_servers = {}
 topic_prefix = {}
 instance = {}
 create_topics = true
 replication_factor = {}
 "#,
-        facts.bootstrap_servers,
+        quoted(facts.bootstrap_servers),
         quoted(facts.prefix),
         quoted(facts.instance),
         facts.replication_factor,
-    );
-    if let Some(url) = facts.registry {
-        let _ = write!(text, "\n[schema_registry]\nurl = \"{url}\"\n");
-    }
-    let _ = write!(text, "\n[telemetry]\nlisten = \"{}\"\n", facts.listen);
-    text
+    )
+}
+
+fn schema_registry(facts: &Facts<'_>) -> String {
+    facts.registry.map_or_else(String::new, |url| format!("\n[schema_registry]\nurl = {}\n", quoted(url)))
 }
 
 fn list(urls: &[String]) -> String {
@@ -291,7 +340,7 @@ mod tests {
     fn every_file_is_toml_whatever_the_paths_hold() {
         for contracts in [GENERATION_A, GENERATION_B] {
             with_facts(&contracts, |facts| {
-                for text in [ingest(facts), processor(facts), emitter(facts)] {
+                for text in [ingest(facts), processor(facts), emitter(facts), kmsctl(facts)] {
                     let value = parsed(&text);
                     assert_eq!(value["kafka"]["topic_prefix"].as_str(), Some("kms-node-1"));
                     assert_eq!(value["schema_registry"]["url"].as_str(), facts.registry);

@@ -3,11 +3,13 @@
 use std::fmt;
 
 use kms_chain::release::Release;
+use serde::{Deserialize, Serialize};
 
 use crate::simulator::CoreVersion;
 
 /// A generation of the protocol (`docs/protocol.md`, "Generations"), with the chains and the KMS Core that belong to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Generation {
     /// v0.10 and v0.11: one chain, the Gateway; KMS Core 0.12.
     #[default]

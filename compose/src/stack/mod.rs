@@ -7,7 +7,7 @@
 //!        └─▶ [schema registry] ───────────────────┘
 //! ```
 
-mod config;
+pub(crate) mod config;
 mod executor;
 mod generation;
 mod node;
@@ -17,23 +17,25 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use alloy::primitives::Address;
 use alloy::signers::local::PrivateKeySigner;
 use futures::future::{join_all, try_join_all};
-use kms_chain::event::ContractSet;
 
-use crate::contracts::{
-    CiphertextFormat, Contracts, ContractsError, Coprocessor, DeploymentConfig, HostChain, KmsNode, Material,
-    Requester, RequesterKeys, Thresholds, attestation, attested_object, fund,
+use crate::contracts::{Contracts, ContractsError, DeploymentConfig, Material, Requester};
+use crate::description::{
+    ChainPlace, Description, FollowedChain, NodePlace, ServicePlace, deployment, owner_key, topic_prefix,
 };
-use crate::error::StackError;
-use crate::keys::{development_key, key_file_text};
+use crate::error::{StackError, chain_of};
+use crate::keys::key_file_text;
 use crate::parts::{self, Anvil, AnvilOptions, Bucket, Kafka, KafkaOptions, Registry};
 use crate::ports::free_port;
-use crate::simulator::{Mode, SimulatorConfig};
+use crate::progress::Progress;
+use crate::simulator::SimulatorConfig;
 use crate::supervise::{Launch, Supervised};
 use crate::workspace::{Workspace, WorkspaceOptions};
 
-use executor::delegate;
+use config::CoreFacts;
+pub(crate) use executor::delegate;
 pub use generation::Generation;
 pub use node::{Core, Node, NodeKeys};
 pub use service::{Service, ServiceKind};
@@ -219,12 +221,7 @@ impl StackBuilder {
     }
 
     fn check(&self) -> Result<(), StackError> {
-        if self.nodes == 0 || !(self.nodes - 1).is_multiple_of(3) {
-            return Err(StackError::Usage(format!(
-                "{} nodes: a KMS has 1 node, or 3t + 1 of them (4, 7, …)",
-                self.nodes
-            )));
-        }
+        check_nodes(self.nodes)?;
         if !matches!(self.brokers, 1 | 3) {
             return Err(StackError::Usage(format!("{} brokers: only 1 and 3 are provided for", self.brokers)));
         }
@@ -257,12 +254,19 @@ impl StackBuilder {
             };
             let (anvil, ethereum) = tokio::try_join!(gateway, ethereum)?;
             let buckets = try_join_all((0..self.coprocessors).map(|_| Bucket::start(workspace, "ct128"))).await?;
-            let deployment = deployment(self.generation, &keys, &buckets, &anvil, ethereum.as_ref());
-            let contracts = deploy(workspace, &anvil, &deployment).await?;
-            if self.batches {
-                delegate(workspace, &anvil, &keys).await?;
-            }
-            Ok((anvil, ethereum, buckets, deployment, contracts))
+            let nodes: Vec<_> = keys.iter().map(|keys| (keys.signer.address(), keys.sender.address())).collect();
+            let urls: Vec<String> = buckets.iter().map(Bucket::url).collect();
+            let host = ethereum.as_ref().map(place);
+            let deployment = deployment(self.generation, &nodes, &urls, &place(&anvil), host.as_ref());
+            let contracts = deploy(workspace.progress(), &anvil.url(), &deployment).await?;
+            let executor = match self.batches {
+                true => {
+                    let senders: Vec<_> = keys.iter().map(|keys| keys.sender.clone()).collect();
+                    Some(delegate(workspace.progress(), &place(&anvil), &senders).await?)
+                }
+                false => None,
+            };
+            Ok((anvil, ethereum, buckets, deployment, contracts, executor))
         };
         let kafka = async {
             match &self.kafka {
@@ -281,7 +285,7 @@ impl StackBuilder {
         };
         let cores = try_join_all((1..=self.nodes).map(|number| self.start_core(workspace, number, &keys[number - 1])));
         let (chain, kafka, registry, cores) = tokio::try_join!(chain, kafka, registry, cores)?;
-        let (anvil, ethereum, buckets, deployment, contracts) = chain;
+        let (anvil, ethereum, buckets, deployment, contracts, executor) = chain;
 
         let bootstrap = match (&self.kafka, &kafka) {
             (Some(given), _) => given.clone(),
@@ -307,6 +311,7 @@ impl StackBuilder {
             registry,
             deployment,
             contracts,
+            executor,
             times: StartTimes { fetch: fetched, ready: Duration::ZERO },
         };
         for (index, (keys, core)) in keys.into_iter().zip(cores).enumerate() {
@@ -329,23 +334,18 @@ impl StackBuilder {
         let name = format!("core-{number}");
         let (grpc, control) = (free_port()?, free_port()?);
         let key_file = secret_file(workspace, &format!("config/node-{number}/signer.key"), &keys.signer)?;
-        let mut config = SimulatorConfig {
+        let facts = CoreFacts {
             listen: (Ipv4Addr::LOCALHOST, grpc).into(),
-            control: Some((Ipv4Addr::LOCALHOST, control).into()),
-            version: self.generation.core_version(),
-            mode: if self.nodes == 1 { Mode::Centralized } else { Mode::Threshold },
-            party_id: number as u32,
-            nodes: self.nodes as u32,
-            threshold: (self.nodes as u32 - 1) / 3,
-            private_key_file: Some(key_file),
-            state_dir: Some(workspace.data_dir(&name)?),
-            // The applications of a local chain encrypt under keys that no KMS made.
-            any_key: true,
-            ..SimulatorConfig::default()
+            control: (Ipv4Addr::LOCALHOST, control).into(),
+            generation: self.generation,
+            number,
+            nodes: self.nodes,
+            key_file,
+            state_dir: workspace.data_dir(&name)?,
         };
+        let mut config = config::core(facts);
         (self.adjust_core)(number, &mut config);
-        let text = toml::to_string_pretty(&config)
-            .map_err(|error| StackError::io("writing a simulator's configuration")(std::io::Error::other(error)))?;
+        let text = config::core_text(&config)?;
         let file = workspace.write(&format!("config/node-{number}/core.toml"), &text)?;
         let launch = Launch::new(name, workspace.program()).args(["simulator", "--config"]).arg(file);
         let core = Core { process: Supervised::new(workspace, launch), grpc, control };
@@ -355,10 +355,7 @@ impl StackBuilder {
     }
 
     fn node(&self, stack: &Stack, number: usize, keys: NodeKeys, core: Core) -> Result<Node, StackError> {
-        let prefix = match self.nodes {
-            1 => format!("{}-connector", self.prefix),
-            _ => format!("{}-node-{number}", self.prefix),
-        };
+        let prefix = topic_prefix(&self.prefix, self.nodes, number);
         let wallet = secret_file(&stack.workspace, &format!("config/node-{number}/wallet.key"), &keys.sender)?;
         let place = Place { number, prefix: &prefix, keys: &keys, core: &core.url(), wallet: &wallet };
         let services = [
@@ -425,23 +422,9 @@ pub struct Stack {
     settings: Vec<(ServiceKind, String)>,
     deployment: DeploymentConfig,
     contracts: Contracts,
+    executor: Option<Address>,
     times: StartTimes,
     workspace: Workspace,
-}
-
-/// One of a stack's chains and what a connector follows on it.
-#[derive(Clone, Debug)]
-pub struct FollowedChain {
-    /// `gateway` or `ethereum`, as in the services' configuration.
-    pub name: &'static str,
-    /// EIP-155 id.
-    pub chain_id: u64,
-    /// JSON-RPC address of the node itself.
-    pub url: String,
-    /// The followed contracts.
-    pub contracts: ContractSet,
-    /// Nothing of the contracts is in an earlier block.
-    pub first_block: u64,
 }
 
 impl Stack {
@@ -493,22 +476,32 @@ impl Stack {
 
     /// The chains that a connector follows, the Gateway first.
     pub fn chains(&self) -> Vec<FollowedChain> {
-        let gateway = FollowedChain {
-            name: "gateway",
-            chain_id: self.contracts.gateway_chain_id,
-            url: self.anvil.url(),
-            contracts: self.contracts.followed(),
-            first_block: self.contracts.first_block,
+        self.describe().chains()
+    }
+
+    /// Everything that has to be known to use it from outside.
+    pub fn describe(&self) -> Description {
+        let node = |node: &Node| NodePlace {
+            number: node.number,
+            prefix: node.prefix.clone(),
+            signer: node.signer(),
+            sender: node.sender(),
+            core: node.core.url(),
+            control: Some(format!("http://{}", node.core.control())),
+            services: node.services.iter().map(service_place).collect(),
         };
-        let ethereum = self.ethereum.as_ref().zip(self.contracts.ethereum).zip(self.contracts.followed_on_ethereum());
-        let ethereum = ethereum.map(|((anvil, ethereum), contracts)| FollowedChain {
-            name: "ethereum",
-            chain_id: ethereum.chain_id,
-            url: anvil.url(),
-            contracts,
-            first_block: ethereum.first_block,
-        });
-        [Some(gateway), ethereum].into_iter().flatten().collect()
+        Description {
+            generation: self.generation,
+            kafka: self.bootstrap.clone(),
+            brokers: self.replication_factor,
+            registry: self.registry.as_ref().map(Registry::url),
+            gateway: place(&self.anvil),
+            ethereum: self.ethereum.as_ref().map(place),
+            contracts: self.contracts,
+            executor: self.executor,
+            buckets: self.buckets.iter().map(Bucket::url).collect(),
+            nodes: self.nodes.iter().map(node).collect(),
+        }
     }
 
     /// Puts a ciphertext into a coprocessor's bucket as its generation does: under its digest in (a), under its handle and with the
@@ -525,21 +518,7 @@ impl Stack {
         material: &Material,
         body: Vec<u8>,
     ) -> Result<(), StackError> {
-        let format = CiphertextFormat::CompressedOnCpu;
-        let bucket = &self.buckets[coprocessor];
-        let put = match self.generation {
-            Generation::A => {
-                let key = hex::encode(material.sns_ciphertext_digest);
-                bucket.put(&key, &[("ct-format", format.name())], body).await
-            }
-            Generation::B => {
-                let attestation = attestation(&self.deployment.coprocessors[coprocessor].signer, material, format)
-                    .map_err(|error| StackError::Contracts(chain_of(&error)))?;
-                let metadata = [("ct-attestation", attestation.as_str())];
-                bucket.put(&attested_object(material.handle), &metadata, body).await
-            }
-        };
-        put.map_err(|error| StackError::Job(format!("a ciphertext could not be uploaded: {}", chain_of(&error))))
+        self.describe().put_ciphertext(coprocessor, material, body).await
     }
 
     /// The coprocessors' buckets, in the order of [`DeploymentConfig::coprocessors`].
@@ -573,15 +552,7 @@ impl Stack {
     /// # Errors
     /// The chain does not answer.
     pub async fn requester(&self) -> Result<Requester, ContractsError> {
-        let sender = development_key("requester");
-        fund(&self.anvil.url(), &[sender.address()]).await?;
-        let keys = RequesterKeys {
-            owner: owner_key(),
-            coprocessors: self.deployment.coprocessors.iter().map(|one| one.tx_sender.clone()).collect(),
-            sender,
-        };
-        let host = self.ethereum.as_ref().map(Anvil::url);
-        Requester::connect(&self.anvil.url(), host.as_deref(), self.contracts, keys).await
+        self.describe().requester().await
     }
 
     /// A further process of a service of a node, not started: a second instance, or a standby. `instance` is its ordinal; `0` is taken.
@@ -653,48 +624,33 @@ impl Stack {
     }
 }
 
-fn owner_key() -> PrivateKeySigner {
-    development_key("owner of the contracts")
-}
-
-fn deployment(
-    generation: Generation,
-    keys: &[NodeKeys],
-    buckets: &[Bucket],
-    gateway: &Anvil,
-    ethereum: Option<&Anvil>,
-) -> DeploymentConfig {
-    let node = |(index, keys): (usize, &NodeKeys)| KmsNode {
-        tx_sender: keys.sender.address(),
-        signer: keys.signer.address(),
-        storage_url: format!("http://127.0.0.1/kms-node-{}", index + 1),
-    };
-    let coprocessor = |(index, bucket): (usize, &Bucket)| Coprocessor {
-        tx_sender: development_key(&format!("coprocessor {} sender", index + 1)),
-        signer: development_key(&format!("coprocessor {} signer", index + 1)),
-        s3_bucket_url: bucket.url(),
-    };
-    DeploymentConfig {
-        release: generation.release(),
-        nodes: keys.iter().enumerate().map(node).collect(),
-        coprocessors: buckets.iter().enumerate().map(coprocessor).collect(),
-        thresholds: Thresholds::of(keys.len(), buckets.len()),
-        host: HostChain { chain_id: ethereum.unwrap_or(gateway).chain_id(), rpc_url: ethereum.map(Anvil::url) },
+/// Whether there can be a KMS of that many nodes.
+pub(crate) fn check_nodes(nodes: usize) -> Result<(), StackError> {
+    if nodes == 0 || !(nodes - 1).is_multiple_of(3) {
+        return Err(StackError::Usage(format!("{nodes} nodes: a KMS has 1 node, or 3t + 1 of them (4, 7, …)")));
     }
+    Ok(())
 }
 
-async fn deploy(workspace: &Workspace, anvil: &Anvil, deployment: &DeploymentConfig) -> Result<Contracts, StackError> {
-    let task = workspace.progress().begin("contracts", "deploying");
-    let deployed = Contracts::deploy(&anvil.url(), &owner_key(), deployment).await;
+fn place(anvil: &Anvil) -> ChainPlace {
+    ChainPlace { url: anvil.url(), chain_id: anvil.chain_id(), first_block: None }
+}
+
+fn service_place(service: &Service) -> ServicePlace {
+    ServicePlace { kind: service.kind(), url: format!("http://{}", service.listen()) }
+}
+
+/// Puts the contracts on the chains.
+pub(crate) async fn deploy(
+    progress: &Progress,
+    url: &str,
+    deployment: &DeploymentConfig,
+) -> Result<Contracts, StackError> {
+    let task = progress.begin("contracts", "deploying");
+    let deployed = Contracts::deploy(url, &owner_key(), deployment).await;
     let contracts = deployed.map_err(|error| StackError::Contracts(chain_of(&error)))?;
     task.done("deployed");
     Ok(contracts)
-}
-
-/// An error with what caused it, on one line.
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// A file that only its owner can read.

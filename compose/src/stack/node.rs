@@ -20,7 +20,7 @@ pub struct NodeKeys {
 
 impl NodeKeys {
     /// Development keys of the node of that number.
-    pub(super) fn of(number: usize) -> Self {
+    pub(crate) fn of(number: usize) -> Self {
         Self {
             signer: crate::keys::development_key(&format!("node {number} signer")),
             sender: crate::keys::development_key(&format!("node {number} sender")),

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::StackError;
 use crate::http::http_client;
 use crate::supervise::{Launch, Supervised};
@@ -16,7 +18,8 @@ const STOP_GRACE: Duration = Duration::from_secs(20);
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Which service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ServiceKind {
     /// Chain to requests topics.
     Ingest,

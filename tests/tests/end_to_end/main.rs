@@ -15,6 +15,7 @@ mod kmsctl;
 mod parts;
 mod pipeline;
 mod processor;
+mod setup;
 mod stack;
 mod stage;
 mod supervision;
