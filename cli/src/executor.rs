@@ -4,7 +4,7 @@
 //! of the account runs, which its group in Kafka shows, and while the pool holds a transaction of it.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use alloy::primitives::Address;
@@ -14,7 +14,8 @@ use kms_emitter::fees::FeePolicy;
 use kms_emitter::leader;
 use kms_emitter::provision::{self, Done, Payer};
 use kms_emitter::wallet::Wallet;
-use kms_runtime::config::Secret;
+use kms_emitter::wallet::aws_kms::{self, AwsKms, Settings};
+use kms_runtime::config::{Endpoint, Secret};
 use kms_runtime::kafka::LogContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::json;
@@ -46,6 +47,11 @@ pub(crate) enum Verb {
         #[command(flatten)]
         chain: Chain,
     },
+    /// Say whose account a key is, wherever it is kept. Asks no chain.
+    Address {
+        #[command(flatten)]
+        signer: Signer,
+    },
     /// Take a delegation back. Its emitter must not run.
     Revoke {
         #[command(flatten)]
@@ -68,9 +74,8 @@ pub(crate) struct Chain {
 pub(crate) struct Paid {
     #[command(flatten)]
     chain: Chain,
-    /// File with the account's private key, 32 bytes in hex.
-    #[arg(long, value_name = "FILE")]
-    key_file: PathBuf,
+    #[command(flatten)]
+    signer: Signer,
     /// Gas limit of the transaction.
     #[arg(long, default_value_t = 1_000_000, value_name = "GAS")]
     gas_limit: u64,
@@ -83,6 +88,31 @@ pub(crate) struct Paid {
     /// Seconds to wait for the transaction's block.
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     wait: u64,
+}
+
+/// Where the account's key is: in exactly one place.
+#[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("key").required(true).multiple(false))]
+pub(crate) struct Signer {
+    /// File with the account's private key, 32 bytes in hex.
+    #[arg(long, group = "key", value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// File with the account's key, encrypted: a keystore (Web3 Secret Storage, version 3).
+    #[arg(long, group = "key", requires = "keystore_password_file", value_name = "FILE")]
+    keystore_file: Option<PathBuf>,
+    /// File with the keystore's password.
+    #[arg(long, requires = "keystore_file", value_name = "FILE")]
+    keystore_password_file: Option<PathBuf>,
+    /// Id, ARN or alias of the account's key in AWS KMS. Credentials are looked for where AWS clients do.
+    #[arg(long, group = "key", value_name = "ID")]
+    aws_kms_key_id: Option<String>,
+    /// Region of that key, unless its ARN or AWS_REGION says it.
+    #[arg(long, requires = "aws_kms_key_id", value_name = "REGION")]
+    aws_region: Option<String>,
+    /// Endpoint of AWS KMS in place of the region's own.
+    #[arg(long, requires = "aws_kms_key_id", value_name = "URL")]
+    aws_endpoint_url: Option<Endpoint>,
 }
 
 /// Whether the emitter is looked for.
@@ -119,6 +149,13 @@ async fn carry_out(config: &CtlConfig, verb: Verb, output: Output) -> Result<Str
             no_emitter_runs(config, &payer, guard)?;
             let done = payer.delegate(Address::ZERO).await.map_err(failed)?;
             Ok(told(output, done, Some(payer.wallet.address()), "delegates no more;"))
+        }
+        Verb::Address { signer } => {
+            let address = wallet(&signer).await?.address();
+            Ok(match output {
+                Output::Json => json!({"account": address}).to_string(),
+                Output::Text => address.to_string(),
+            })
         }
         Verb::Status { account, chain } => status(&client(&chain)?, account, output).await,
     }
@@ -175,12 +212,43 @@ fn client(chain: &Chain) -> Result<Rpc, CtlError> {
     Rpc::new(RpcConfig::new("chain", urls)).map_err(|error| CtlError::Argument(error.to_string()))
 }
 
+/// The account; one in AWS KMS is asked for, so that whatever is signed afterwards is held against it.
+async fn wallet(signer: &Signer) -> Result<Wallet, CtlError> {
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    let argument = |error: &dyn std::fmt::Display| CtlError::Argument(error.to_string());
+    if let Some(file) = &signer.key_file {
+        let named = |error: &dyn std::fmt::Display| argument(&format!("{}: {error}", file.display()));
+        return Wallet::new(&secret(file)?).map_err(|error| named(&error));
+    }
+    if let (Some(file), Some(password)) = (&signer.keystore_file, &signer.keystore_password_file) {
+        let named = |error: &dyn std::fmt::Display| argument(&format!("{}: {error}", file.display()));
+        return Wallet::from_keystore(&secret(file)?, &secret(password)?).map_err(|error| named(&error));
+    }
+    let Some(key_id) = &signer.aws_kms_key_id else { return Err(argument(&"no key is given")) };
+    let region = aws_kms::region(signer.aws_region.as_deref(), key_id).map_err(|error| argument(&error))?;
+    let settings = Settings {
+        key_id: key_id.clone(),
+        region,
+        endpoint: signer.aws_endpoint_url.clone(),
+        credentials: None,
+        timeout: TIMEOUT,
+        concurrency: 1,
+    };
+    let kms = AwsKms::new(settings).map_err(|error| argument(&error))?;
+    let address = kms.address().await.map_err(|error| CtlError::Executor(format!("AWS KMS {error}")))?;
+    Ok(Wallet::in_aws_kms(kms, address))
+}
+
+/// What is in a file, without the white space around it.
+fn secret(file: &Path) -> Result<Secret, CtlError> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| CtlError::Argument(format!("the file {} cannot be read: {error}", file.display())))?;
+    Ok(Secret::new(text.trim()))
+}
+
 async fn payer(paid: &Paid) -> Result<Payer, CtlError> {
     let rpc = client(&paid.chain)?;
-    let file = paid.key_file.display();
-    let key = std::fs::read_to_string(&paid.key_file)
-        .map_err(|error| CtlError::Argument(format!("the key file {file} cannot be read: {error}")))?;
-    let wallet = Wallet::new(&Secret::new(key)).map_err(|error| CtlError::Argument(format!("{file}: {error}")))?;
+    let wallet = wallet(&paid.signer).await?;
     let chain_id = rpc.chain_id().await.map_err(failed)?;
     Ok(Payer {
         rpc,

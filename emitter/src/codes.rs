@@ -58,7 +58,7 @@ codes! {
         "raise the cap, or wait: sending resumes by itself";
     /// The wallet's key is not the configured account's.
     WRONG_WALLET = "KC-0753", "wrong_wallet",
-        "the private key belongs to another address than `wallet.address`",
+        "the signer's key belongs to another address than `wallet.address`, or cannot sign transactions",
         "correct one of the two";
     /// Another process leads.
     STANDBY = "KC-0754", "standby",
@@ -88,6 +88,10 @@ codes! {
     NO_EXECUTOR = "KC-0760", "no_executor",
         "`submission.mode` is \"batch\", and the transaction sender does not delegate to a batch executor of this release; or a batch was mined and did nothing, since it no longer does",
         "delegate with `kmsctl executor delegate`, or set `submission.mode` to \"auto\" or \"single\"; until then answers go one by one";
+    /// A signer elsewhere does not sign.
+    SIGNER_OUTAGE = "KC-0770", "signer_outage",
+        "AWS KMS does not answer, refuses, or signs with another key than that of `wallet.address`",
+        "nothing while it passes, answers wait; otherwise the text says what to mend: network, credentials, the permissions kms:GetPublicKey and kms:Sign, the state of the key, what an alias points to, or the quota of requests";
 }
 
 #[cfg(test)]

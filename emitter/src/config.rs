@@ -7,7 +7,7 @@ use kms_chain::eip712::{Domain, Domains};
 use kms_chain::event::ContractSet;
 use kms_chain::finality::Finality;
 use kms_chain::release::{Release, ReleaseChoice};
-use kms_runtime::config::{Configuration, Endpoint, Problems, SchemaRegistryConfig, Secret, TelemetryConfig};
+use kms_runtime::config::{Configuration, Endpoint, Problems, SchemaRegistryConfig, TelemetryConfig};
 use kms_runtime::kafka::KafkaConfig;
 use kms_schemas::identity::{Kind, Lane};
 use schemars::JsonSchema;
@@ -18,7 +18,7 @@ use crate::fees::FeePolicy;
 use crate::gas::GasPolicy;
 use crate::nonce;
 use crate::verdict::Patience;
-use crate::wallet::Wallet;
+pub use crate::wallet::config::WalletConfig;
 
 /// Configuration of `kms-emitter`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -102,7 +102,7 @@ impl EmitterConfig {
     }
 
     fn account(&self, destination: &DestinationConfig) -> Option<Address> {
-        Wallet::new(&self.wallet_of(destination).private_key).ok().map(|wallet| wallet.address())
+        self.wallet_of(destination).wallet().ok().map(|wallet| wallet.address())
     }
 }
 
@@ -353,37 +353,6 @@ impl Configuration for SignerConfig {
     fn validate(&self, problems: &mut Problems) {
         if self.address.is_zero() {
             problems.at("address", "the zero address signs nothing");
-        }
-    }
-}
-
-/// The account that sends and pays: the node's registered transaction sender, not its signer.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct WalletConfig {
-    /// Its private key, 32 bytes in hex. Nothing else may use the account while an emitter does.
-    pub private_key: Secret,
-    /// Its address, to be held against the key.
-    #[serde(default)]
-    #[schemars(with = "Option<String>", extend("format" = "address"))]
-    pub address: Option<Address>,
-    /// Gwei below which the account is reported as low on funds.
-    #[serde(default = "low_balance_gwei")]
-    pub low_balance_gwei: u64,
-}
-
-const fn low_balance_gwei() -> u64 {
-    100_000_000
-}
-
-impl Configuration for WalletConfig {
-    fn validate(&self, problems: &mut Problems) {
-        match Wallet::new(&self.private_key) {
-            Err(error) => problems.at("private_key", error.to_string()),
-            Ok(wallet) => {
-                if let Some(wrong) = self.address.filter(|address| *address != wallet.address()) {
-                    problems.at("address", format!("is {wrong}, the key belongs to {}", wallet.address()));
-                }
-            }
         }
     }
 }
@@ -823,6 +792,44 @@ mod tests {
     fn a_key_of_another_account_than_the_one_given_is_refused() {
         let wrong = ["wallet.address=0x0000000000000000000000000000000000000001"];
         assert_eq!(paths(&with(&wrong)), ["wallet.address"]);
+    }
+
+    /// The configuration with a wallet of another kind.
+    fn with_wallet(wallet: &[&str]) -> Sources {
+        let set = SMALLEST[..5].iter().chain(wallet).map(|one| (*one).to_owned()).collect();
+        Sources { set, ..Sources::default() }
+    }
+
+    #[test]
+    fn an_account_has_one_key_in_one_place() {
+        const KMS: &str = "wallet.aws_kms_key_id=arn:aws:kms:eu-west-3:111122223333:key/1";
+        const ADDRESS: &str = "wallet.address=0x0000000000000000000000000000000000000001";
+        assert_eq!(paths(&with_wallet(&["wallet.low_balance_gwei=1"])), ["wallet.private_key"]);
+        let both = paths(&with_wallet(&[SMALLEST[5], "wallet.keystore={}", KMS, ADDRESS]));
+        assert_eq!(both, ["wallet.keystore", "wallet.aws_kms_key_id"]);
+        assert_eq!(paths(&with(&["wallet.keystore_password=a"])), ["wallet.keystore_password"]);
+        assert_eq!(paths(&with(&["wallet.aws_region=a", "wallet.aws_session_token=b"])).len(), 2);
+        assert_eq!(paths(&with_wallet(&["wallet.keystore={}"])), ["wallet.keystore_password"]);
+        let secret = "wallet.aws_secret_access_key=a";
+        let wrong = with_wallet(&[KMS, "wallet.aws_region=eu-west-1", secret, "submission.max_in_flight=0"]);
+        let expected = ["submission.max_in_flight", "wallet.aws_region", "wallet.address", "wallet.aws_access_key_id"];
+        assert_eq!(paths(&wrong), expected);
+
+        let config = load::<EmitterConfig>(&with_wallet(&[KMS, ADDRESS])).unwrap().config;
+        let wallet = config.wallet.wallet().unwrap();
+        assert!(wallet.is_remote() && Some(wallet.address()) == config.wallet.address);
+    }
+
+    #[test]
+    fn the_same_account_is_known_wherever_its_key_is() {
+        let mut set = SECOND.to_vec();
+        set.extend([
+            "destination.1.chain_id=31337",
+            "destination.1.kms_generation=0x00000000000000000000000000000000000dec04",
+            "destination.1.wallet.aws_kms_key_id=arn:aws:kms:eu-west-3:111122223333:key/1",
+            "destination.1.wallet.address=0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266",
+        ]);
+        assert_eq!(paths(&with(&set)), ["destination[1].chain_id"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The journal: every byte string that can reach the chain is committed to `emitter.intents` before it is sent.
 //!
-//! A thread of its own signs what the planner wants signed and commits it in transactions of the leader's fenced producer.
+//! A thread of its own has signed what the planner wants signed ([`crate::signing`]) and commits it in transactions of the leader's fenced producer.
 //! It commits whatever waits, so batches grow by themselves and nothing waits for a timer. A paused predecessor can neither
 //! journal nor, therefore, send anything that its successor does not know.
 
@@ -31,6 +31,7 @@ use crate::fees::Fees;
 use crate::handler::SERVICE;
 use crate::metrics::Metrics;
 use crate::nonce::{Millis, Nonce, Variant};
+use crate::signing::Signing;
 use crate::submitter::ItemKey;
 use crate::wallet::{self, Payload, SignedTransaction, Wallet};
 
@@ -331,7 +332,7 @@ impl Journal {
         consumer.fetch_watermarks(&self.topic, 0, self.kafka.request_timeout()).map_err(JournalError::Watermarks)
     }
 
-    /// Signs and commits drafts until their channel closes. Blocking: the body of a thread.
+    /// Has drafts signed and commits them until their channel closes. Blocking: the body of a thread.
     ///
     /// # Errors
     /// When fenced, or when the client failed for good.
@@ -341,6 +342,7 @@ impl Journal {
         journalled: &mpsc::Sender<Journalled>,
         settled_below: &AtomicI64,
         batch: usize,
+        signing: &Signing,
         stop: &CancellationToken,
     ) -> Result<(), JournalError> {
         while let Some(first) = drafts.blocking_recv() {
@@ -349,7 +351,7 @@ impl Journal {
                 let Ok(draft) = drafts.try_recv() else { break };
                 waiting.push(draft);
             }
-            for outcome in self.commit(waiting, settled_below.load(Ordering::Acquire), stop)? {
+            for outcome in self.commit(waiting, settled_below.load(Ordering::Acquire), signing, stop)? {
                 if journalled.blocking_send(outcome).is_err() {
                     return Ok(());
                 }
@@ -362,14 +364,18 @@ impl Journal {
         &self,
         drafts: Vec<Draft>,
         settled_below: i64,
+        signing: &Signing,
         stop: &CancellationToken,
     ) -> Result<Vec<Journalled>, JournalError> {
         let mut outcomes = Vec::with_capacity(drafts.len());
         let mut signed = Vec::with_capacity(drafts.len());
         let mut records = Vec::with_capacity(drafts.len());
-        for draft in drafts {
+        let bytes = signing.sign(&drafts, stop);
+        for (draft, bytes) in drafts.into_iter().zip(bytes) {
             let nonce = draft.nonce;
-            match self.sign(draft, settled_below) {
+            // What a shutdown overtook is signed by whoever comes next.
+            let Some(bytes) = bytes else { continue };
+            match bytes.and_then(|bytes| self.record(draft, bytes, settled_below)) {
                 Ok((variant, record)) => {
                     signed.push((nonce, variant));
                     records.push(record);
@@ -403,10 +409,14 @@ impl Journal {
     }
 
     /// The bytes and their record; else why there can be none.
-    fn sign(&self, draft: Draft, settled_below: i64) -> Result<(Variant<ItemKey>, OutgoingRecord), String> {
-        let Draft { nonce, attempt, items, payload, fees } = draft;
-        let signed = self.account.wallet.sign(self.account.chain_id, nonce, &payload, fees);
-        let SignedTransaction { raw, hash } = signed.map_err(|error| error.to_string())?;
+    fn record(
+        &self,
+        draft: Draft,
+        signed: SignedTransaction,
+        settled_below: i64,
+    ) -> Result<(Variant<ItemKey>, OutgoingRecord), String> {
+        let Draft { nonce, attempt, items, payload: _, fees } = draft;
+        let SignedTransaction { raw, hash } = signed;
         let (keys, items): (Vec<ItemKey>, Vec<IntentItem>) = items.into_iter().unzip();
         let (chain_id, sender) = (self.account.chain_id, self.account.wallet.address());
         let intent = Intent {
@@ -538,6 +548,7 @@ impl OpenIntents {
 #[cfg(test)]
 mod tests {
     use alloy::primitives::B256;
+    use futures::FutureExt as _;
     use kms_runtime::config::Secret;
     use kms_schemas::identity::{Identity, Kind, RequestId};
 
@@ -545,12 +556,17 @@ mod tests {
 
     const ID: RequestId = RequestId(B256::repeat_byte(3));
 
+    fn sign(wallet: &Wallet, payload: &Payload) -> SignedTransaction {
+        let signing = wallet.sign(7, Nonce(4), payload, Fees { max_fee: 10, priority: 1 });
+        signing.now_or_never().unwrap().unwrap()
+    }
+
     /// An intent as the journal writes it: one answer to request 3 of contract 5.
     fn intent() -> Intent {
         let wallet = Wallet::new(&Secret::new(format!("0x{}", "11".repeat(32)))).unwrap();
         let data = [&[1, 2, 3, 4][..], ID.0.as_slice(), &[9; 64]].concat();
         let payload = Payload { to: Address::repeat_byte(5), data: data.into(), gas_limit: 100_000 };
-        let signed = wallet.sign(7, Nonce(4), &payload, Fees { max_fee: 10, priority: 1 }).unwrap();
+        let signed = sign(&wallet, &payload);
         let contract = Address::repeat_byte(5);
         let identity = Identity { chain_id: 7, contract, kind: Kind::PublicDecryption, id: ID };
         let result = Coordinates { topic: "results".to_owned(), partition: 0, offset: 1 };
@@ -583,7 +599,7 @@ mod tests {
             gas_limit: 100_000,
         };
         let payload = executor::batch(wallet.address(), &signed_for.iter().map(call).collect::<Vec<_>>());
-        let signed = wallet.sign(7, Nonce(4), &payload, Fees { max_fee: 10, priority: 1 }).unwrap();
+        let signed = sign(&wallet, &payload);
         let single = intent();
         let item = |id: &u8| {
             let mut item = single.items[0].clone();
@@ -621,7 +637,7 @@ mod tests {
                 // A transaction of somebody else, put under our name.
                 let other = Wallet::new(&Secret::new(format!("0x{}", "22".repeat(32)))).unwrap();
                 let payload = wallet::read_back(&one.raw).unwrap().payload;
-                let signed = other.sign(7, Nonce(4), &payload, Fees { max_fee: 10, priority: 1 }).unwrap();
+                let signed = sign(&other, &payload);
                 (one.raw, one.hash) = (signed.raw, signed.hash);
             },
         ];

@@ -67,6 +67,7 @@ pub mod provision;
 pub mod routes;
 pub mod service;
 pub mod session;
+pub mod signing;
 pub mod submitter;
 pub mod verdict;
 pub mod verify;

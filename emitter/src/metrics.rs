@@ -58,6 +58,8 @@ pub fn describe() {
     describe_counter!("kms_connector_destination_failures_total", Unit::Count, "Terms that failed, by code");
     describe_counter!("kms_connector_intents_journalled_total", Unit::Count, "Intents committed to the journal");
     describe_histogram!("kms_connector_journal_commit_seconds", Unit::Seconds, "Time of one commit of the journal");
+    describe_counter!("kms_connector_signer_failures_total", Unit::Count, "Failed calls of AWS KMS, by reason");
+    describe_histogram!("kms_connector_signer_seconds", Unit::Seconds, "Time of one signature by AWS KMS");
     describe_histogram!("kms_connector_submission_seconds", Unit::Seconds, "From a result's intake to its settlement");
 }
 
@@ -110,6 +112,17 @@ impl Metrics {
         counter!("kms_connector_intents_journalled_total", "destination" => self.destination).increment(intents as u64);
         histogram!("kms_connector_journal_commit_seconds", "destination" => self.destination)
             .record(took.as_secs_f64());
+    }
+
+    /// A signer elsewhere did not do its work.
+    pub fn signer_failed(self, reason: &'static str) {
+        counter!("kms_connector_signer_failures_total", "destination" => self.destination, "reason" => reason)
+            .increment(1);
+    }
+
+    /// A signer elsewhere signed.
+    pub fn signer_signed(self, took: Duration) {
+        histogram!("kms_connector_signer_seconds", "destination" => self.destination).record(took.as_secs_f64());
     }
 
     /// A node said something to a transaction.

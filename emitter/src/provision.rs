@@ -130,7 +130,7 @@ impl Payer {
         }
         let fees = self.fees.current(self.rpc.latest_block().await?.base_fee())?;
         let code = executor::creation_code();
-        let signed = self.wallet.sign_creation(self.chain_id, account.nonce, &code, self.gas_limit, fees)?;
+        let signed = self.wallet.sign_creation(self.chain_id, account.nonce, &code, self.gas_limit, fees).await?;
         let executor = self.wallet.address().create(account.nonce.0);
         let gas_used = self.mine(&signed).await?;
         if !is_executor(&self.rpc, executor).await? {
@@ -149,7 +149,7 @@ impl Payer {
         }
         let planned = delegation::plan(&read(&self.rpc, self.wallet.address()).await?, to)?;
         let fees = self.fees.current(self.rpc.latest_block().await?.base_fee())?;
-        let signed = self.wallet.sign_delegation(self.chain_id, &planned, self.gas_limit, fees)?;
+        let signed = self.wallet.sign_delegation(self.chain_id, &planned, self.gas_limit, fees).await?;
         let gas_used = self.mine(&signed).await?;
         delegation::verify(&planned, &read(&self.rpc, self.wallet.address()).await?)?;
         Ok(Done { executor: to, hash: signed.hash, gas_used })

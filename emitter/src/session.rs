@@ -38,6 +38,7 @@ use crate::nonce::{Action, Nonce, Planner, Recovered, Variant};
 use crate::prove::Prover;
 use crate::provision;
 use crate::routes::Routes;
+use crate::signing::Signing;
 use crate::submitter::{self, Inbox, ItemKey, Job, Parts, Submitter};
 use crate::verify::Verifier;
 use crate::waits::Patience;
@@ -81,6 +82,8 @@ pub struct Checks {
     pub registration: Check,
     /// The account can pay.
     pub funds: Check,
+    /// The account can sign; only where somebody else is asked for signatures.
+    pub signer: Option<Check>,
 }
 
 impl Session {
@@ -92,7 +95,7 @@ impl Session {
         let refuse = |text: String| Stopped::new(Exit::Configuration, &kms_runtime::codes::CONFIG_VALUE, text);
         let destination = config.destination[index].clone();
         let submission = config.submission_of(&destination).clone();
-        let wallet = Wallet::new(&config.wallet_of(&destination).private_key);
+        let wallet = config.wallet_of(&destination).wallet();
         let wallet = wallet.map_err(|error| refuse(format!("destination {}: {error}", destination.id)))?;
         let rpc = client(&destination, &submission)
             .map_err(|text| refuse(format!("destination {}: {text}", destination.id)))?;
@@ -104,6 +107,7 @@ impl Session {
             chain: check("chain"),
             registration: check("registration"),
             funds: check("funds"),
+            signer: wallet.is_remote().then(|| check("signer")),
         };
         let routes = Routes::new(&config.destination, index);
         let lanes = Lane::ALL.into_iter().filter(|lane| routes.consumes(*lane));
@@ -179,6 +183,14 @@ impl Session {
     /// # Errors
     /// How the process should end; [`Exit::Fenced`] when another emitter took the journal.
     pub async fn run(&self, stop: CancellationToken) -> Result<(), Stopped> {
+        let check = self.checks.signer.clone();
+        let signing = Signing::new(self.wallet.clone(), self.destination.chain_id, check, self.metrics);
+        let proof = signing.prove(&stop).await;
+        let refuse =
+            |text| stopped(Exit::Refused, codes::WRONG_WALLET, format!("destination {}: {text}", self.destination.id));
+        if !proof.map_err(refuse)? {
+            return Ok(());
+        }
         let Some((journal, intents)) = self.take_over(&stop).await? else { return Ok(()) };
         let Some(standing) = self.reconcile(&stop).await? else { return Ok(()) };
         tracing::info!(
@@ -190,7 +202,7 @@ impl Session {
             block = standing.head.number(),
             "taking up where the journal ends"
         );
-        self.work(journal, intents, standing, stop).await
+        self.work(journal, signing, intents, standing, stop).await
     }
 
     async fn take_over(&self, stop: &CancellationToken) -> Result<Option<(Journal, Vec<StoredIntent>)>, Stopped> {
@@ -288,6 +300,7 @@ impl Session {
     async fn work(
         &self,
         journal: Journal,
+        signing: Signing,
         intents: Vec<StoredIntent>,
         standing: Standing,
         stop: CancellationToken,
@@ -314,7 +327,7 @@ impl Session {
 
         let (bound, batch, end) = (settled_below.clone(), submission.journal_batch, end_tasks.clone());
         let journal_thread =
-            tokio::task::spawn_blocking(move || journal.run(draft_inbox, &journalled, &bound, batch, &end));
+            tokio::task::spawn_blocking(move || journal.run(draft_inbox, &journalled, &bound, batch, &signing, &end));
         let follower = Follower {
             rpc: self.rpc.clone(),
             sender: self.wallet.address(),

@@ -1,12 +1,20 @@
 //! The account that sends: signs transactions, and never shows its key.
+//!
+//! The key is in memory, from a key file or an encrypted [`keystore`], or stays in AWS KMS ([`aws_kms`]). What a remote signer
+//! gives is held against the account before anything is made of it.
+
+pub mod aws_kms;
+pub mod config;
+pub mod keystore;
 
 use std::fmt;
+use std::sync::Arc;
 
 use alloy::consensus::transaction::SignerRecoverable as _;
 use alloy::consensus::{SignableTransaction, Transaction as _, TxEip1559, TxEip7702, TxEnvelope};
 use alloy::eips::eip2718::{Decodable2718 as _, Encodable2718 as _};
 use alloy::eips::eip7702::Authorization;
-use alloy::primitives::{Address, B256, Bytes, TxKind, U256};
+use alloy::primitives::{Address, B256, Bytes, Signature, TxKind, U256};
 use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use kms_runtime::config::Secret;
@@ -14,11 +22,21 @@ use kms_runtime::config::Secret;
 use crate::delegation::Planned;
 use crate::fees::Fees;
 use crate::nonce::Nonce;
+use crate::wallet::aws_kms::{AwsKms, AwsKmsError};
+use crate::wallet::keystore::KeystoreError;
 
 /// The transaction sender.
 #[derive(Clone)]
 pub struct Wallet {
-    key: PrivateKeySigner,
+    address: Address,
+    signer: Signer,
+}
+
+/// Where the key is.
+#[derive(Clone)]
+enum Signer {
+    Key(PrivateKeySigner),
+    AwsKms(Arc<AwsKms>),
 }
 
 /// Why a key is none.
@@ -46,10 +64,16 @@ pub struct SignedTransaction {
     pub hash: B256,
 }
 
-/// The account could not sign; a key in memory does not fail.
+/// The account could not sign.
 #[derive(Debug, thiserror::Error)]
-#[error("a transaction cannot be signed: {0}")]
-pub struct SigningError(#[from] alloy::signers::Error);
+pub enum SigningError {
+    /// A key in memory does not fail.
+    #[error("a transaction cannot be signed: {0}")]
+    Key(#[from] alloy::signers::Error),
+    /// An outage: sooner or later it signs.
+    #[error("AWS KMS {0}")]
+    AwsKms(#[from] AwsKmsError),
+}
 
 impl Wallet {
     /// Reads a private key, with or without `0x` and surrounding white space.
@@ -58,21 +82,62 @@ impl Wallet {
     /// It is none. The message does not repeat it.
     pub fn new(secret: &Secret) -> Result<Self, NoKey> {
         let bytes: B256 = secret.expose().trim().parse().map_err(|_| NoKey)?;
-        let key = PrivateKeySigner::from_bytes(&bytes).map_err(|_| NoKey)?;
-        Ok(Self { key })
+        Ok(Self::with_key(PrivateKeySigner::from_bytes(&bytes).map_err(|_| NoKey)?))
+    }
+
+    /// Opens an encrypted key. Takes the time that its file asks for, a second as a rule.
+    ///
+    /// # Errors
+    /// See [`KeystoreError`], which repeats nothing secret.
+    pub fn from_keystore(json: &Secret, password: &Secret) -> Result<Self, KeystoreError> {
+        keystore::open(json.expose(), password.expose()).map(Self::with_key)
+    }
+
+    /// The account whose key is in AWS KMS. Nothing is asked: see [`Self::check`].
+    #[must_use]
+    pub fn in_aws_kms(kms: Arc<AwsKms>, address: Address) -> Self {
+        Self { address, signer: Signer::AwsKms(kms) }
+    }
+
+    fn with_key(key: PrivateKeySigner) -> Self {
+        Self { address: key.address(), signer: Signer::Key(key) }
     }
 
     /// The account.
     #[must_use]
-    pub fn address(&self) -> Address {
-        self.key.address()
+    pub const fn address(&self) -> Address {
+        self.address
+    }
+
+    /// Whether signing asks somebody else, and so takes time and can fail.
+    #[must_use]
+    pub const fn is_remote(&self) -> bool {
+        matches!(self.signer, Signer::AwsKms(_))
+    }
+
+    /// Asks a remote signer whose key it holds.
+    ///
+    /// # Errors
+    /// See [`SigningError`].
+    pub async fn check(&self) -> Result<Address, SigningError> {
+        match &self.signer {
+            Signer::Key(_) => Ok(self.address),
+            Signer::AwsKms(kms) => Ok(kms.address().await?),
+        }
+    }
+
+    async fn sign_hash(&self, hash: B256) -> Result<Signature, SigningError> {
+        match &self.signer {
+            Signer::Key(key) => Ok(key.sign_hash_sync(&hash)?),
+            Signer::AwsKms(kms) => Ok(kms.sign(hash, self.address).await?),
+        }
     }
 
     /// Signs an EIP-1559 transaction without value.
     ///
     /// # Errors
     /// See [`SigningError`].
-    pub fn sign(
+    pub async fn sign(
         &self,
         chain_id: u64,
         nonce: Nonce,
@@ -90,7 +155,7 @@ impl Wallet {
             access_list: Default::default(),
             input: payload.data.clone(),
         };
-        let signature = self.key.sign_hash_sync(&transaction.signature_hash())?;
+        let signature = self.sign_hash(transaction.signature_hash()).await?;
         let signed = TxEnvelope::from(transaction.into_signed(signature));
         Ok(SignedTransaction { raw: signed.encoded_2718().into(), hash: *signed.tx_hash() })
     }
@@ -99,7 +164,7 @@ impl Wallet {
     ///
     /// # Errors
     /// See [`SigningError`].
-    pub fn sign_creation(
+    pub async fn sign_creation(
         &self,
         chain_id: u64,
         nonce: Nonce,
@@ -118,7 +183,7 @@ impl Wallet {
             access_list: Default::default(),
             input: code.clone(),
         };
-        let signature = self.key.sign_hash_sync(&transaction.signature_hash())?;
+        let signature = self.sign_hash(transaction.signature_hash()).await?;
         let signed = TxEnvelope::from(transaction.into_signed(signature));
         Ok(SignedTransaction { raw: signed.encoded_2718().into(), hash: *signed.tx_hash() })
     }
@@ -128,7 +193,7 @@ impl Wallet {
     ///
     /// # Errors
     /// See [`SigningError`].
-    pub fn sign_delegation(
+    pub async fn sign_delegation(
         &self,
         chain_id: u64,
         planned: &Planned,
@@ -137,7 +202,7 @@ impl Wallet {
     ) -> Result<SignedTransaction, SigningError> {
         let authorization =
             Authorization { chain_id: U256::from(chain_id), address: planned.to, nonce: planned.authorization.0 };
-        let authorized = self.key.sign_hash_sync(&authorization.signature_hash())?;
+        let authorized = self.sign_hash(authorization.signature_hash()).await?;
         let transaction = TxEip7702 {
             chain_id,
             nonce: planned.transaction.0,
@@ -150,7 +215,7 @@ impl Wallet {
             authorization_list: vec![authorization.into_signed(authorized)],
             input: Bytes::new(),
         };
-        let signature = self.key.sign_hash_sync(&transaction.signature_hash())?;
+        let signature = self.sign_hash(transaction.signature_hash()).await?;
         let signed = TxEnvelope::from(transaction.into_signed(signature));
         Ok(SignedTransaction { raw: signed.encoded_2718().into(), hash: *signed.tx_hash() })
     }
@@ -210,11 +275,11 @@ mod tests {
         Payload { to: Address::repeat_byte(5), data: Bytes::from_static(b"call"), gas_limit: 300_000 }
     }
 
-    #[test]
-    fn a_signed_transaction_reads_back_and_recovers_to_the_account() {
+    #[tokio::test]
+    async fn a_signed_transaction_reads_back_and_recovers_to_the_account() {
         let wallet = Wallet::new(&Secret::new(format!(" {KEY}\n"))).unwrap();
         let fees = Fees { max_fee: 2_000, priority: 3 };
-        let signed = wallet.sign(31_337, Nonce(7), &payload(), fees).unwrap();
+        let signed = wallet.sign(31_337, Nonce(7), &payload(), fees).await.unwrap();
         let expected = ReadBack {
             payload: payload(),
             fees,
@@ -226,12 +291,12 @@ mod tests {
         assert_eq!(read_back(&signed.raw), Some(expected));
     }
 
-    #[test]
-    fn the_same_transaction_has_the_same_bytes() {
+    #[tokio::test]
+    async fn the_same_transaction_has_the_same_bytes() {
         let wallet = Wallet::new(&Secret::new(KEY)).unwrap();
         let fees = Fees { max_fee: 2_000, priority: 3 };
-        let sign = || wallet.sign(1, Nonce(0), &payload(), fees).unwrap();
-        assert_eq!(sign(), sign());
+        let sign = async || wallet.sign(1, Nonce(0), &payload(), fees).await.unwrap();
+        assert_eq!(sign().await, sign().await);
     }
 
     #[test]
