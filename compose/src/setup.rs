@@ -68,8 +68,12 @@ pub struct PlanArgs {
     /// Directory that the setup will use.
     #[arg(long, value_name = "DIR")]
     pub directory: PathBuf,
+    /// What the stack shall be.
     #[command(flatten)]
-    wish: Wish,
+    pub wish: Wish,
+    /// The brokers, in place of those that the setup is given.
+    #[arg(long, value_name = "HOST:PORT,…")]
+    pub kafka: Option<String>,
 }
 
 /// Arguments of `kms-stack setup`.
@@ -81,7 +85,7 @@ pub struct SetupArgs {
     /// What the stack shall be.
     #[command(flatten)]
     pub wish: Wish,
-    /// The brokers.
+    /// The brokers, unless a plan has noted others.
     #[arg(long, value_name = "HOST:PORT,…")]
     pub kafka: String,
     /// JSON-RPC address of the Gateway, a development chain (anvil).
@@ -103,7 +107,7 @@ pub struct SetupArgs {
     #[arg(long, value_name = "URL", default_value = "http://kms-core-{node}:50052")]
     pub core_control: String,
     /// Address of the key in the node's real KMS Core, in place of a simulator's; one for each node.
-    #[arg(long, value_name = "ADDRESS,…", value_delimiter = ',')]
+    #[arg(long, value_name = "ADDRESS,…", value_delimiter = ',', env = "KMS_STACK_CORE_SIGNER")]
     pub core_signer: Vec<String>,
     /// Where the simulators listen for gRPC calls, and at the next port for the control endpoint.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:50051")]
@@ -144,6 +148,7 @@ pub fn plan(args: &PlanArgs) -> Result<(), StackError> {
         ("nodes", nodes.map(|_| shape.nodes.to_string())),
         ("brokers", brokers.map(|_| shape.brokers.to_string())),
         ("generation", generation.map(|_| shape.generation.to_string())),
+        ("kafka", args.kafka.clone()),
     ];
     for (name, value) in noted {
         if let Some(value) = value {
@@ -153,16 +158,19 @@ pub fn plan(args: &PlanArgs) -> Result<(), StackError> {
     Ok(())
 }
 
-/// What was noted.
+/// One value that was noted.
+fn note(directory: &Path, name: &str) -> Result<Option<String>, StackError> {
+    let file = directory.join(PLAN_DIR).join(name);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StackError::io(file.display().to_string())(error)),
+    }
+}
+
+/// The wish that was noted.
 fn noted(directory: &Path) -> Result<Wish, StackError> {
-    let read = |name: &str| {
-        let file = directory.join(PLAN_DIR).join(name);
-        match std::fs::read_to_string(&file) {
-            Ok(text) => Ok(Some(text.trim().to_owned())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StackError::io(file.display().to_string())(error)),
-        }
-    };
+    let read = |name: &str| note(directory, name);
     fn parsed<T>(text: Option<String>, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>, StackError> {
         let wrong = |text: &str| StackError::Usage(format!("`{text}` was noted by a plan and cannot be: {RESET}"));
         text.map(|text| parse(&text).ok_or_else(|| wrong(&text))).transpose()
@@ -217,6 +225,8 @@ impl Shape {
 /// [`StackError::Absent`] when something does not answer in time, [`StackError::Lost`] when the chain or the topics are not those of
 /// the stack that was set up here, [`StackError::Contracts`], [`StackError::Usage`], [`StackError::Io`].
 pub async fn setup(args: &SetupArgs, progress: &Progress) -> Result<Description, StackError> {
+    let kafka = note(&args.directory, "kafka")?.unwrap_or_else(|| args.kafka.clone());
+    let args = &SetupArgs { kafka, ..args.clone() };
     let before = existing(&args.directory)?;
     let shape = decide(&args.wish, Some(&noted(&args.directory)?), before.as_ref())?;
     let plan = Setup { args, progress, shape, deadline: Instant::now() + Duration::from_secs(args.wait) };

@@ -8,11 +8,12 @@ use kms_stack::Generation;
 use kms_stack::parts::{Anvil, AnvilOptions, Bucket};
 use kms_stack::ports::free_port;
 use kms_stack::supervise::{Launch, Supervised};
-use kms_tests::{kafka, new_workspace, prefix, program};
+use kms_tests::{eventually, kafka, new_workspace, prefix, program};
 use serde_json::Value;
 use tempfile::TempDir;
 
 const BLOCKS: Duration = Duration::from_millis(100);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// What a container engine would have started, and the directory of the setup.
 struct Site {
@@ -113,6 +114,18 @@ fn report(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}\n{}", output.status, text(&output.stderr)))
 }
 
+/// Waits until a metric of the service at this port is at least so much, over all its labels.
+async fn counted(port: u16, metric: &str, wanted: f64) {
+    let url = format!("http://127.0.0.1:{port}/metrics");
+    eventually(&format!("{metric} of {wanted}"), LIMIT, async || {
+        let text = kms_tests::get(&url).await.ok()?.text().await.ok()?;
+        let values = text.lines().filter(|line| line.starts_with(metric)).filter_map(|line| line.rsplit_once(' '));
+        let sum: f64 = values.filter_map(|(_, value)| value.parse::<f64>().ok()).sum();
+        (sum >= wanted).then_some(())
+    })
+    .await;
+}
+
 async fn wait(child: Child) -> Output {
     tokio::task::spawn_blocking(|| child.wait_with_output()).await.unwrap().unwrap()
 }
@@ -150,4 +163,148 @@ async fn p2_p3_a_load_over_processes_that_were_set_up_is_accepted_and_a_second_o
     let judged = wait(site.job("judge", &[]).spawn().unwrap()).await;
     assert_success(&judged);
     assert_eq!(report(&judged)["accepted"], 32);
+}
+
+/// SIGKILL of the services and of the chain's node, and a stop of the bucket, while a load runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_p2_p3_a_load_bears_an_outage_of_everything_and_says_what_it_waits_for() {
+    let site = Site::new("outage", Generation::A).await;
+    assert_success(&site.setup(&[]));
+    let processes = site.processes();
+    for process in &processes {
+        process.start().unwrap();
+    }
+    let load = site.job("load", &["--requests", "60", "--rate", "10", "--patience", "5"]).spawn().unwrap();
+    // Under way: some have their answer.
+    counted(site.listen[2], "kms_connector_submissions_total", 10.0).await;
+    for process in &processes {
+        process.kill().await;
+    }
+    site.gateway.process().stop(LIMIT).await;
+    site.bucket.process().stop(LIMIT).await;
+    // Longer than the load's patience: only knowing that things are down keeps it from giving up.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    site.gateway.process().start().unwrap();
+    site.gateway.wait_ready().await.unwrap();
+    site.bucket.process().start().unwrap();
+    for process in &processes {
+        process.start().unwrap();
+    }
+    let load = wait(load).await;
+    assert_success(&load);
+    assert_eq!(report(&load)["accepted"], 60);
+    let said = text(&load.stderr);
+    assert!(said.contains("waiting for the gateway chain: "), "{said}");
+    assert!(said.contains("the gateway chain is there again"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_was_cut_is_counted_by_the_next_one_in_both_generations() {
+    for generation in [Generation::A, Generation::B] {
+        let site = Site::new("cut", generation).await;
+        assert_success(&site.setup(&[]));
+        for process in &site.processes() {
+            process.start().unwrap();
+        }
+        // Cut while it makes the operations that are no decryptions, and once more while it makes decryptions.
+        for wanted in [3.0, 12.0] {
+            let mut cut = site.job("load", &["--requests", "30", "--rate", "5"]).spawn().unwrap();
+            counted(site.listen[0], "kms_connector_ingest_records_total", wanted).await;
+            cut.kill().unwrap();
+            cut.wait().unwrap();
+        }
+        let whole = wait(site.job("load", &["--requests", "20", "--rate", "0"]).spawn().unwrap()).await;
+        assert_success(&whole);
+        let whole = report(&whole);
+        assert!(whole["before"].as_u64().unwrap() >= 12, "{whole}");
+        assert_eq!(whole["accepted"], whole["requested"]);
+    }
+}
+
+fn plan(site: &Site, wish: &[&str]) -> Output {
+    Command::new(program()).args(["plan", "--directory"]).arg(site.dir()).args(wish).output().unwrap()
+}
+
+#[track_caller]
+fn assert_lost(output: &Output, why: &str) {
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("error[KC-0813]") && said.contains(why) && said.contains("down --volumes"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_setup_takes_the_noted_wishes_and_refuses_what_cannot_be_changed() {
+    let mut site = Site::new("plan", Generation::A).await;
+    assert_success(&plan(&site, &["--nodes", "4"]));
+    assert_success(&plan(&site, &["--kafka", &site.kafka]));
+    assert_eq!(plan(&site, &["--nodes", "2"]).status.code(), Some(2));
+    let broker = std::mem::replace(&mut site.kafka, "127.0.0.1:1".to_owned());
+    assert_success(&site.setup(&[]));
+    let described = kms_stack::Description::read(&site.dir().join("stack.json")).unwrap();
+    assert_eq!((described.nodes.len(), &described.kafka), (4, &broker));
+    assert_eq!(described.nodes[3].prefix, format!("{}-node-4", site.prefix));
+    for node in 1..=4 {
+        for service in ["ingest", "processor", "emitter"] {
+            let file = site.dir().join(format!("node-{node}/{service}.toml"));
+            let checked =
+                Command::new(program()).args([service, "check-config", "--config"]).arg(file).output().unwrap();
+            assert_success(&checked);
+        }
+    }
+    // What is on chain stays.
+    assert_lost(&plan(&site, &["--nodes", "1"]), "4 node(s)");
+    assert_lost(&site.setup(&["--nodes", "1"]), "4 node(s)");
+    let signer = "0x00000000000000000000000000000000000000aa";
+    assert_lost(&site.setup(&["--core-signer", &[signer; 4].join(",")]), "other signers");
+    // Another chain, whose first blocks hold nothing.
+    let options = AnvilOptions { block_time: Some(BLOCKS), ..AnvilOptions::default() };
+    site.gateway = Anvil::start(&site.workspace, options).await.unwrap();
+    assert_lost(&site.setup(&[]), "lost its state");
+}
+
+#[tokio::test]
+async fn a_setup_that_finds_nothing_says_what_it_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program());
+    command.args(["setup", "--wait", "1", "--directory"]).arg(directory.path());
+    command.args(["--kafka", "127.0.0.1:1", "--gateway", "http://127.0.0.1:1", "--bucket", "http://127.0.0.1:1/b"]);
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("error[KC-0812]"), "{said}");
+    assert!(said.contains("waiting for the Gateway at http://127.0.0.1:1"), "{said}");
+    assert!(!directory.path().join("stack.json").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_checks_say_what_the_services_say() {
+    let site = Site::new("health", Generation::A).await;
+    assert_success(&site.setup(&[]));
+    let check = |service: &str, port: u16, further: &[&str]| {
+        let file = site.file(&format!("{service}.toml"));
+        let listen = format!("telemetry.listen=127.0.0.1:{port}");
+        let mut command = Command::new(program());
+        command.arg(service).arg("--config").arg(file).args(["--set", &listen, "healthcheck"]).args(further);
+        command.output().unwrap()
+    };
+    assert_eq!(check("ingest", site.listen[0], &[]).status.code(), Some(1));
+    let processes = site.processes();
+    processes[0].start().unwrap();
+    eventually("ready", LIMIT, async || check("ingest", site.listen[0], &["--ready"]).status.success().then_some(()))
+        .await;
+    assert_success(&check("ingest", site.listen[0], &[]));
+    let url = format!("http://127.0.0.1:{}/readyz", site.listen[0]);
+    assert_success(&Command::new(program()).args(["health", &url]).output().unwrap());
+    assert_eq!(
+        Command::new(program()).args(["health", "http://127.0.0.1:1/"]).output().unwrap().status.code(),
+        Some(1)
+    );
+
+    let core = || {
+        let mut command = Command::new(program());
+        command.args(["simulator", "--config"]).arg(site.file("core.toml")).arg("healthcheck").output().unwrap()
+    };
+    assert_eq!(core().status.code(), Some(1));
+    processes[3].start().unwrap();
+    eventually("the simulator answers", LIMIT, async || core().status.success().then_some(())).await;
 }
