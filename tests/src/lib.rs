@@ -6,6 +6,8 @@
 //!
 //! Tests wait for conditions, never for a time: [`eventually`].
 
+pub mod aws_kms;
+mod keystore;
 mod proxy;
 pub mod stage;
 
@@ -17,6 +19,7 @@ use kms_stack::parts::{Kafka, KafkaOptions};
 use kms_stack::{Workspace, WorkspaceOptions};
 use tokio::sync::OnceCell;
 
+pub use keystore::keystore;
 pub use proxy::Proxy;
 
 static WORKSPACE: OnceCell<Workspace> = OnceCell::const_new();

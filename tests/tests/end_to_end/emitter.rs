@@ -3,6 +3,7 @@
 mod batches;
 mod bench;
 mod node_proxy;
+mod signers;
 mod two_chains;
 
 use std::collections::HashSet;
