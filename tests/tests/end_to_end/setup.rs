@@ -203,7 +203,8 @@ async fn a_load_that_was_cut_is_counted_by_the_next_one_in_both_generations() {
     for generation in [Generation::A, Generation::B] {
         let site = Site::new("cut", generation).await;
         assert_success(&site.setup(&[]));
-        for process in &site.processes() {
+        let processes = site.processes();
+        for process in &processes {
             process.start().unwrap();
         }
         // Cut while it makes the operations that are no decryptions, and once more while it makes decryptions.
