@@ -345,6 +345,7 @@ impl Journal {
         signing: &Signing,
         stop: &CancellationToken,
     ) -> Result<(), JournalError> {
+        let batch = signing.together(batch);
         while let Some(first) = drafts.blocking_recv() {
             let mut waiting = vec![first];
             while waiting.len() < batch {

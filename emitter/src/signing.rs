@@ -18,8 +18,10 @@ use crate::metrics::Metrics;
 use crate::wallet::aws_kms::AwsKmsError;
 use crate::wallet::{SignedTransaction, SigningError, Wallet};
 
-/// Transactions that wait for a signer at once; it has a limit of its own too.
-const AT_ONCE: usize = 256;
+/// Transactions of one commit that a signer elsewhere is asked for at once: more would wait for each other's signatures.
+const AT_ONCE: usize = 64;
+/// While it signed so recently, a signer that refuses one in between is busy and not out of order.
+const BUSY: Duration = Duration::from_secs(1);
 const RETRY: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(5), factor: 2.0 };
 
 /// What came of a draft; none when the shutdown came first.
@@ -34,15 +36,21 @@ pub struct Signing {
     /// Of a signer elsewhere.
     check: Option<Check>,
     metrics: Metrics,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
     /// Why the signer does not sign now.
-    trouble: Mutex<Option<&'static str>>,
+    trouble: Option<&'static str>,
+    signed: Option<Instant>,
 }
 
 impl Signing {
     /// Asks nobody yet. Within a runtime.
     #[must_use]
     pub fn new(wallet: Wallet, chain_id: u64, check: Option<Check>, metrics: Metrics) -> Self {
-        Self { wallet, chain_id, runtime: Handle::current(), check, metrics, trouble: Mutex::new(None) }
+        Self { wallet, chain_id, runtime: Handle::current(), check, metrics, state: Mutex::default() }
     }
 
     /// Holds a signer elsewhere against the account, through outages. False when stopped before.
@@ -80,6 +88,12 @@ impl Signing {
         }
     }
 
+    /// Of so many transactions, those to be signed and journalled together.
+    #[must_use]
+    pub fn together(&self, most: usize) -> usize {
+        if self.wallet.is_remote() { most.min(AT_ONCE) } else { most }
+    }
+
     /// Signs all, and gives what came of each in their order. Blocking: for a thread that is not the runtime's.
     pub fn sign(&self, drafts: &[Draft], stop: &CancellationToken) -> Vec<Outcome> {
         let signed = stream::iter(drafts).map(|draft| self.sign_one(draft, stop)).buffered(AT_ONCE);
@@ -113,7 +127,12 @@ impl Signing {
     }
 
     fn works(&self) {
-        if self.now(None).is_some() {
+        let before = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.signed = Some(Instant::now());
+            state.trouble.take()
+        };
+        if before.is_some() {
             tracing::info!(destination = self.metrics.destination(), "the signer signs again");
         }
         if let Some(check) = &self.check {
@@ -124,18 +143,18 @@ impl Signing {
     fn fails(&self, error: &AwsKmsError) {
         let reason = error.as_str();
         self.metrics.signer_failed(reason);
-        if self.now(Some(reason)) == Some(reason) {
-            return;
+        {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_busy = state.signed.is_some_and(|signed| signed.elapsed() < BUSY);
+            if state.trouble == Some(reason) || (is_busy && !matches!(error, AwsKmsError::Foreign(_))) {
+                return;
+            }
+            state.trouble = Some(reason);
         }
         let (code, destination) = (crate::codes::SIGNER_OUTAGE, self.metrics.destination());
         tracing::warn!(destination, code, %error, "AWS KMS does not sign; answers wait");
         if let Some(check) = &self.check {
             check.not_ready(format!("{code}: AWS KMS {error}"));
         }
-    }
-
-    /// Notes the trouble, and gives what it was before.
-    fn now(&self, trouble: Option<&'static str>) -> Option<&'static str> {
-        std::mem::replace(&mut *self.trouble.lock().unwrap_or_else(PoisonError::into_inner), trouble)
     }
 }
