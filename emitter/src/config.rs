@@ -490,6 +490,10 @@ pub struct SubmissionConfig {
     /// already. It only adds the transaction's hash to the record.
     #[schemars(range(min = 1))]
     pub evidence_blocks: u64,
+    /// Most blocks between a request and its answer in which the answers of other nodes are counted once ours is on the chain, so
+    /// that its record tells which of the nodes answered first. 0 asks for none, and the order is unknown.
+    #[schemars(range(min = 0, max = 100_000))]
+    pub order_blocks: u64,
     /// Milliseconds between two looks at whether the node is registered, after the contract said that it is not; doubles up to
     /// `registration_probe_max_ms`. Meanwhile every further answer is tried by a call before it is sent.
     #[schemars(range(min = 100))]
@@ -553,6 +557,7 @@ impl Default for SubmissionConfig {
             send_pause_max_ms: 5_000,
             question_batch: 100,
             evidence_blocks: 5_000,
+            order_blocks: 2_000,
             registration_probe_ms: 5_000,
             registration_probe_max_ms: 300_000,
             registration_limit_ms: 7 * 24 * 60 * 60 * 1000,

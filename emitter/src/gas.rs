@@ -115,6 +115,16 @@ impl GasBook {
         Some(limit.min(self.policy.ceiling))
     }
 
+    /// Gas that a call uses alone, without margins; none while the shape has no figure.
+    #[must_use]
+    pub fn figure(&self, kind: Kind, calldata_bytes: usize) -> Option<u64> {
+        let figure = self.figures.get(&Shape::of(kind, calldata_bytes))?;
+        let learned = figure.execution.value();
+        let larger = calldata_bytes.saturating_sub(figure.bytes) as u64;
+        let base = if learned == 0 { figure.estimate } else { learned };
+        Some(base.saturating_add(larger.saturating_mul(GAS_PER_BYTE)))
+    }
+
     /// Whether more gas than last time can still be asked for.
     #[must_use]
     pub fn can_grow(&self, limit: u64) -> bool {

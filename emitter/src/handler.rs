@@ -14,7 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::unix_ms;
 use crate::codes::INTERRUPTED;
+use crate::cost::Costs;
 use crate::judge::{Judge, Judgement};
+use crate::order::Orders;
 use crate::submitter::{End, Ended, ItemKey, Job};
 use crate::verify::Call;
 use crate::waits::{Patience, Waits};
@@ -33,12 +35,22 @@ pub struct ResultHandler {
     judge: Arc<Judge>,
     patience: Patience,
     waits: Waits,
-    jobs: mpsc::Sender<Job>,
+    settling: Settling,
     source: String,
 }
 
+/// Who sends answers, and what is asked about one that is on the chain.
+pub struct Settling {
+    /// To the submitter.
+    pub jobs: mpsc::Sender<Job>,
+    /// Which of the nodes answered first.
+    pub orders: Orders,
+    /// What answers cost.
+    pub costs: Costs,
+}
+
 impl ResultHandler {
-    /// A handler that hands what is to be submitted to `jobs`.
+    /// A handler that hands on what is to be submitted.
     #[must_use]
     pub fn new(
         codec: Codec,
@@ -46,10 +58,10 @@ impl ResultHandler {
         lane: Lane,
         judge: Arc<Judge>,
         patience: Patience,
-        jobs: mpsc::Sender<Job>,
+        settling: Settling,
     ) -> Self {
         let source = format!("/{}/{SERVICE}", topics.prefix());
-        Self { codec, topics, lane, judge, patience, waits: Waits::default(), jobs, source }
+        Self { codec, topics, lane, judge, patience, waits: Waits::default(), settling, source }
     }
 
     fn decode(&self, record: &InputRecord) -> Result<ResultRecord, CodecError> {
@@ -66,7 +78,7 @@ impl ResultHandler {
             call,
             reply,
         };
-        self.jobs.send(job).await.ok()?;
+        self.settling.jobs.send(job).await.ok()?;
         ended.await.ok()
     }
 
@@ -113,6 +125,16 @@ impl ResultHandler {
         Ok(judgement)
     }
 
+    /// Adds to a verdict what only the chain can tell now, and counts what an accepted answer cost.
+    async fn complete(&self, result: &ResultRecord, mut verdict: Verdict) -> Verdict {
+        if let Verdict::Accepted(inclusion) = &mut verdict {
+            let (identity, block) = (result.identity, result.block_number);
+            inclusion.order = self.settling.orders.of(identity, block, inclusion).await;
+            self.settling.costs.accepted(identity.kind, inclusion);
+        }
+        verdict
+    }
+
     fn settle(&self, record: &InputRecord, result: ResultRecord, verdict: Verdict) -> Outcome {
         let name = if verdict == Verdict::Retracted { "retracted" } else { "no_answer_on_chain" };
         self.judge.metrics.settled(result.identity.kind, name, None);
@@ -157,7 +179,10 @@ impl Handler for ResultHandler {
             ended = self.submit(&record, &result, call) => ended,
         };
         match ended {
-            Some(Ended { end: End::Verdict(verdict), attempts }) => self.submission(&record, result, verdict, attempts),
+            Some(Ended { end: End::Verdict(verdict), attempts }) => {
+                let verdict = self.complete(&result, verdict).await;
+                self.submission(&record, result, verdict, attempts)
+            }
             Some(Ended { end: End::GivenUp { code, text }, .. }) => {
                 Outcome::DeadLetter { why: Failure::new(code, text) }
             }

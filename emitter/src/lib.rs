@@ -41,7 +41,8 @@
 //! inclusion (the same bytes are sent again), not by one that recovers later.
 //!
 //! Start reading at [`service`], then [`session`], [`judge`] and [`submitter`]; what is particular to one kind of answer is in
-//! [`answer`]; all that decides is in [`nonce`], [`verdict`], [`gas`] and [`fees`], which do no I/O.
+//! [`answer`]; all that decides is in [`nonce`], [`verdict`], [`gas`], [`fees`] and
+//! [`cost`], which do no I/O.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ pub mod batch;
 pub mod clock;
 pub mod codes;
 pub mod config;
+pub mod cost;
 pub mod delegation;
 pub mod executor;
 pub mod fees;
@@ -62,6 +64,7 @@ pub mod judge;
 pub mod leader;
 pub mod metrics;
 pub mod nonce;
+pub mod order;
 pub mod prove;
 pub mod provision;
 pub mod routes;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kms_schemas::identity::Kind;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
+use crate::cost::Labels;
 use crate::executor::Outcome;
 
 /// Describes every metric of this crate; called once at start.
@@ -45,6 +46,21 @@ pub fn describe() {
     describe_counter!("kms_connector_transactions_signed_total", Unit::Count, "Transactions signed, by why");
     describe_counter!("kms_connector_gas_estimates_total", Unit::Count, "Calls of eth_estimateGas");
     describe_counter!("kms_connector_gas_used_total", Unit::Count, "Gas used by answers, by kind and share");
+    describe_counter!(
+        "kms_connector_answers_accepted_total",
+        Unit::Count,
+        "Accepted answers, by kind, answers in the transaction and place among the nodes' answers to the request"
+    );
+    describe_counter!(
+        "kms_connector_answers_gas_total",
+        Unit::Count,
+        "Gas of accepted answers, by kind, answers in the transaction, place among the nodes' answers, and share"
+    );
+    describe_counter!(
+        "kms_connector_answers_fee_gwei_total",
+        Unit::Count,
+        "Fees of accepted answers in gwei, by kind, answers in the transaction and place among the nodes' answers"
+    );
     describe_gauge!("kms_connector_emitter_batches", "1 while answers leave in batches, 0 while one by one");
     describe_histogram!("kms_connector_transaction_records", Unit::Count, "Answers in one signed transaction");
     describe_counter!("kms_connector_batch_answers_total", Unit::Count, "Answers in mined batches, by outcome");
@@ -155,6 +171,29 @@ impl Metrics {
             counter!(
                 "kms_connector_gas_used_total",
                 "destination" => self.destination, "kind" => kind.as_str(), "share" => share
+            )
+            .increment(gas);
+        }
+    }
+
+    /// An answer was accepted, and what it cost.
+    pub fn cost(self, labels: Labels, execution: u64, l1: u64, fee_gwei: u64) {
+        let Labels { kind, batch, order } = labels;
+        let (destination, kind) = (self.destination, kind.as_str());
+        counter!(
+            "kms_connector_answers_accepted_total",
+            "destination" => destination, "kind" => kind, "batch" => batch, "order" => order
+        )
+        .increment(1);
+        counter!(
+            "kms_connector_answers_fee_gwei_total",
+            "destination" => destination, "kind" => kind, "batch" => batch, "order" => order
+        )
+        .increment(fee_gwei);
+        for (share, gas) in [("execution", execution), ("l1", l1)] {
+            counter!(
+                "kms_connector_answers_gas_total",
+                "destination" => destination, "kind" => kind, "batch" => batch, "order" => order, "share" => share
             )
             .increment(gas);
         }

@@ -30,11 +30,13 @@ use crate::clock::Clock;
 use crate::codes;
 use crate::config::{DestinationConfig, EmitterConfig, LaneConfig, Mode, SubmissionConfig};
 use crate::follow::{Follower, Wishes};
-use crate::handler::{ResultHandler, SERVICE};
+use crate::cost::Costs;
+use crate::handler::{ResultHandler, SERVICE, Settling};
 use crate::journal::{self, Account, Journal, JournalError, OpenIntents, StoredIntent};
 use crate::judge::Judge;
 use crate::metrics::Metrics;
 use crate::nonce::{Action, Nonce, Planner, Recovered, Variant};
+use crate::order::Orders;
 use crate::prove::Prover;
 use crate::provision;
 use crate::routes::Routes;
@@ -366,7 +368,10 @@ impl Session {
         let submitter = tokio::spawn(run_submitter(parts, first, inbox, end_tasks.clone()));
 
         self.checks.leader.ready();
-        let mut stages = std::pin::pin!(self.stages(jobs, standing.release, stop.clone()));
+        let contracts = self.destination.contracts(standing.release);
+        let (orders, search) = Orders::new(self.rpc.clone(), contracts, submission.order_blocks);
+        let search = search.map(|search| tokio::spawn(search.run(end_tasks.clone())));
+        let mut stages = std::pin::pin!(self.stages(jobs, orders, standing.release, stop.clone()));
         let outcome = tokio::select! {
             outcome = &mut stages => outcome,
             ended = journal_thread => {
@@ -379,11 +384,20 @@ impl Session {
         end_tasks.cancel();
         let _ = submitter.await;
         let _ = follower.await;
+        if let Some(search) = search {
+            let _ = search.await;
+        }
         outcome
     }
 
     /// One stage per lane, until both have ended. The first that ends takes the other with it.
-    async fn stages(&self, jobs: mpsc::Sender<Job>, release: Release, stop: CancellationToken) -> Result<(), Stopped> {
+    async fn stages(
+        &self,
+        jobs: mpsc::Sender<Job>,
+        orders: Orders,
+        release: Release,
+        stop: CancellationToken,
+    ) -> Result<(), Stopped> {
         let destination = &self.destination;
         let contracts = destination.contracts(release);
         let verifier = Verifier::new(contracts, destination.domains(release), self.config.signer.address);
@@ -400,7 +414,8 @@ impl Session {
             let check = self.context.health.check(name);
             let (codec, topics) = (self.context.codec.clone(), self.context.topics.clone());
             let patience = Patience::of(&self.submission);
-            let handler = ResultHandler::new(codec, topics, lane, judge.clone(), patience, jobs.clone());
+            let settling = Settling { jobs: jobs.clone(), orders: orders.clone(), costs: Costs::new(self.metrics) };
+            let handler = ResultHandler::new(codec, topics, lane, judge.clone(), patience, settling);
             let (kafka, stop) = (self.context.kafka.clone(), stop.clone());
             stages.spawn(async move {
                 let ended = stage::run(&kafka, settings, handler, check, stop.clone()).await;
@@ -474,8 +489,9 @@ fn recovery(topics: &Topics, intents: Vec<StoredIntent>, memory: Duration) -> Re
             tracing::warn!(offset, "an intent names a topic that is no results topic");
             Vec::new()
         });
+        let carried = u32::try_from(items.len()).unwrap_or(u32::MAX);
         for ((item, payload), key) in intent.items.into_iter().zip(calls).zip(items.iter().copied()) {
-            answers.push(submitter::Recovered { key, item, payload, nonce, hash: intent.hash });
+            answers.push(submitter::Recovered { key, item, payload, nonce, hash: intent.hash, answers: carried });
         }
         let variant = Variant { attempt: intent.attempt, hash: intent.hash, raw: intent.raw, fees, items };
         variants.push(Recovered { nonce, variant });

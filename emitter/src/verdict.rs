@@ -41,6 +41,8 @@ pub struct Reverted {
     pub nonce: Nonce,
     /// Its receipt.
     pub mined: Mined,
+    /// Answers that it carried.
+    pub answers: u32,
     /// It used so much of its gas that it must have run out.
     pub ran_out: bool,
 }
@@ -114,9 +116,10 @@ pub enum Decision {
     GiveUp(&'static str, Revert),
 }
 
-/// Where a transaction was included, for a submission record.
+/// Where a transaction that carried so many answers was included, for the submission record of one of them. `mined` is that
+/// one's share of it.
 #[must_use]
-pub fn inclusion(sender: Address, nonce: Nonce, mined: &Mined) -> Inclusion {
+pub fn inclusion(sender: Address, nonce: Nonce, mined: &Mined, answers: u32) -> Inclusion {
     Inclusion {
         sender,
         nonce: nonce.0,
@@ -126,6 +129,8 @@ pub fn inclusion(sender: Address, nonce: Nonce, mined: &Mined) -> Inclusion {
         gas_used: mined.gas_used,
         gas_used_for_l1: mined.gas_used_for_l1,
         effective_gas_price: mined.effective_gas_price,
+        answers: Some(answers),
+        order: None,
     }
 }
 
@@ -187,7 +192,7 @@ fn after_unseen_revert(history: &mut History, patience: &Patience, case: Case) -
 }
 
 fn refused(history: &History, sender: Address, error: &str, data: Bytes) -> Verdict {
-    let inclusion = history.reverted.map(|reverted| inclusion(sender, reverted.nonce, &reverted.mined));
+    let inclusion = history.reverted.map(|reverted| inclusion(sender, reverted.nonce, &reverted.mined, reverted.answers));
     Verdict::Refused { error: error.to_owned(), data: data.slice(..data.len().min(KEPT_DATA)), inclusion }
 }
 
@@ -227,7 +232,7 @@ mod tests {
             gas_used_for_l1: 0,
             effective_gas_price: 7,
         };
-        Reverted { nonce: Nonce(4), mined, ran_out: gas::ran_out(gas_used, gas_limit) }
+        Reverted { nonce: Nonce(4), mined, answers: 1, ran_out: gas::ran_out(gas_used, gas_limit) }
     }
 
     const CASE: Case = Case {

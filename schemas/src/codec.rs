@@ -380,7 +380,7 @@ mod tests {
     use apache_avro::writer::datum::GenericDatumWriter;
 
     const CURSOR: &str = include_str!("../avro/v1/cursor.avsc");
-    const SUBMISSION: &str = include_str!("../avro/v2/submission.avsc");
+    const SUBMISSION: &str = include_str!("../avro/v3/submission.avsc");
 
     fn codec_of(written: &[(&'static str, u32, &'static str)]) -> Codec {
         let catalogue = Catalogue::parse(written).expect("the versions parse");

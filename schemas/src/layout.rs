@@ -107,7 +107,8 @@ choice!(Verdict as "Verdict", form "VerdictForm" {
     Retracted = "retracted",
 });
 record!(Inclusion as "Inclusion" {
-    sender, nonce, transaction_hash, block_number, block_hash, gas_used, gas_used_for_l1, effective_gas_price,
+    sender, nonce, transaction_hash, block_number, block_hash, gas_used, gas_used_for_l1, effective_gas_price, answers,
+    order,
 });
 
 record!(DeadLetter as "DeadLetter" {

@@ -484,12 +484,32 @@ pub struct Inclusion {
     pub block_number: u64,
     /// Block hash.
     pub block_hash: B256,
-    /// Gas used, L1 share included.
+    /// Gas used by this answer, L1 share included: its share of the transaction. The shares of all answers of a
+    /// transaction sum up to what its receipt says.
     pub gas_used: u64,
-    /// L1 share of the gas used; 0 where the chain charges none.
+    /// L1 share of that; 0 where the chain charges none.
     pub gas_used_for_l1: u64,
     /// Wei per gas.
     pub effective_gas_price: u128,
+    /// Answers that the transaction carried, this one included; unknown in records before version 3.
+    pub answers: Option<u32>,
+    /// 1 for the first of the nodes' answers to the request that the chain recorded, 2 for the second; unknown where no
+    /// node told in time, and in records before version 3.
+    pub order: Option<u32>,
+}
+
+impl Inclusion {
+    /// Gas without the L1 share.
+    #[must_use]
+    pub const fn execution_gas(&self) -> u64 {
+        self.gas_used.saturating_sub(self.gas_used_for_l1)
+    }
+
+    /// What the answer cost, in wei.
+    #[must_use]
+    pub const fn fee(&self) -> u128 {
+        self.effective_gas_price.saturating_mul(self.gas_used as u128)
+    }
 }
 
 /// A record, of any topic, that no service could use. Topic `dead-letters`; nothing is dropped silently.

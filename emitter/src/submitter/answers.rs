@@ -38,6 +38,15 @@ pub(super) enum Stage {
     Settled,
 }
 
+/// A transaction that was signed for an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Signed {
+    pub(super) nonce: Nonce,
+    pub(super) hash: B256,
+    /// Answers that it carries.
+    pub(super) answers: u32,
+}
+
 pub(super) struct Answer {
     pub(super) item: IntentItem,
     /// Block of the request; 0 for an answer that only the journal told of.
@@ -52,7 +61,7 @@ pub(super) struct Answer {
     /// It shares no transaction any more.
     pub(super) alone: bool,
     /// Every transaction that was signed for it.
-    signed: Vec<(Nonce, B256)>,
+    signed: Vec<Signed>,
     stage: Stage,
     reply: Option<oneshot::Sender<Ended>>,
     /// Ended before anybody asked.
@@ -72,7 +81,7 @@ pub(super) struct Answers {
 impl Answers {
     /// An answer that the journal told of; a later intent of it replaces what an earlier one said.
     pub(super) fn recover(&mut self, recovered: Recovered) {
-        let Recovered { key, item, payload, nonce, hash } = recovered;
+        let Recovered { key, item, payload, nonce, hash, answers } = recovered;
         let answer = self.answers.entry(key).or_insert_with(|| Answer {
             item,
             block: 0,
@@ -91,7 +100,7 @@ impl Answers {
         });
         answer.payload = payload;
         answer.history.transactions = answer.history.transactions.saturating_add(1);
-        answer.signed.push((nonce, hash));
+        answer.signed.push(Signed { nonce, hash, answers });
         self.placed(&key, nonce);
     }
 
@@ -143,16 +152,15 @@ impl Answers {
     }
 
     /// A transaction with the answer is in the journal.
-    pub(super) fn signed(&mut self, key: &ItemKey, nonce: Nonce, hash: B256) {
+    pub(super) fn signed(&mut self, key: &ItemKey, signed: Signed) {
         if let Some(answer) = self.answers.get_mut(key) {
-            answer.signed.push((nonce, hash));
+            answer.signed.push(signed);
         }
     }
 
-    /// The nonce under which this transaction was signed for this very answer.
-    pub(super) fn own(&self, key: &ItemKey, hash: B256) -> Option<Nonce> {
-        let signed = &self.answers.get(key)?.signed;
-        signed.iter().find(|(_, own)| *own == hash).map(|(nonce, _)| *nonce)
+    /// This transaction, if it was signed for this very answer.
+    pub(super) fn own(&self, key: &ItemKey, hash: B256) -> Option<Signed> {
+        self.answers.get(key)?.signed.iter().find(|own| own.hash == hash).copied()
     }
 
     pub(super) fn get(&self, key: &ItemKey) -> Option<&Answer> {

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use alloy::primitives::{Address, B256, Bytes, U256};
-use kms_chain::contracts::{Decryption, KMSGeneration, b};
 use kms_chain::event::{ContractSet, ResponseEvent, decode_response};
 use kms_chain::revert::{Revert, StateCheck};
 use kms_chain::rpc::{BlockId, CallError, CallRequest, Rpc, RpcError, SendOutcome};
@@ -13,13 +12,14 @@ use kms_chain::views::{ProtocolConfigViews, ViewError};
 use kms_schemas::identity::{Identity, Kind, RequestId};
 use kms_schemas::record::{RawLog, Verdict};
 
-use super::answers::Stage;
+use super::answers::{Signed, Stage};
 use super::{End, ItemKey, Submitter};
 use crate::answer::Mark;
 use crate::config::SubmissionConfig;
 use crate::follow::{self, Receipted};
 use crate::gas::Shape;
 use crate::nonce::{Millis, Mined, Nonce};
+use crate::order::response_topic;
 use crate::verdict::{Case, Cause, Decision, Finding, decide, inclusion};
 
 /// Pause after a question that no node answered.
@@ -38,7 +38,7 @@ pub(super) enum Told {
     /// The answer is on chain, or not needed there any more; perhaps the transaction that brought it.
     Evidence { key: ItemKey, verdict: Verdict, transaction_hash: Option<B256> },
     /// The receipt of our own transaction, by which the answer is on chain.
-    Own { key: ItemKey, nonce: Nonce, hash: B256, evidence: String, mined: Option<Mined> },
+    Own { key: ItemKey, own: Signed, evidence: String, mined: Option<Mined> },
     /// The account's balance.
     Balance(Option<U256>),
 }
@@ -215,10 +215,16 @@ impl Submitter {
             }
             Told::Estimated { shape, key, result } => self.estimated(shape, key, result),
             Told::Evidence { key, verdict, transaction_hash } => self.evidence_found(key, verdict, transaction_hash),
-            Told::Own { key, nonce, hash, evidence, mined } => {
+            Told::Own { key, own, evidence, mined } => {
                 let verdict = match mined.filter(|mined| mined.succeeded) {
-                    Some(mined) => Verdict::Accepted(inclusion(self.sender, nonce, &mined)),
-                    None => Verdict::AlreadyAnswered { evidence, transaction_hash: Some(hash) },
+                    Some(mined) => {
+                        // What the others in it were is not known any more: an equal part.
+                        let parts = u64::from(own.answers.max(1));
+                        let (gas_used, gas_used_for_l1) = (mined.gas_used / parts, mined.gas_used_for_l1 / parts);
+                        let share = Mined { gas_used, gas_used_for_l1, ..mined };
+                        Verdict::Accepted(inclusion(self.sender, own.nonce, &share, own.answers))
+                    }
+                    None => Verdict::AlreadyAnswered { evidence, transaction_hash: Some(own.hash) },
                 };
                 self.settle(key, End::Verdict(verdict));
             }
@@ -474,13 +480,13 @@ impl Submitter {
         let (Verdict::AlreadyAnswered { evidence, .. } | Verdict::Concluded { evidence }) = verdict else {
             return self.settle(key, End::Verdict(verdict));
         };
-        let Some(nonce) = self.answers.own(&key, hash) else {
+        let Some(own) = self.answers.own(&key, hash) else {
             return self.settle(key, End::Verdict(Verdict::AlreadyAnswered { evidence, transaction_hash }));
         };
         let rpc = self.rpc.clone();
         self.tasks.spawn(async move {
             let receipt = rpc.receipt(hash).await.ok().flatten();
-            Told::Own { key, nonce, hash, evidence, mined: receipt.as_ref().and_then(follow::mined) }
+            Told::Own { key, own, evidence, mined: receipt.as_ref().and_then(follow::mined) }
         });
     }
 }
@@ -590,19 +596,4 @@ impl Searched {
             (Mark::Signer, _) => false,
         }
     }
-}
-
-/// First topic of the event that reports one node's answer, and whether the request's id is its second.
-fn response_topic(kind: Kind) -> Option<(B256, bool)> {
-    use alloy::sol_types::SolEvent as _;
-    Some(match kind {
-        Kind::PublicDecryption => (Decryption::PublicDecryptionResponseCall::SIGNATURE_HASH, true),
-        Kind::UserDecryption => (Decryption::UserDecryptionResponse::SIGNATURE_HASH, true),
-        Kind::PrepKeygen => (KMSGeneration::PrepKeygenResponse::SIGNATURE_HASH, false),
-        Kind::Keygen => (KMSGeneration::KeygenResponse::SIGNATURE_HASH, false),
-        Kind::Crsgen => (KMSGeneration::CrsgenResponse::SIGNATURE_HASH, false),
-        Kind::NewKmsContext => (b::ProtocolConfig::KmsContextCreationConfirmation::SIGNATURE_HASH, true),
-        Kind::NewKmsEpoch => (b::ProtocolConfig::EpochActivationConfirmation::SIGNATURE_HASH, true),
-        _ => return None,
-    })
 }

@@ -9,6 +9,7 @@ use super::answers::Stage;
 use super::{End, ItemKey, Submitter};
 use crate::batch::{Limits, Load};
 use crate::codes::NO_EXECUTOR;
+use crate::cost::{self, Weight};
 use crate::executor::{self, Outcome};
 use crate::nonce::{Mined, Nonce};
 use crate::verdict::{self, Cause, Finding, Reverted};
@@ -70,8 +71,9 @@ impl Submitter {
             Some(logs) if mined.succeeded => self.batch_mined(carried, items, nonce, mined, &logs),
             Some(_) => {
                 // It ran out of gas as a whole, or is no batch to the account's code: nothing of it was done.
-                for (key, share) in shares(carried, mined).into_iter().filter(|(key, _)| items.contains(key)) {
-                    self.item_reverted(key, nonce, share, false);
+                let shares = self.shares(carried, &vec![Outcome::Silent; carried.len()], mined);
+                for (key, share) in shares.into_iter().filter(|(key, _)| items.contains(key)) {
+                    self.item_reverted(key, nonce, (share, count(carried)), false);
                     self.asking.examine_revert(key, mined.block_number);
                 }
             }
@@ -86,7 +88,9 @@ impl Submitter {
         if !carried.is_empty() && logs.is_empty() {
             self.stop_batches();
         }
-        for ((key, share), outcome) in shares(carried, mined).into_iter().zip(outcomes) {
+        let answers = count(carried);
+        let shares = self.shares(carried, &outcomes, mined);
+        for ((key, share), outcome) in shares.into_iter().zip(outcomes) {
             if !items.contains(&key) {
                 continue;
             }
@@ -96,10 +100,10 @@ impl Submitter {
                 Outcome::Recorded => {
                     let kind = answer.item.identity.kind;
                     self.metrics.gas_used(kind, share.gas_used, share.gas_used_for_l1);
-                    let inclusion = verdict::inclusion(self.sender, nonce, &share);
+                    let inclusion = verdict::inclusion(self.sender, nonce, &share, answers);
                     self.settle(key, End::Verdict(Verdict::Accepted(inclusion)));
                 }
-                Outcome::Reverted(data) => self.item_failed(key, nonce, share, data),
+                Outcome::Reverted(data) => self.item_failed(key, nonce, (share, answers), data),
                 Outcome::NoGas => {
                     answer.alone = true;
                     self.price(key);
@@ -118,21 +122,23 @@ impl Submitter {
 
     /// One item failed. Its own revert is the best witness; without data it ran out of gas, or the call of a plain
     /// transaction would say no more.
-    fn item_failed(&mut self, key: ItemKey, nonce: Nonce, share: Mined, data: Bytes) {
+    fn item_failed(&mut self, key: ItemKey, nonce: Nonce, share: (Mined, u32), data: Bytes) {
         self.item_reverted(key, nonce, share, data.is_empty());
         let revert = Revert::decode(&data);
         if data.is_empty() || revert.state_check().is_some() {
-            return self.asking.examine_revert(key, share.block_number);
+            return self.asking.examine_revert(key, share.0.block_number);
         }
         self.conclude(key, Cause::Reverted, Finding::Reverts(revert, data));
     }
 
-    fn item_reverted(&mut self, key: ItemKey, nonce: Nonce, share: Mined, ran_out: bool) {
+    /// `share` is what of the transaction is the answer's, and how many there were.
+    fn item_reverted(&mut self, key: ItemKey, nonce: Nonce, share: (Mined, u32), ran_out: bool) {
+        let (mined, answers) = share;
         let Some(answer) = self.answers.get_mut(&key) else { return };
         answer.alone = true;
-        answer.history.reverted = Some(Reverted { nonce, mined: share, ran_out });
+        answer.history.reverted = Some(Reverted { nonce, mined, answers, ran_out });
         let kind = answer.item.identity.kind;
-        self.metrics.gas_used(kind, share.gas_used, share.gas_used_for_l1);
+        self.metrics.gas_used(kind, mined.gas_used, mined.gas_used_for_l1);
         self.answers.set(&key, Stage::Examined);
     }
 
@@ -169,6 +175,18 @@ impl Submitter {
         self.planner.set_limits(Limits::SINGLE);
     }
 
+    /// What of the transaction's cost is each answer's ([`crate::cost`]).
+    fn shares(&self, carried: &[ItemKey], outcomes: &[Outcome], mined: Mined) -> Vec<(ItemKey, Mined)> {
+        let weight = |(key, outcome): (&ItemKey, &Outcome)| {
+            // One that is not known any more weighs as little as can be, and nobody asks for its share.
+            let Some(answer) = self.answers.get(key) else { return Weight { execution: 1, bytes: 1 } };
+            let (kind, data, cap) = (answer.item.identity.kind, &answer.payload.data, answer.payload.gas_limit);
+            Weight::of(outcome, data, self.gas.figure(kind, data.len()).unwrap_or(cap), cap)
+        };
+        let weights: Vec<Weight> = carried.iter().zip(outcomes).map(weight).collect();
+        carried.iter().copied().zip(cost::shares(&weights, mined)).collect()
+    }
+
     fn identity(&self, key: &ItemKey) -> Identity {
         // An answer that is not known any more is looked for under an identity that no event has.
         let nobody = Identity {
@@ -181,39 +199,7 @@ impl Submitter {
     }
 }
 
-/// Each item's equal share of what the transaction cost; the first bears what does not divide.
-fn shares(keys: &[ItemKey], mined: Mined) -> Vec<(ItemKey, Mined)> {
-    let parts = (keys.len() as u64).max(1);
-    let part = |gas: u64, index: usize| gas / parts + if index == 0 { gas % parts } else { 0 };
-    let share = |(index, key): (usize, &ItemKey)| {
-        let gas_used = part(mined.gas_used, index);
-        let gas_used_for_l1 = part(mined.gas_used_for_l1, index);
-        (*key, Mined { gas_used, gas_used_for_l1, ..mined })
-    };
-    keys.iter().enumerate().map(share).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use kms_schemas::identity::Lane;
-
-    use super::*;
-
-    #[test]
-    fn the_shares_of_a_batch_sum_up_to_its_cost() {
-        let key = |offset| ItemKey { lane: Lane::Decryption, partition: 0, offset };
-        let mined = Mined {
-            hash: B256::ZERO,
-            succeeded: true,
-            block_number: 1,
-            block_hash: B256::ZERO,
-            gas_used: 1_000_001,
-            gas_used_for_l1: 10,
-            effective_gas_price: 5,
-        };
-        let shares = shares(&[key(0), key(1), key(2)], mined);
-        assert_eq!(shares.iter().map(|(_, share)| share.gas_used).sum::<u64>(), 1_000_001);
-        assert_eq!(shares.iter().map(|(_, share)| share.gas_used_for_l1).sum::<u64>(), 10);
-        assert_eq!(shares[2].1.gas_used, 333_333);
-    }
+/// Answers of a transaction, for a record.
+fn count(carried: &[ItemKey]) -> u32 {
+    u32::try_from(carried.len()).unwrap_or(u32::MAX)
 }

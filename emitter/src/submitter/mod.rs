@@ -44,7 +44,7 @@ use crate::verdict::Patience;
 use crate::verify::Call;
 use crate::wallet::Payload;
 
-use answers::{Answers, Stage};
+use answers::{Answers, Signed, Stage};
 use asking::{Asking, Told};
 use seen::{Admit, Seen};
 use sending::Sending;
@@ -111,6 +111,8 @@ pub struct Recovered {
     pub nonce: Nonce,
     /// Its hash.
     pub hash: B256,
+    /// Answers that it carries.
+    pub answers: u32,
 }
 
 /// What the submitter is made of.
@@ -438,8 +440,9 @@ impl Submitter {
         let actions = match outcome {
             Journalled::Committed { nonce, variant, offset } => {
                 self.open.add(nonce, offset);
+                let answers = u32::try_from(variant.items.len()).unwrap_or(u32::MAX);
                 for key in &variant.items {
-                    self.answers.signed(key, nonce, variant.hash);
+                    self.answers.signed(key, Signed { nonce, hash: variant.hash, answers });
                 }
                 self.planner.journalled(nonce, variant, now)
             }
@@ -503,12 +506,12 @@ impl Submitter {
         self.metrics.gas_used(kind, mined.gas_used, mined.gas_used_for_l1);
         if mined.succeeded {
             self.gas.used(kind, bytes, mined.gas_used, mined.gas_used_for_l1);
-            let inclusion = crate::verdict::inclusion(sender, nonce, &mined);
+            let inclusion = crate::verdict::inclusion(sender, nonce, &mined, 1);
             return self.settle(key, End::Verdict(Verdict::Accepted(inclusion)));
         }
         let gas_limit = answer.payload.gas_limit;
         let ran_out = crate::gas::ran_out(mined.gas_used, gas_limit);
-        answer.history.reverted = Some(crate::verdict::Reverted { nonce, mined, ran_out });
+        answer.history.reverted = Some(crate::verdict::Reverted { nonce, mined, answers: 1, ran_out });
         if ran_out {
             self.gas.exhausted(kind, bytes, gas_limit);
         }

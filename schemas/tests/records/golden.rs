@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use alloy::primitives::Bytes;
-use kms_schemas::record::{Answer, RequestBody};
+use kms_schemas::record::{Answer, RequestBody, Verdict};
 use kms_schemas::{Codec, Record, versions};
 use serde_json::{Map, Value, json};
 
@@ -110,7 +110,12 @@ fn p7_results_are_written_and_read_as_ever() {
 
 #[test]
 fn p7_submissions_are_written_and_read_as_ever() {
-    hold("submission.json", samples::submissions(), |_| {});
+    hold("submission.json", samples::submissions(), |submission| match &mut submission.verdict {
+        Verdict::Accepted(inclusion) | Verdict::Refused { inclusion: Some(inclusion), .. } => {
+            (inclusion.answers, inclusion.order) = (None, None);
+        }
+        _ => {}
+    });
 }
 
 #[test]

@@ -281,6 +281,8 @@ fn inclusion() -> Inclusion {
         gas_used: 263_529,
         gas_used_for_l1: 1_003,
         effective_gas_price: u128::MAX - 1,
+        answers: Some(32),
+        order: Some(3),
     }
 }
 

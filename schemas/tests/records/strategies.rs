@@ -266,16 +266,13 @@ pub(crate) fn result() -> impl Strategy<Value = ResultRecord> {
 }
 
 fn inclusion() -> impl Strategy<Value = Inclusion> {
-    (address(), long(), word(), long(), word(), long(), long(), any::<u128>()).prop_map(
+    let place = (address(), long(), word(), long(), word());
+    let counts = (option::of(any::<u32>()), option::of(any::<u32>()));
+    (place, (long(), long(), any::<u128>()), counts).prop_map(
         |(
-            sender,
-            nonce,
-            transaction_hash,
-            block_number,
-            block_hash,
-            gas_used,
-            gas_used_for_l1,
-            effective_gas_price,
+            (sender, nonce, transaction_hash, block_number, block_hash),
+            (gas_used, gas_used_for_l1, effective_gas_price),
+            (answers, order),
         )| Inclusion {
             sender,
             nonce,
@@ -285,6 +282,8 @@ fn inclusion() -> impl Strategy<Value = Inclusion> {
             gas_used,
             gas_used_for_l1,
             effective_gas_price,
+            answers,
+            order,
         },
     )
 }
