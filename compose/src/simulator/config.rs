@@ -55,6 +55,9 @@ pub struct SimulatorConfig {
     /// Address of the control endpoint; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control: Option<SocketAddr>,
+    /// Whether `listen` and `control` may be addresses that other machines reach. Neither knows authentication: only for a network
+    /// that nobody else is in, as one of containers.
+    pub private_network: bool,
     /// The version of KMS Core to be.
     pub version: CoreVersion,
     /// Centralized or threshold.
@@ -121,6 +124,7 @@ impl Default for SimulatorConfig {
         Self {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             control: None,
+            private_network: false,
             version: CoreVersion::default(),
             mode: Mode::Threshold,
             party_id: 1,
@@ -430,8 +434,11 @@ impl SimulatorConfig {
     pub(super) fn check(self) -> Result<Checked, SimulatorError> {
         let mut mistakes = vec![];
         for (key, address) in [("listen", Some(self.listen)), ("control", self.control)] {
-            if address.is_some_and(|address| !address.ip().is_loopback()) {
-                mistakes.push(format!("{key}: not a loopback address; the services know no authentication"));
+            if !self.private_network && address.is_some_and(|address| !address.ip().is_loopback()) {
+                mistakes.push(format!(
+                    "{key}: not a loopback address; the services know no authentication, so set private_network if no stranger can \
+                     reach it"
+                ));
             }
         }
         if !self.version.has_epochs() && !self.epochs.is_empty() {

@@ -201,6 +201,8 @@ pub(crate) fn core(facts: CoreFacts) -> SimulatorConfig {
     SimulatorConfig {
         listen: facts.listen,
         control: Some(facts.control),
+        // A network of containers, unless it is this machine alone.
+        private_network: !facts.listen.ip().is_loopback(),
         version: facts.generation.core_version(),
         mode: if facts.nodes == 1 { Mode::Centralized } else { Mode::Threshold },
         party_id: facts.number as u32,
