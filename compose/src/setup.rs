@@ -29,7 +29,7 @@ use crate::description::{ChainPlace, Description, NodePlace, ServicePlace, deplo
 use crate::error::{StackError, chain_of};
 use crate::http::http_client;
 use crate::keys::key_file_text;
-use crate::parts::Objects;
+use crate::parts::{INTERNAL_PARTITIONS, Objects};
 use crate::progress::Progress;
 use crate::stack::config::{self, CoreFacts, Facts};
 use crate::stack::{Generation, NodeKeys, ServiceKind, check_nodes, delegate, deploy};
@@ -43,9 +43,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often it is said what is waited for.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
-/// Partitions of the brokers' own topics in a cluster of several (`offsets.topic.num.partitions` and
-/// `transaction.state.log.num.partitions` of its brokers).
-const INTERNAL_PARTITIONS: i32 = 4;
 const RESET: &str = "start over with empty volumes (`docker compose down --volumes`)";
 
 /// What a stack shall be. What is absent is as it was noted by `kms-stack plan`, or set up before, or the default.

@@ -52,6 +52,26 @@ impl Default for AnvilOptions {
     }
 }
 
+impl AnvilOptions {
+    /// anvil's arguments that are the same wherever it runs: all but address and state. `compose.yaml` has them too.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec![
+            format!("--chain-id={}", self.chain_id),
+            format!("--gas-limit={}", self.gas_limit),
+            format!("--accounts={}", self.accounts),
+            format!("--slots-in-an-epoch={}", self.slots_in_an_epoch),
+            // First come, first mined: what a sequencer does.
+            "--order=fifo".to_owned(),
+            "--no-request-size-limit".to_owned(),
+            // It would log every call; errors it says all the same.
+            "--quiet".to_owned(),
+        ];
+        arguments.extend(self.block_time.map(|interval| format!("--block-time={}", interval.as_secs_f64())));
+        arguments
+    }
+}
+
 /// A running chain. Dropping it ends it.
 #[derive(Debug)]
 pub struct Anvil {
@@ -84,19 +104,7 @@ impl Anvil {
         let mut launch = Launch::new(&name, program)
             .args(["--host", "127.0.0.1", "--port"])
             .arg(port.to_string())
-            .arg("--chain-id")
-            .arg(options.chain_id.to_string())
-            .arg("--gas-limit")
-            .arg(options.gas_limit.to_string())
-            .arg("--accounts")
-            .arg(options.accounts.to_string())
-            .arg("--slots-in-an-epoch")
-            .arg(options.slots_in_an_epoch.to_string())
-            // First come, first mined: what a sequencer does. Quiet, since it would log every call; errors it says all the same.
-            .args(["--order", "fifo", "--no-request-size-limit", "--quiet"]);
-        if let Some(interval) = options.block_time {
-            launch = launch.arg("--block-time").arg(interval.as_secs_f64().to_string());
-        }
+            .args(options.arguments());
         if options.persistent {
             launch = launch.arg("--state").arg(workspace.data_dir(&name)?.join("state.json"));
         }

@@ -17,6 +17,8 @@ use crate::supervise::{Launch, Process, Supervised};
 use crate::workspace::Workspace;
 
 /// Three brokers side by side on two busy cores were once seen to take 42 s.
+/// Partitions of the brokers' own topics.
+pub(crate) const INTERNAL_PARTITIONS: i32 = 4;
 const READY_LIMIT: Duration = Duration::from_secs(120);
 const FORMAT_LIMIT: Duration = Duration::from_secs(60);
 /// A broker that is asked to stop hands over its partitions first, which takes a second or two.
@@ -209,28 +211,18 @@ impl Java<'_> {
     }
 }
 
-fn properties(own: BrokerPorts, all: &[BrokerPorts], data: &Path, options: &KafkaOptions) -> String {
-    let replicas = all.len();
+/// The settings of a broker in a cluster of that size that are the same wherever it runs: `compose.yaml` has them too.
+pub fn broker_settings(replicas: usize) -> Vec<(&'static str, String)> {
     let in_sync = if replicas == 1 { 1 } else { 2 };
-    let voters: Vec<String> = all.iter().map(|b| format!("{}@127.0.0.1:{}", b.id, b.controller)).collect();
-    let settings = [
-        ("process.roles", "broker,controller".to_owned()),
-        ("node.id", own.id.to_string()),
-        ("controller.quorum.voters", voters.join(",")),
-        ("listeners", format!("PLAINTEXT://127.0.0.1:{},CONTROLLER://127.0.0.1:{}", own.broker, own.controller)),
-        ("advertised.listeners", format!("PLAINTEXT://127.0.0.1:{}", own.broker)),
-        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned()),
-        ("controller.listener.names", "CONTROLLER".to_owned()),
-        ("inter.broker.listener.name", "PLAINTEXT".to_owned()),
-        ("log.dirs", data.display().to_string()),
+    vec![
         // Topics are created by whoever owns them, with the partitions and settings of the catalogue.
         ("auto.create.topics.enable", "false".to_owned()),
         ("default.replication.factor", replicas.to_string()),
         ("min.insync.replicas", in_sync.to_string()),
         // Fifty partitions each would cost seconds of a start and serve nobody on one machine.
-        ("offsets.topic.num.partitions", "4".to_owned()),
+        ("offsets.topic.num.partitions", INTERNAL_PARTITIONS.to_string()),
         ("offsets.topic.replication.factor", replicas.to_string()),
-        ("transaction.state.log.num.partitions", "4".to_owned()),
+        ("transaction.state.log.num.partitions", INTERNAL_PARTITIONS.to_string()),
         ("transaction.state.log.replication.factor", replicas.to_string()),
         ("transaction.state.log.min.isr", in_sync.to_string()),
         ("share.coordinator.state.topic.num.partitions", "1".to_owned()),
@@ -246,7 +238,23 @@ fn properties(own: BrokerPorts, all: &[BrokerPorts], data: &Path, options: &Kafk
         ("num.io.threads", "4".to_owned()),
         ("num.recovery.threads.per.data.dir", "1".to_owned()),
         ("log.retention.ms", "-1".to_owned()),
+    ]
+}
+
+fn properties(own: BrokerPorts, all: &[BrokerPorts], data: &Path, options: &KafkaOptions) -> String {
+    let voters: Vec<String> = all.iter().map(|b| format!("{}@127.0.0.1:{}", b.id, b.controller)).collect();
+    let mut settings = vec![
+        ("process.roles", "broker,controller".to_owned()),
+        ("node.id", own.id.to_string()),
+        ("controller.quorum.voters", voters.join(",")),
+        ("listeners", format!("PLAINTEXT://127.0.0.1:{},CONTROLLER://127.0.0.1:{}", own.broker, own.controller)),
+        ("advertised.listeners", format!("PLAINTEXT://127.0.0.1:{}", own.broker)),
+        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned()),
+        ("controller.listener.names", "CONTROLLER".to_owned()),
+        ("inter.broker.listener.name", "PLAINTEXT".to_owned()),
+        ("log.dirs", data.display().to_string()),
     ];
+    settings.extend(broker_settings(all.len()));
     let mut text = String::new();
     let replaced = |key: &str| options.properties.iter().any(|(other, _)| other == key);
     for (key, value) in settings.iter().filter(|(key, _)| !replaced(key)) {

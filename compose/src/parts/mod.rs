@@ -13,7 +13,8 @@ pub use anvil::{Anvil, AnvilOptions};
 pub use bucket::{Bucket, BucketError, Objects};
 pub use cache::Cache;
 pub use fetch::fetch;
-pub use kafka::{Kafka, KafkaOptions};
+pub(crate) use kafka::INTERNAL_PARTITIONS;
+pub use kafka::{Kafka, KafkaOptions, broker_settings};
 pub use registry::Registry;
 
 /// How often a part is started on other ports when its own were taken between choice and use.

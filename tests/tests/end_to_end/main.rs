@@ -5,6 +5,8 @@
 mod access;
 mod authority;
 mod bad_input;
+mod compose;
+mod containers;
 mod emitter;
 mod faults;
 mod fetching;
