@@ -4,6 +4,7 @@
 //! topics list | check | create      the catalogue, against a cluster
 //! read TOPIC                        every record of a topic, decoded, one JSON object per line
 //! trace ID                          what happened to one request, over all topics
+//! costs                             what answers cost, by kind, answers in a transaction and order of the nodes
 //! lifecycle                         keys, CRSs, contexts and epochs, as the topics know them
 //! dead-letters list | redrive       what nobody could use, and another go at it
 //! executor deploy | delegate | …    batches: the executor on a chain, and the accounts that delegate to it
@@ -25,6 +26,7 @@ use kms_runtime::shutdown::Exit;
 mod cluster;
 pub mod codes;
 mod config;
+mod costs;
 mod dead_letters;
 mod error;
 mod executor;
@@ -88,6 +90,9 @@ enum Verb {
     Read(read::Args),
     /// Print everything that the topics hold about one request id.
     Trace(trace::Args),
+    /// Print what accepted answers cost: gas, its L1 share and fees, by kind, answers in a transaction, and place among the
+    /// nodes' answers to the request.
+    Costs(costs::Args),
     /// Print keys, CRSs, contexts and epochs as the topics know them.
     #[command(long_about = LIFECYCLE, after_help = EXIT_CODES)]
     Lifecycle,
@@ -155,6 +160,7 @@ fn run(line: CommandLine) -> Result<(), CtlError> {
         Verb::Topics { verb } => topics::run(&cluster, verb, line.output),
         Verb::Read(args) => read::run(&cluster, &args),
         Verb::Trace(args) => trace::run(&cluster, &args, line.output),
+        Verb::Costs(args) => costs::run(&cluster, &args, line.output),
         Verb::Lifecycle => lifecycle::run(&cluster, line.output),
         Verb::DeadLetters { verb } => dead_letters::run(&cluster, verb, line.output),
         Verb::Executor { .. } | Verb::ConfigReference => Ok(()),

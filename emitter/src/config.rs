@@ -371,6 +371,20 @@ pub enum Mode {
     Single,
 }
 
+/// Which answers are tried by a call before they are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Simulate {
+    /// None but those that are always tried: of a request that may have been answered before, and while the contract does not
+    /// accept this node.
+    Never,
+    /// These, those whose request is old, and all for a while after the contract refused one.
+    #[default]
+    Suspicious,
+    /// All.
+    Always,
+}
+
 /// How answers are sent, priced, tried again and given up.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -389,6 +403,16 @@ pub struct SubmissionConfig {
     /// Milliseconds that an answer waits for a batch to be filled while so many are on their way.
     #[schemars(range(min = 0, max = 10_000))]
     pub batch_linger_ms: u64,
+    /// Which answers are tried by a call before they are sent, so that one that would fail costs no gas: `never`, `suspicious`
+    /// (its request is old, or the contract refused an answer a moment ago) or `always`. What no node answers in a second is sent
+    /// without.
+    pub simulate: Simulate,
+    /// Blocks after which a request is old.
+    #[schemars(range(min = 1))]
+    pub simulate_after_blocks: u64,
+    /// Milliseconds that all answers are tried after the contract refused one.
+    #[schemars(range(min = 0, max = 3_600_000))]
+    pub suspicion_ms: u64,
     /// Transactions on their way at once.
     #[schemars(range(min = 1, max = 100_000))]
     pub max_in_flight: usize,
@@ -524,6 +548,9 @@ impl Default for SubmissionConfig {
             batch_bytes: 80_000,
             batch_eager: 4,
             batch_linger_ms: 25,
+            simulate: Simulate::Suspicious,
+            simulate_after_blocks: 1_000,
+            suspicion_ms: 10_000,
             max_in_flight: 2_048,
             send_batch: 50,
             send_concurrency: 4,

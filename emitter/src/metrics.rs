@@ -45,6 +45,11 @@ pub fn describe() {
     describe_counter!("kms_connector_nonces_taken_total", Unit::Count, "Nonces used by a foreign transaction");
     describe_counter!("kms_connector_transactions_signed_total", Unit::Count, "Transactions signed, by why");
     describe_counter!("kms_connector_gas_estimates_total", Unit::Count, "Calls of eth_estimateGas");
+    describe_counter!(
+        "kms_connector_simulations_total",
+        Unit::Count,
+        "Calls of answers before they were sent, where one was likely to fail, by what they showed"
+    );
     describe_counter!("kms_connector_gas_used_total", Unit::Count, "Gas used by answers, by kind and share");
     describe_counter!(
         "kms_connector_answers_accepted_total",
@@ -227,6 +232,11 @@ impl Metrics {
     /// A gas estimate is asked for.
     pub fn estimating(self) {
         counter!("kms_connector_gas_estimates_total", "destination" => self.destination).increment(1);
+    }
+
+    /// A call of an answer came before it was sent.
+    pub fn simulated(self, outcome: &'static str) {
+        counter!("kms_connector_simulations_total", "destination" => self.destination, "outcome" => outcome).increment(1);
     }
 
     /// An answer was refused by the chain.

@@ -13,6 +13,7 @@ use kms_schemas::identity::{Identity, Kind, RequestId};
 use kms_schemas::record::{RawLog, Verdict};
 
 use super::answers::{Signed, Stage};
+use super::simulating::Shown;
 use super::{End, ItemKey, Submitter};
 use crate::answer::Mark;
 use crate::config::SubmissionConfig;
@@ -33,6 +34,8 @@ pub(super) enum Told {
     LookedUp(Vec<(Nonce, Result<Option<Receipted>, ()>)>),
     /// What the calls of answers do on chain.
     Examined(Vec<(Question, Result<Finding, CallError>)>),
+    /// What calls before sending showed.
+    Simulated(Vec<(ItemKey, Shown)>),
     /// The gas of a call.
     Estimated { shape: Shape, key: ItemKey, result: Result<u64, CallError> },
     /// The answer is on chain, or not needed there any more; perhaps the transaction that brought it.
@@ -213,6 +216,7 @@ impl Submitter {
                     self.examined(question, finding);
                 }
             }
+            Told::Simulated(shown) => self.simulated(shown),
             Told::Estimated { shape, key, result } => self.estimated(shape, key, result),
             Told::Evidence { key, verdict, transaction_hash } => self.evidence_found(key, verdict, transaction_hash),
             Told::Own { key, own, evidence, mined } => {

@@ -125,6 +125,9 @@ impl Submitter {
     fn item_failed(&mut self, key: ItemKey, nonce: Nonce, share: (Mined, u32), data: Bytes) {
         self.item_reverted(key, nonce, share, data.is_empty());
         let revert = Revert::decode(&data);
+        if !data.is_empty() {
+            self.simulating.refused(self.clock.now());
+        }
         if data.is_empty() || revert.state_check().is_some() {
             return self.asking.examine_revert(key, share.0.block_number);
         }

@@ -16,6 +16,7 @@ mod asking;
 mod batches;
 mod seen;
 mod sending;
+mod simulating;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -48,6 +49,7 @@ use answers::{Answers, Signed, Stage};
 use asking::{Asking, Told};
 use seen::{Admit, Seen};
 use sending::Sending;
+use simulating::Simulating;
 
 /// A result's record, as small as can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -180,6 +182,7 @@ pub struct Submitter {
     seen: Seen,
     asking: Asking,
     sending: Sending,
+    simulating: Simulating,
     open: OpenIntents,
     clock: Clock,
     head: u64,
@@ -219,6 +222,7 @@ impl Submitter {
         let mut submitter = Self {
             asking: Asking::new(&parts.config),
             sending: Sending::new(&parts.config),
+            simulating: Simulating::new(&parts.config),
             gas: GasBook::new(parts.config.gas_policy()),
             fees: parts.config.fee_policy(),
             patience,
@@ -309,6 +313,7 @@ impl Submitter {
     fn pump(&mut self) {
         self.pump_sends();
         self.pump_questions();
+        self.pump_simulations();
         self.wishes.watch(self.planner.watches_blocks());
     }
 
@@ -349,10 +354,14 @@ impl Submitter {
         }
     }
 
-    /// Sends an answer. While the contract does not accept this node, for some request at least, a call of it comes first.
+    /// Sends an answer. While the contract does not accept this node, for some request at least, a call of it comes first; so it
+    /// may where a failure is likely ([`simulating`]).
     fn admit(&mut self, key: ItemKey) {
         if self.asking.hold.is_some() {
             return self.ask_before(key);
+        }
+        if self.simulates(key) {
+            return;
         }
         self.price(key);
     }
@@ -514,6 +523,8 @@ impl Submitter {
         answer.history.reverted = Some(crate::verdict::Reverted { nonce, mined, answers: 1, ran_out });
         if ran_out {
             self.gas.exhausted(kind, bytes, gas_limit);
+        } else {
+            self.simulating.refused(self.clock.now());
         }
         self.answers.set(&key, Stage::Examined);
         self.asking.examine_revert(key, mined.block_number);
@@ -574,7 +585,7 @@ impl Submitter {
             unconfirmed: self.planner.unconfirmed(),
             queued: self.planner.queued(),
             unpriced: self.asking.unpriced(),
-            examined: self.asking.examined(),
+            examined: self.asking.examined() + self.simulating.waiting(),
             held: self.asking.held(),
             sends: self.sending.waiting(),
             intents: self.open.len(),
