@@ -148,6 +148,8 @@ fn client(destination: &DestinationConfig, submission: &SubmissionConfig) -> Res
 enum Unreadable {
     /// Nobody answered.
     Outage { code: &'static str, text: String },
+    /// Whoever answered last is of another chain; the others may only be silent.
+    OtherChain { text: String },
     /// The answer leaves no room for this configuration.
     Refused(Stopped),
 }
@@ -155,7 +157,7 @@ enum Unreadable {
 impl From<RpcError> for Unreadable {
     fn from(error: RpcError) -> Self {
         if error.code() == kms_chain::codes::RPC_WRONG_CHAIN {
-            return Self::Refused(stopped(Exit::Refused, codes::WRONG_CHAIN, error.to_string()));
+            return Self::OtherChain { text: error.to_string() };
         }
         Self::Outage { code: error.code(), text: error.to_string() }
     }
@@ -241,6 +243,11 @@ impl Session {
                     return Ok(Some(standing));
                 }
                 Err(Unreadable::Refused(stopped)) => return Err(stopped),
+                // One that is silent may be the one that is meant: only what all say is a wrong configuration.
+                Err(Unreadable::OtherChain { text }) if self.rpc.foreign_chain().await.is_some() => {
+                    return Err(stopped(Exit::Refused, codes::WRONG_CHAIN, text));
+                }
+                Err(Unreadable::OtherChain { text }) => (kms_chain::codes::RPC_WRONG_CHAIN, text),
                 Err(Unreadable::Outage { code, text }) => (code, text),
             };
             failures += 1;
