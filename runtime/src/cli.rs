@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::codes;
-use crate::config::{ConfigErrors, Configuration, Loaded, Sources, config_reference, load};
+use crate::config::{ConfigErrors, Configuration, Loaded, Sources, config_reference, load, load_without_rules};
 use crate::shutdown::Exit;
 
 /// Where the configuration comes from; environment variables are the third source.
@@ -28,7 +28,11 @@ impl ConfigArgs {
     /// # Errors
     /// Every mistake.
     pub fn load<T: Configuration>(&self) -> Result<Loaded<T>, ConfigErrors> {
-        load(&Sources::of_process(self.config.clone(), self.set.clone()))
+        load(&self.sources())
+    }
+
+    fn sources(&self) -> Sources {
+        Sources::of_process(self.config.clone(), self.set.clone())
     }
 }
 
@@ -92,7 +96,11 @@ pub fn read<T: Configuration>(
     if action == Action::ConfigReference {
         return Invocation::Done(print(name, &config_reference::<T>()).into());
     }
-    let loaded = match line.config.load::<T>() {
+    let loaded = match action {
+        Action::Healthcheck { .. } => load_without_rules::<T>(&line.config.sources()),
+        _ => line.config.load::<T>(),
+    };
+    let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(errors) => {
             let _ = writeln!(io::stderr(), "{name}: {errors}");

@@ -12,13 +12,24 @@ use super::tree::{Node, Origin, Path, Step, Value};
 use super::{Configuration, ENVIRONMENT_PREFIX, layers};
 use crate::codes;
 
+/// Whether the rules between values are held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rules {
+    Held,
+    Ignored,
+}
+
 pub(super) fn into_typed<T: Configuration>(
     tree: &mut Node,
     schema: View<'_>,
     problems: &mut Vec<Problem>,
+    rules: Rules,
 ) -> Option<T> {
     Walk { problems }.node(tree, schema, &Path::default());
     let config = deserialize::<T>(tree, schema, problems)?;
+    if rules == Rules::Ignored {
+        return Some(config);
+    }
     let mut rules = Problems::default();
     config.validate(&mut rules);
     for (path, code, text) in rules.into_found() {

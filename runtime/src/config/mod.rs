@@ -84,6 +84,19 @@ impl<T: Configuration> Loaded<T> {
 /// # Errors
 /// Every mistake that was found, each with its origin.
 pub fn load<T: Configuration>(sources: &Sources) -> Result<Loaded<T>, ConfigErrors> {
+    load_with(sources, check::Rules::Held)
+}
+
+/// Merges the layers and checks keys, types and ranges, but not the rules between values: what a look at a service needs that
+/// runs with this configuration and has held them. A rule may take a second, such as the password of a keystore.
+///
+/// # Errors
+/// As [`load`], without the mistakes that only [`Configuration::validate`] finds.
+pub fn load_without_rules<T: Configuration>(sources: &Sources) -> Result<Loaded<T>, ConfigErrors> {
+    load_with(sources, check::Rules::Ignored)
+}
+
+fn load_with<T: Configuration>(sources: &Sources, rules: check::Rules) -> Result<Loaded<T>, ConfigErrors> {
     let root = schema::Root::of::<T>();
     let mut problems = Vec::new();
     let mut tree = layers::merge(sources, root.view(), &mut problems);
@@ -92,7 +105,7 @@ pub fn load<T: Configuration>(sources: &Sources) -> Result<Loaded<T>, ConfigErro
         return Err(ConfigErrors::new(problems));
     }
     layers::read_secret_files(&mut tree, root.view(), sources.file.as_deref(), &mut problems);
-    match check::into_typed::<T>(&mut tree, root.view(), &mut problems) {
+    match check::into_typed::<T>(&mut tree, root.view(), &mut problems, rules) {
         Some(config) if problems.is_empty() => {
             tree.forget_values();
             Ok(Loaded { config, origins: tree })

@@ -329,3 +329,12 @@ fn a_generated_block_that_is_out_of_date_is_told() {
         assert!(check_generated_block(&file, "x", "new").is_err());
     }
 }
+
+#[test]
+fn a_look_at_a_running_service_holds_types_but_no_rules() {
+    assert_eq!(refused(VALID, &[], &["broker.mood=angry"]).len(), 1);
+    let mut looked = given(VALID, &[], &["broker.mood=angry"]);
+    assert_eq!(load_without_rules::<Example>(&looked.sources).unwrap().config.broker.mood, Mood::Angry);
+    looked.sources.set = vec!["broker.queue=0".to_owned()];
+    assert!(load_without_rules::<Example>(&looked.sources).is_err());
+}
