@@ -66,6 +66,8 @@ struct Arguments {
 /// What else there is to do than to run.
 #[derive(Subcommand, Clone, Copy, Debug)]
 enum Action {
+    /// Check the configuration and end: 0 if it is right, 2 with every mistake if not.
+    CheckConfig,
     /// Ask the running simulator of this configuration whether it answers: 0 if so, 1 with the reason if not.
     Healthcheck {
         /// As without: one that answers is ready for work.
@@ -115,7 +117,11 @@ pub fn main_from(args: impl Iterator<Item = OsString>) -> ExitCode {
         let asked = arguments.configuration().map_err(|error| error.to_string());
         return healthcheck::tell(asked.and_then(|config| answers(&config)));
     }
+    let only_checks = matches!(arguments.action, Some(Action::CheckConfig));
     let ended = arguments.configuration().and_then(|config| {
+        if only_checks {
+            return config.check().map(drop);
+        }
         let runtime = tokio::runtime::Runtime::new().map_err(|error| SimulatorError::Server(error.to_string()))?;
         runtime.block_on(run(config))
     });
