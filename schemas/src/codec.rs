@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::codes;
 use crate::headers::Event;
-use crate::record::{Cursor, DeadLetter, DeferredRequest, Intent, Request, ResultRecord, Submission};
+use crate::record::{Cursor, DeadLetter, DeferredRequest, Intent, Request, ResultRecord, Submission, WalletRecord};
 use crate::registry::{Registry, RegistryError};
 use crate::topics::Topics;
 use crate::versions::{CATALOGUE, Catalogue, SchemaVersion};
@@ -69,6 +69,7 @@ records! {
     DeadLetter as "DeadLetter",
     Cursor as "Cursor",
     Intent as "Intent",
+    WalletRecord as "WalletRecord",
 }
 
 /// Why bytes are no record, or a record no bytes.

@@ -9,7 +9,9 @@ use alloy::primitives::{B256, keccak256};
 
 use crate::codec::Record;
 use crate::identity::Identity;
-use crate::record::{Cursor, DeadLetter, DeferredRequest, Intent, Request, ResultRecord, Submission};
+use crate::record::{
+    Cursor, DeadLetter, DeferredRequest, Intent, Request, ResultRecord, Submission, WalletBody, WalletRecord,
+};
 
 /// What the headers need to know of a record.
 pub trait Event {
@@ -90,6 +92,21 @@ impl Event for Intent {
             [item] => Some(item.identity),
             _ => None,
         }
+    }
+}
+
+impl Event for WalletRecord {
+    fn event_id(&self) -> String {
+        match &self.body {
+            WalletBody::Outcome { command_offset, end, .. } => {
+                format!("{}#{command_offset}:{}", self.command_id, end.as_str())
+            }
+            _ => self.command_id.to_string(),
+        }
+    }
+
+    fn subject(&self) -> Option<Identity> {
+        None
     }
 }
 

@@ -5,7 +5,8 @@ use crate::identity::{Coordinates, Identity, Kind};
 use crate::record::{
     Answer, BlockRef, CiphertextMaterial, Cursor, DeadLetter, DeferredRequest, EpochCrs, EpochKey, HandleEntry,
     Inclusion, Intent, IntentItem, KeyDigest, KmsNodeParams, KmsThresholds, NewKmsContext, PcrValues, Proof, RawLog,
-    Request, RequestBody, ResultRecord, Sequence, Signed, Submission, UnifiedUserDecryption, Verdict,
+    Request, RequestBody, ResultRecord, Sequence, Signed, Submission, UnifiedUserDecryption, Verdict, WalletBody,
+    WalletEnd, WalletRecord,
 };
 use crate::wire::{
     Flaw, Input, UNKNOWN, Wire, Wired, attempt, choice, in_field, record, symbols, write_long, write_symbol,
@@ -126,3 +127,14 @@ record!(Intent as "Intent" {
     chain_id, sender, nonce, attempt, raw, hash, items, settled_below, written_ms,
 });
 record!(IntentItem as "IntentItem" { result, identity });
+
+record!(WalletRecord as "WalletRecord" { chain_id, sender, command_id, by, written_ms, text, body });
+choice!(WalletBody as "WalletBody", form "WalletForm" {
+    Bump = "bump" { "WalletBump": nonce, max_fee_per_gas, expires_ms },
+    Cancel = "cancel" { "WalletCancel": nonce, expires_ms },
+    Outcome = "outcome" { "WalletOutcome": command_offset, end, transactions },
+} or {
+    Pause = "pause",
+    Resume = "resume",
+});
+symbols!(WalletEnd as "WalletEnd" { "unknown", Accepted = "accepted", Done = "done", Refused = "refused" });

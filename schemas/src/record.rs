@@ -624,3 +624,93 @@ pub struct IntentItem {
     /// Identity of the request.
     pub identity: Identity,
 }
+
+/// What a person wants of the emitter of an account, or what the emitter did about it. Topic `emitter.commands`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalletRecord {
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// Transaction sender.
+    pub sender: Address,
+    /// Random id of the command; an outcome has that of its command.
+    pub command_id: B256,
+    /// Who wrote it, as the writer says: a person, or an emitter.
+    pub by: String,
+    /// Milliseconds since 1970 when it was written.
+    pub written_ms: u64,
+    /// For a person: of a command why, of an outcome what came of it.
+    pub text: String,
+    /// What is to be done, or what was done.
+    pub body: WalletBody,
+}
+
+/// A command, or the outcome of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WalletBody {
+    /// Replace transactions by the same ones at higher fees.
+    Bump {
+        /// The nonce; none for every open one.
+        nonce: Option<u64>,
+        /// Wei per gas to offer; none for as much as a replacement needs.
+        max_fee_per_gas: Option<u128>,
+        /// Milliseconds since 1970 after which it is not to be obeyed any more.
+        expires_ms: u64,
+    },
+    /// Use a nonce up by an empty transaction to oneself; its answers go again under other nonces.
+    Cancel {
+        /// The nonce.
+        nonce: u64,
+        /// Milliseconds since 1970 after which it is not to be obeyed any more.
+        expires_ms: u64,
+    },
+    /// What an emitter did about a command.
+    Outcome {
+        /// Offset of the command in the same topic.
+        command_offset: i64,
+        /// How far it is.
+        end: WalletEnd,
+        /// Hashes of the transactions that it led to.
+        transactions: Vec<B256>,
+    },
+    /// Sign and send nothing.
+    Pause,
+    /// Work again.
+    Resume,
+}
+
+impl WalletBody {
+    /// A name for logs and reports, as the schema has it.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Bump { .. } => "bump",
+            Self::Cancel { .. } => "cancel",
+            Self::Outcome { .. } => "outcome",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+        }
+    }
+}
+
+/// How far an emitter is with a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WalletEnd {
+    /// Begun; another outcome follows.
+    Accepted,
+    /// Obeyed.
+    Done,
+    /// Not obeyed, and never will be.
+    Refused,
+}
+
+impl WalletEnd {
+    /// A name for logs and reports, as the schema has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Done => "done",
+            Self::Refused => "refused",
+        }
+    }
+}

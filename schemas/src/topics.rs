@@ -4,7 +4,7 @@ use alloy::primitives::Address;
 
 use crate::codec::Record;
 use crate::identity::{Lane, RequestId};
-use crate::record::{Cursor, DeadLetter, DeferredRequest, Intent, Request, ResultRecord, Submission};
+use crate::record::{Cursor, DeadLetter, DeferredRequest, Intent, Request, ResultRecord, Submission, WalletRecord};
 
 /// The topic prefix of a deployment that configures none.
 pub const DEFAULT_PREFIX: &str = "kms-connector";
@@ -17,6 +17,9 @@ pub const MAX_RECORD_BYTES: usize = 4 << 20;
 
 /// Largest dead letter: twice a record, so that every record fits with its story around it.
 pub const MAX_DEAD_LETTER_BYTES: usize = 2 * MAX_RECORD_BYTES;
+
+/// A person's command, or what came of it, which may name many transactions.
+const MAX_COMMAND_BYTES: usize = 1 << 20;
 
 /// A deferred request is a request with its story around it.
 const MAX_DEFERRED_BYTES: usize = MAX_RECORD_BYTES + (64 << 10);
@@ -35,6 +38,7 @@ pub struct Topics {
     dead_letters: String,
     cursor: String,
     intents: String,
+    commands: String,
     leader: String,
 }
 
@@ -94,6 +98,7 @@ impl Topics {
             dead_letters: name("dead-letters"),
             cursor: name("ingest.cursor"),
             intents: name("emitter.intents"),
+            commands: name("emitter.commands"),
             leader: name("emitter.leader"),
         }
     }
@@ -168,6 +173,12 @@ impl Topics {
         &self.intents
     }
 
+    /// `emitter.commands`: [`WalletRecord`]s, by chain and sender.
+    #[must_use]
+    pub fn commands(&self) -> &str {
+        &self.commands
+    }
+
     /// `emitter.leader`: carries nothing; its one partition elects the emitter that is active.
     #[must_use]
     pub fn leader(&self) -> &str {
@@ -205,6 +216,8 @@ impl Topics {
         });
         // Compaction would erase a variant of a transaction that may still be mined.
         all.push(log_topic::<Intent>(&self.intents, 1, Keep::Forever, MAX_RECORD_BYTES));
+        // Who paused and who cancelled must be known for as long as the intents are.
+        all.push(log_topic::<WalletRecord>(&self.commands, 1, Keep::Forever, MAX_COMMAND_BYTES));
         all.push(TopicSpec {
             name: self.leader.clone(),
             partitions: 1,
@@ -242,6 +255,15 @@ pub fn intent_key(chain_id: u64, sender: Address, nonce: u64, attempt: u32) -> V
     key.extend_from_slice(sender.as_slice());
     key.extend_from_slice(&nonce.to_be_bytes());
     key.extend_from_slice(&attempt.to_be_bytes());
+    key
+}
+
+/// Kafka key of commands and their outcomes: chain id and sender, as an intent's key begins.
+#[must_use]
+pub fn wallet_key(chain_id: u64, sender: Address) -> Vec<u8> {
+    let mut key = Vec::with_capacity(8 + 20);
+    key.extend_from_slice(&chain_id.to_be_bytes());
+    key.extend_from_slice(sender.as_slice());
     key
 }
 
@@ -343,6 +365,7 @@ mod tests {
             ("p.dead-letters", 3, Some("DeadLetter"), log(forever, "8388608")),
             ("p.ingest.cursor", 1, Some("Cursor"), cursor.to_owned()),
             ("p.emitter.intents", 1, Some("Intent"), log(forever, "4194304")),
+            ("p.emitter.commands", 1, Some("WalletRecord"), log(forever, "1048576")),
             ("p.emitter.leader", 1, None, "cleanup.policy=delete".to_owned()),
         ]
         .map(|(name, partitions, record, config)| (name.to_owned(), partitions, record, config));
@@ -369,5 +392,7 @@ mod tests {
         assert_eq!(request_key(id)[29..], [0, 1, 2]);
         let key = intent_key(1, Address::repeat_byte(9), 258, 3);
         assert_eq!(hex::encode(key), format!("0000000000000001{}000000000000010200000003", "09".repeat(20)));
+        let key = wallet_key(1, Address::repeat_byte(9));
+        assert_eq!(hex::encode(key), format!("0000000000000001{}", "09".repeat(20)));
     }
 }

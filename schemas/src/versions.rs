@@ -32,6 +32,7 @@ const WRITTEN: &[(&str, u32, &str)] = &[
     ("org.kmsconnector.Cursor", 1, include_str!("../avro/v1/cursor.avsc")),
     ("org.kmsconnector.Intent", 1, include_str!("../avro/v1/intent.avsc")),
     ("org.kmsconnector.Intent", 2, include_str!("../avro/v2/intent.avsc")),
+    ("org.kmsconnector.WalletRecord", 1, include_str!("../avro/v1/wallet_record.avsc")),
 ];
 
 /// One version of one record's schema.
@@ -176,7 +177,7 @@ mod tests {
     use apache_avro::schema_compatibility::SchemaCompatibility;
 
     use super::*;
-    use crate::record::{Cursor, DeadLetter, DeferredRequest, Intent, Request, ResultRecord, Submission};
+    use crate::record::{Cursor, DeadLetter, DeferredRequest, Intent, Request, ResultRecord, Submission, WalletRecord};
     use crate::wire::{Shape, Wire};
 
     /// The structure of a parsed schema, names resolved.
@@ -225,6 +226,7 @@ mod tests {
             ("org.kmsconnector.DeadLetter", DeadLetter::shape()),
             ("org.kmsconnector.Cursor", Cursor::shape()),
             ("org.kmsconnector.Intent", Intent::shape()),
+            ("org.kmsconnector.WalletRecord", WalletRecord::shape()),
         ];
         let mut named = HashMap::new();
         for (record, shape) in types {
@@ -256,6 +258,7 @@ mod tests {
             ("org.kmsconnector.Cursor", 1, "2c3a2ba059dc953c", "1e1d74c37730cfd1"),
             ("org.kmsconnector.Intent", 1, "ec8de203f3d76e11", "d61523338100fc9f"),
             ("org.kmsconnector.Intent", 2, "539d9ed91adee38a", "4f1e44f054689b3e"),
+            ("org.kmsconnector.WalletRecord", 1, "423eb11b977c661a", "f3e064b444945c59"),
         ]
         .map(|(record, version, fingerprint, text)| (record, version, fingerprint.to_owned(), text.to_owned()));
         assert_eq!(written, pinned);

@@ -132,3 +132,8 @@ fn p7_cursors_are_written_and_read_as_ever() {
 fn p7_intents_are_written_and_read_as_ever() {
     hold("intent.json", samples::intents(), |_| {});
 }
+
+#[test]
+fn p7_wallet_records_are_written_and_read_as_ever() {
+    hold("wallet_record.json", samples::wallet_records(), |_| {});
+}

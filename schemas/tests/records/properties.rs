@@ -109,6 +109,7 @@ for_every_record! {
     dead_letter: DeadLetter = strategies::dead_letter();
     cursor: Cursor = strategies::cursor();
     intent: Intent = strategies::intent();
+    wallet_record: WalletRecord = strategies::wallet_record();
 }
 
 proptest! {

@@ -373,3 +373,34 @@ pub(crate) fn intents() -> Vec<(&'static str, Intent)> {
     let gap = Intent { items: vec![], settled_below: -1, ..one.clone() };
     vec![("one", one), ("gap", gap)]
 }
+
+pub(crate) fn wallet_records() -> Vec<(&'static str, WalletRecord)> {
+    let record = |text: &str, body| WalletRecord {
+        chain_id: 10_901,
+        sender: address(0x90),
+        command_id: word(0x91),
+        by: "operator@bastion".to_owned(),
+        written_ms: 1_764_027_366_007,
+        text: text.to_owned(),
+        body,
+    };
+    let transactions = vec![word(0x92), word(0x93)];
+    let outcome = |end| WalletBody::Outcome { command_offset: 42, end, transactions: transactions.clone() };
+    let expires_ms = 1_764_027_396_007;
+    vec![
+        ("pause", record("the node is moved", WalletBody::Pause)),
+        ("resume", record("", WalletBody::Resume)),
+        ("bump", record("stuck", WalletBody::Bump { nonce: Some(2_001), max_fee_per_gas: Some(1 << 70), expires_ms })),
+        ("bump_all", record("", WalletBody::Bump { nonce: None, max_fee_per_gas: None, expires_ms })),
+        ("cancel", record("never mind", WalletBody::Cancel { nonce: 2_002, expires_ms })),
+        ("accepted", record("nonce 2002: replaced", outcome(WalletEnd::Accepted))),
+        ("done", record("nonce 2002: mined", outcome(WalletEnd::Done))),
+        (
+            "refused",
+            record(
+                "the chain has no pool",
+                WalletBody::Outcome { command_offset: 43, end: WalletEnd::Refused, transactions: vec![] },
+            ),
+        ),
+    ]
+}

@@ -375,3 +375,24 @@ pub(crate) fn intent() -> impl Strategy<Value = Intent> {
         },
     )
 }
+
+pub(crate) fn wallet_record() -> impl Strategy<Value = WalletRecord> {
+    let end = prop_oneof![Just(WalletEnd::Accepted), Just(WalletEnd::Done), Just(WalletEnd::Refused)];
+    let outcome = (any::<i64>(), end, vec(word(), 0..5))
+        .prop_map(|(command_offset, end, transactions)| WalletBody::Outcome { command_offset, end, transactions });
+    let bump = (option::of(long()), option::of(any::<u128>()), long())
+        .prop_map(|(nonce, max_fee_per_gas, expires_ms)| WalletBody::Bump { nonce, max_fee_per_gas, expires_ms });
+    let cancel = (long(), long()).prop_map(|(nonce, expires_ms)| WalletBody::Cancel { nonce, expires_ms });
+    let body = prop_oneof![outcome, bump, cancel, Just(WalletBody::Pause), Just(WalletBody::Resume)];
+    (long(), address(), word(), text(), long(), text(), body).prop_map(
+        |(chain_id, sender, command_id, by, written_ms, text, body)| WalletRecord {
+            chain_id,
+            sender,
+            command_id,
+            by,
+            written_ms,
+            text,
+            body,
+        },
+    )
+}
