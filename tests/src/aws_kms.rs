@@ -16,7 +16,7 @@ use alloy::signers::local::PrivateKeySigner;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
@@ -298,7 +298,7 @@ fn verify(headers: &HeaderMap, body: &[u8], temporary: bool) -> Result<(), (&'st
 
     let signed: Vec<&str> = names.split(';').collect();
     let mut wanted = vec!["host", "x-amz-date", "x-amz-target"];
-    wanted.extend(headers.keys().map(|name| name.as_str()).filter(|name| name.starts_with("x-amz-")));
+    wanted.extend(headers.keys().map(HeaderName::as_str).filter(|name| name.starts_with("x-amz-")));
     if !signed.is_sorted() || !wanted.iter().all(|name| signed.contains(name)) {
         return Err(("InvalidSignatureException", "'Host' and every 'X-Amz-' header must be signed, in order."));
     }
