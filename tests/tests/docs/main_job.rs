@@ -1,8 +1,9 @@
 //! `docs/main-job.md`.
 
 use clap::{Args, Command};
-use kms_stack::StackArgs;
 use kms_stack::job::JobArgs;
+use kms_stack::setup::{PlanArgs, SetupArgs};
+use kms_stack::{SiteArgs, StackArgs};
 
 use crate::markdown::{head, row};
 use crate::repository::{document, hold, read, root};
@@ -13,6 +14,9 @@ fn the_flags_are_those_of_the_command_line() {
     for (block, command) in [
         ("job-flags", JobArgs::augment_args(Command::new("kms-stack"))),
         ("stack-flags", StackArgs::augment_args(Command::new("kms-stack"))),
+        ("plan-flags", PlanArgs::augment_args(Command::new("kms-stack"))),
+        ("setup-flags", SetupArgs::augment_args(Command::new("kms-stack"))),
+        ("site-flags", SiteArgs::augment_args(Command::new("kms-stack"))),
     ] {
         let mut table = head(&["flag", "default", "meaning"]);
         for argument in command.get_arguments() {
