@@ -12,8 +12,10 @@
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use kms_stack::Stack;
+use kms_stack::job;
 use kms_stack::parts::{Anvil, AnvilOptions, Bucket, broker_settings};
 use kms_stack::ports::free_port;
 use kms_tests::{eventually, new_workspace, prefix};
@@ -23,6 +25,7 @@ use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{ContainerAsync, ContainerRequest, GenericImage, ImageExt as _};
 
 use crate::compose::settings;
+use crate::pipeline::{assert_whole, load};
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// As compose.yaml gives them.
@@ -108,24 +111,38 @@ fn generic(image: &str) -> GenericImage {
     GenericImage::new(name, tag)
 }
 
-/// Everything that the test needs, or why it cannot be had.
-fn needed() -> Result<(Engine, String, String), String> {
-    let engine = Engine::find()?;
-    let mut images = Vec::new();
-    for (variable, setting, how) in [
-        ("KMS_TEST_IMAGE", "KMS_IMAGE", "build it: docker build -f compose/Dockerfile -t {} ."),
-        ("KMS_TEST_KAFKA_IMAGE", "KAFKA_IMAGE", "pull it: docker pull {}"),
-    ] {
-        let (name, named) = image(variable, setting);
-        if engine.image(&name).is_none() {
-            let why = format!("the engine has no image {name}; {}", how.replace("{}", &name));
-            assert!(!named, "{variable}: {why}");
-            return Err(format!("{why}, or name another by {variable}"));
-        }
-        images.push(name);
+/// Kafka's image, pulled if need be, or why it cannot be had.
+async fn kafka_image(engine: &Engine) -> Result<String, String> {
+    const VARIABLE: &str = "KMS_TEST_KAFKA_IMAGE";
+    let (name, named) = image(VARIABLE, "KAFKA_IMAGE");
+    if engine.image(&name).is_some() {
+        return Ok(name);
     }
-    let kafka = images.pop().unwrap_or_default();
-    Ok((engine, images.pop().unwrap_or_default(), kafka))
+    let why = match tokio::time::timeout(LIMIT, generic(&name).pull_image()).await {
+        Ok(Ok(_)) => return Ok(name),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("not within {} s", LIMIT.as_secs()),
+    };
+    assert!(!named, "{VARIABLE}: {name} cannot be pulled: {why}");
+    Err(format!("{name} cannot be pulled ({why}); {VARIABLE} names another image"))
+}
+
+/// Our image, or why there is none. It is in no registry.
+fn our_image(engine: &Engine) -> Result<String, String> {
+    const VARIABLE: &str = "KMS_TEST_IMAGE";
+    let (name, named) = image(VARIABLE, "KMS_IMAGE");
+    if engine.image(&name).is_some() {
+        return Ok(name);
+    }
+    assert!(!named, "{VARIABLE}: the engine has no image {name}");
+    Err(format!(
+        "there is no image {name}; docker build -f compose/Dockerfile -t {name} . builds it, and {VARIABLE} names another"
+    ))
+}
+
+/// Tells that a test is skipped, past the capture of the harness, which shows nothing of a test that passes.
+fn skip(test: &str, why: &str) {
+    let _ = writeln!(io::stderr(), "skipped: {test}: {why}");
 }
 
 /// One of our containers: the user of the image, no capability, nothing to be written but its volumes.
@@ -190,13 +207,15 @@ async fn kafka(image: &str) -> (ContainerAsync<GenericImage>, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p2_p3_services_of_our_image_over_a_containerised_kafka_serve_a_mixed_load_and_end_in_order() {
-    let (engine, image, kafka_image) = match needed() {
+    let needed = async {
+        let engine = Engine::find()?;
+        let image = our_image(&engine)?;
+        let kafka = kafka_image(&engine).await?;
+        Ok::<_, String>((engine, image, kafka))
+    };
+    let (engine, image, kafka_image) = match needed.await {
         Ok(needed) => needed,
-        Err(why) => {
-            // Past the capture of the harness, which shows nothing of a test that passes.
-            let _ = writeln!(io::stderr(), "skipped: {why}");
-            return;
-        }
+        Err(why) => return skip("services of our image", &why),
     };
     let about = engine.image(&image).unwrap();
     assert_eq!(about["Config"]["User"], "10001:10001");
@@ -243,10 +262,10 @@ async fn p2_p3_services_of_our_image_over_a_containerised_kafka_serve_a_mixed_lo
         running.push((program, request.start().await.unwrap()));
     }
 
-    let load = ["kms-stack", "load", "--directory", "/config", "--requests", "40", "--rate", "0"];
-    let load = ours(&image, &load, ended(), &[read]).start().await.unwrap();
-    let table = said(&load).await;
-    assert_eq!(load.exit_code().await.unwrap(), Some(0), "{table}");
+    let loading = ["kms-stack", "load", "--directory", "/config", "--requests", "40", "--rate", "0"];
+    let loaded = ours(&image, &loading, ended(), &[read]).start().await.unwrap();
+    let table = said(&loaded).await;
+    assert_eq!(loaded.exit_code().await.unwrap(), Some(0), "{table}");
     assert!(table.contains("40 of 40 accepted, 0 lost, 0 doubled"), "{table}");
 
     // SIGTERM ends each within the stop period, with 0; a kill would be 137.
@@ -259,7 +278,22 @@ async fn p2_p3_services_of_our_image_over_a_containerised_kafka_serve_a_mixed_lo
         container.rm().await.unwrap();
     }
     setup.rm().await.unwrap();
-    load.rm().await.unwrap();
+    loaded.rm().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_p3_local_processes_over_a_containerised_kafka_serve_a_mixed_load() {
+    let needed = async { kafka_image(&Engine::find()?).await };
+    let image = match needed.await {
+        Ok(image) => image,
+        Err(why) => return skip("a containerised Kafka", &why),
+    };
+    let (_kafka, bootstrap) = kafka(&image).await;
+    let workspace = new_workspace();
+    let stack = Stack::builder().kafka(bootstrap).start(&workspace).await.unwrap();
+    let report = job::run(&stack, &load(30), Instant::now()).await.unwrap();
+    assert_whole(&report);
+    stack.stop().await;
 }
 
 /// A free port with a free one behind it.
