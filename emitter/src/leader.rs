@@ -51,6 +51,8 @@ impl Leadership {
         let group = group(&config.topic_prefix, chain_id, sender);
         let mut settings = config.consumer("emitter", &group);
         settings
+            // A standby hears with a heartbeat that it leads: the take-over lasts no longer than the session of the dead.
+            .set("heartbeat.interval.ms", (config.session_timeout_ms / 12).max(1).to_string())
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("auto.offset.reset", "latest")
             .set("max.poll.interval.ms", "60000");

@@ -134,22 +134,40 @@ async fn contend(index: usize, session: Arc<Session>) -> Told {
 }
 
 /// Leads whenever it may, until the shutdown or a failure.
+///
+/// A process that was paused and lost its leadership meanwhile wakes up as a member of the lanes' groups, and so fences the
+/// one that leads now, once, before it notices. The one that leads takes the account back then. Should it be fenced again
+/// and again, somebody leads beside it, and it gives way.
 async fn terms(session: &Session, mut leadership: Leadership) -> Result<(), Stopped> {
+    const FENCED_IN_A_ROW: u32 = 5;
+    /// What lasted for so long was a term of its own.
+    const LASTING: Duration = Duration::from_secs(60);
     let shutdown = session.context.shutdown.clone();
+    let mut fenced = 0;
     let outcome = loop {
         tokio::select! {
             () = shutdown.cancelled() => break Ok(()),
             () = elected(session, &mut leadership) => {}
         }
         session.metrics.leads(true);
+        let began = Instant::now();
         let outcome = term(session, &mut leadership).await;
         session.metrics.leads(false);
         let destination = session.metrics.destination();
         match outcome {
             Ok(()) if shutdown.is_cancelled() => break Ok(()),
             Ok(()) => tracing::warn!(destination, "leadership was lost, standing by"),
-            Err(stopped) if stopped.exit == Exit::Fenced && lost_soon(&mut leadership).await => {
-                tracing::warn!(destination, "another emitter took over, standing by");
+            Err(stopped) if stopped.exit == Exit::Fenced => {
+                if lost_soon(session, &mut leadership).await {
+                    tracing::warn!(destination, "another emitter took over, standing by");
+                    continue;
+                }
+                fenced = if began.elapsed() > LASTING { 1 } else { fenced + 1 };
+                if fenced > FENCED_IN_A_ROW {
+                    break Err(stopped);
+                }
+                let reason = stopped.text;
+                tracing::warn!(destination, reason, "fenced by an emitter that does not lead, taking the account back");
             }
             Err(stopped) => break Err(stopped),
         }
@@ -193,8 +211,9 @@ async fn term(session: &Session, leadership: &mut Leadership) -> Result<(), Stop
     outcome
 }
 
-/// Being fenced and losing the leadership are one happening, seen by two clients.
-async fn lost_soon(leadership: &mut Leadership) -> bool {
-    const LONGEST_SESSION: Duration = Duration::from_secs(30);
-    tokio::time::timeout(LONGEST_SESSION, leadership.lost()).await.is_ok()
+/// Being fenced and losing the leadership are one happening, seen by two clients: the other one hears of it with its next
+/// heartbeat, or finds itself that its session is over.
+async fn lost_soon(session: &Session, leadership: &mut Leadership) -> bool {
+    let moment = Duration::from_millis(session.context.kafka.session_timeout_ms.into()) / 2;
+    tokio::time::timeout(moment, leadership.lost()).await.is_ok()
 }

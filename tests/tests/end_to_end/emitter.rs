@@ -2,8 +2,14 @@
 
 mod batches;
 mod bench;
+mod costs;
+mod gate;
+mod killed;
 mod node_proxy;
+mod nonces;
 mod signers;
+mod simulation;
+mod standby;
 mod two_chains;
 
 use std::collections::HashSet;

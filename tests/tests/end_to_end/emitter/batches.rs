@@ -26,7 +26,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
 use super::bench::{Bench, LIMIT};
-use super::node_proxy::NodeProxy;
+use super::node_proxy::{NodeProxy, Reply};
 
 const BLOCKS: Option<Duration> = Some(Duration::from_millis(100));
 
@@ -88,7 +88,8 @@ async fn p3_a_batch_of_forty_with_a_duplicate_a_wrong_one_and_one_out_of_gas_set
                 "eth_estimateGas" if is_to(KMSGeneration::crsgenResponseCall::SELECTOR) => Some(300_000),
                 _ => None,
             };
-            Box::pin(std::future::ready(lie.map(|gas| Ok(json!(format!("{gas:#x}"))))))
+            let reply = lie.map_or(Reply::PassOn, |gas: u64| Reply::Result(json!(format!("{gas:#x}"))));
+            Box::pin(std::future::ready(reply))
         }),
     )
     .await;
@@ -192,7 +193,7 @@ async fn p3_a_pool_that_takes_one_transaction_of_a_delegated_account_is_used_bat
         Arc::new(|node, method, params| {
             Box::pin(async move {
                 if method != "eth_sendRawTransaction" {
-                    return None;
+                    return Reply::PassOn;
                 }
                 let raw: Bytes = serde_json::from_value(params[0].clone()).unwrap();
                 let sent = TxEnvelope::decode_2718_exact(&raw).unwrap();
@@ -203,8 +204,10 @@ async fn p3_a_pool_that_takes_one_transaction_of_a_delegated_account_is_used_bat
                 };
                 let (latest, pending) = (count("latest").await, count("pending").await);
                 let taken = sent.nonce() == latest && pending == latest;
-                (!taken && sent.nonce() >= latest)
-                    .then(|| Err((-32_000, "in-flight transaction limit reached for delegated accounts".to_owned())))
+                if taken || sent.nonce() < latest {
+                    return Reply::PassOn;
+                }
+                Reply::Error(-32_000, "in-flight transaction limit reached for delegated accounts".to_owned())
             })
         }),
     )

@@ -75,10 +75,10 @@ impl Bench {
             handle: handle(keccak256(name), stack.contracts().host_chain_id, 5),
             user: PrivateKeySigner::from_slice(&[9; 32]).unwrap(),
             app: Address::repeat_byte(0xaa),
+            bootstrap: stack.bootstrap_servers().to_owned(),
             stack,
             requester,
             topics,
-            bootstrap,
             _workspace: workspace,
         };
         bench.prepare().await;
@@ -297,7 +297,7 @@ impl Bench {
         .await
     }
 
-    async fn logs(&self, chain: &FollowedChain) -> Vec<alloy::rpc::types::Log> {
+    pub(super) async fn logs(&self, chain: &FollowedChain) -> Vec<alloy::rpc::types::Log> {
         let filter = json!([{ "address": chain.contracts.addresses(), "fromBlock": "0x0", "toBlock": "latest" }]);
         let anvil = if chain.name == "gateway" { self.stack.anvil() } else { self.stack.ethereum().unwrap() };
         serde_json::from_value(anvil.rpc("eth_getLogs", filter).await.unwrap()).unwrap()

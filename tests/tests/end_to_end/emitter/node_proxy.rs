@@ -7,11 +7,21 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// What the proxy says to a call in the node's place; none passes it on. The method and its parameters are given, and a way to
-/// ask the node.
-pub(super) type Answer = dyn for<'a> Fn(&'a Node, &'a str, &'a Value) -> futures::future::BoxFuture<'a, Option<Result<Value, (i64, String)>>>
-    + Send
-    + Sync;
+/// What becomes of a call. The method and its parameters are given, and a way to ask the node.
+pub(super) type Answer =
+    dyn for<'a> Fn(&'a Node, &'a str, &'a Value) -> futures::future::BoxFuture<'a, Reply> + Send + Sync;
+
+/// What becomes of a call.
+pub(super) enum Reply {
+    /// The node answers.
+    PassOn,
+    /// This result, in the node's place.
+    Result(Value),
+    /// This error, in the node's place.
+    Error(i64, String),
+    /// The connection breaks, without an answer to anything that came in the same request.
+    Cut,
+}
 
 /// The node behind the proxy.
 pub(super) struct Node {
@@ -22,12 +32,26 @@ pub(super) struct Node {
 impl Node {
     pub(super) async fn ask(&self, method: &str, params: Value) -> Value {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        self.pass_on(&body).await["result"].take()
+        self.pass_on(&body).await.map(|mut said| said["result"].take()).unwrap_or_default()
     }
 
-    async fn pass_on(&self, body: &Value) -> Value {
-        let response = self.client.post(&self.url).json(body).send().await.unwrap();
-        response.json().await.unwrap()
+    /// The node's whole answer; none of a node that does not answer.
+    async fn pass_on(&self, body: &Value) -> Option<Value> {
+        let response = self.client.post(&self.url).json(body).send().await.ok()?;
+        response.json().await.ok()
+    }
+
+    /// Asks the node, and says what it says.
+    pub(super) async fn say(&self, method: &str, params: &Value) -> Reply {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        let Some(mut said) = self.pass_on(&body).await else { return Reply::Cut };
+        match said.get("error") {
+            Some(error) => Reply::Error(
+                error["code"].as_i64().unwrap_or(-32_000),
+                error["message"].as_str().unwrap_or_default().to_owned(),
+            ),
+            None => Reply::Result(said["result"].take()),
+        }
     }
 }
 
@@ -70,10 +94,11 @@ async fn serve(stream: TcpStream, node: Arc<Node>, answer: Arc<Answer>) {
                 for call in calls {
                     answers.push(one(call, &node, &answer).await);
                 }
-                Value::Array(answers)
+                answers.into_iter().collect::<Option<Vec<Value>>>().map(Value::Array)
             }
             call => one(call, &node, &answer).await,
         };
+        let Some(said) = said else { return };
         let text = said.to_string();
         let head =
             format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", text.len());
@@ -83,14 +108,16 @@ async fn serve(stream: TcpStream, node: Arc<Node>, answer: Arc<Answer>) {
     }
 }
 
-async fn one(call: Value, node: &Node, answer: &Arc<Answer>) -> Value {
+/// None cuts the connection, once everything that came in the request has been seen to.
+async fn one(call: Value, node: &Node, answer: &Arc<Answer>) -> Option<Value> {
     let (method, params) = (call["method"].as_str().unwrap_or_default(), &call["params"]);
     match answer(node, method, params).await {
-        Some(Ok(result)) => json!({"jsonrpc": "2.0", "id": call["id"], "result": result}),
-        Some(Err((code, message))) => {
-            json!({"jsonrpc": "2.0", "id": call["id"], "error": {"code": code, "message": message}})
+        Reply::PassOn => node.pass_on(&call).await,
+        Reply::Result(result) => Some(json!({"jsonrpc": "2.0", "id": call["id"], "result": result})),
+        Reply::Error(code, message) => {
+            Some(json!({"jsonrpc": "2.0", "id": call["id"], "error": {"code": code, "message": message}}))
         }
-        None => node.pass_on(&call).await,
+        Reply::Cut => None,
     }
 }
 
