@@ -63,7 +63,10 @@ pub struct Credentials {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AwsKmsError {
     /// Nothing to sign requests with.
-    #[error("no AWS credentials: {0}")]
+    #[error(
+        "is not asked, for lack of credentials: none are good in the environment, a profile, a web identity, the container or \
+         the instance ({0})"
+    )]
     Credentials(String),
     /// The deadline passed.
     #[error("no answer within {} ms", .0.as_millis())]
