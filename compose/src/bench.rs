@@ -4,8 +4,9 @@
 //!  requests on a chain of four registered nodes ─▶ results, signed by node 1, into its results topic ─▶ its emitter ─▶ blocks
 //! ```
 //!
-//! Only node 1 answers, so every answer is the first to its request, which is the order that figures are compared in
-//! (`docs/protocol.md`, "Gas of an answer"). Both ways run on stacks of their own, one after the other.
+//! Gas is compared only among answers at the same place among the nodes' answers to their requests (`docs/protocol.md`, "Gas of
+//! an answer"): `--order` chooses it, and so many other nodes answer each request before node 1's emitter gets its result. Each way
+//! of sending runs on a stack of its own, one after the other.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -13,7 +14,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use alloy::primitives::{B256, Bytes, keccak256};
 use alloy::rpc::types::{Log, TransactionReceipt};
+use alloy::sol_types::SolCall as _;
 use clap::Args;
+use kms_chain::contracts::Decryption;
 use kms_chain::eip712::{self, Domain};
 use kms_chain::event::{ResponseEvent, decode_request, decode_response};
 use kms_schemas::codec::Codec;
@@ -27,7 +30,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::contracts::{Made, Material, NewRequest, Pace, Requester, handle};
+use crate::contracts::{Account, Call, Made, Material, NewRequest, Pace, Requester, handle};
 use crate::error::StackError;
 use crate::job::Output;
 use crate::stack::{ServiceKind, Stack};
@@ -44,9 +47,15 @@ pub struct EmitterBench {
     /// Answers of each run.
     #[arg(long, default_value_t = 4_000, value_name = "N")]
     pub answers: usize,
-    /// Answers in one batch.
-    #[arg(long, default_value_t = 32, value_name = "N")]
-    pub batch: usize,
+    /// Answers in one batch; several sizes are measured one after the other.
+    #[arg(long, default_values_t = [32], value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(2..=500))]
+    pub batch: Vec<u32>,
+    /// Place of the measured node among the nodes' answers to each request; 3 decides. Several are measured one after the other.
+    #[arg(long, default_values_t = [1], value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4))]
+    pub order: Vec<u32>,
+    /// A setting of the emitter, as its `--set`; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
     /// Interval of the chain's blocks in milliseconds.
     #[arg(long, default_value_t = 250, value_name = "MS")]
     pub block_time: u64,
@@ -55,9 +64,13 @@ pub struct EmitterBench {
     pub output: Output,
 }
 
-/// One way of sending, measured.
+/// One way of sending at one place among the nodes' answers, measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
+    /// Place among the nodes' answers.
+    pub order: u32,
+    /// Answers in a full batch; 1 where each has a transaction of its own.
+    pub batch: u32,
     /// Answers that the chain recorded.
     pub answers: usize,
     /// Transactions that carried them.
@@ -70,76 +83,99 @@ pub struct Run {
     pub answers_per_second: f64,
     /// CPU of the emitter's process per answer, in milliseconds; absent where the system does not tell.
     pub cpu_ms_per_answer: Option<f64>,
-}
-
-/// Both ways.
-#[derive(Clone, Debug, Serialize)]
-pub struct Comparison {
-    /// One answer per transaction.
-    pub single: Run,
-    /// In batches.
-    pub batch: Run,
-    /// Answers in a full batch.
-    pub batch_size: usize,
-    /// Gas per answer in batches, of that alone.
+    /// Gas per answer, of that of single transactions at the same place.
     pub gas_ratio: f64,
 }
 
+/// All ways, by place among the nodes' answers, single transactions first.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    /// What was measured.
+    pub runs: Vec<Run>,
+}
+
 impl Comparison {
+    fn of(mut runs: Vec<Run>) -> Self {
+        runs.sort_by_key(|run| (run.order, run.batch));
+        let single = |order: u32, runs: &[Run]| {
+            runs.iter().find(|run| run.order == order && run.batch == 1).map(|run| run.gas_per_answer)
+        };
+        let alone: Vec<Option<f64>> = runs.iter().map(|run| single(run.order, &runs)).collect();
+        for (run, alone) in runs.iter_mut().zip(alone) {
+            run.gas_ratio = alone.map_or(f64::NAN, |alone| run.gas_per_answer / alone);
+        }
+        Self { runs }
+    }
+
     /// For people.
     #[must_use]
     pub fn table(&self) -> String {
-        let mut text = String::new();
-        let batches = format!("batches of {}", self.batch_size);
-        let _ = writeln!(text, "public decryptions of one handle, first of four responders\n");
-        let _ = writeln!(text, "{:<26}{:>16}{:>16}", "", "single", batches);
-        let mut row = |name: &str, value: &dyn Fn(&Run) -> String| {
-            let _ = writeln!(text, "{name:<26}{:>16}{:>16}", value(&self.single), value(&self.batch));
-        };
-        row("answers", &|run| run.answers.to_string());
-        row("transactions", &|run| run.transactions.to_string());
-        row("gas per answer", &|run| format!("{:.0}", run.gas_per_answer));
-        row("seconds", &|run| format!("{:.2}", run.seconds));
-        row("answers per second", &|run| format!("{:.0}", run.answers_per_second));
-        row("emitter CPU ms per answer", &|run| {
-            run.cpu_ms_per_answer.map_or_else(|| "unknown".to_owned(), |ms| format!("{ms:.2}"))
-        });
-        let _ = write!(text, "\ngas in batches / gas alone: {:.3}", self.gas_ratio);
+        let mut text = String::from("public decryptions of one handle, four nodes, the third answer decides\n\n");
+        let _ = writeln!(
+            text,
+            "{:<7}{:<15}{:>9}{:>14}{:>13}{:>8}{:>9}{:>11}{:>10}",
+            "order", "", "answers", "transactions", "gas/answer", "ratio", "seconds", "answers/s", "CPU ms"
+        );
+        for run in &self.runs {
+            let way = if run.batch == 1 { "single".to_owned() } else { format!("batches of {}", run.batch) };
+            let cpu = run.cpu_ms_per_answer.map_or_else(|| "unknown".to_owned(), |ms| format!("{ms:.2}"));
+            let _ = writeln!(
+                text,
+                "{:<7}{way:<15}{:>9}{:>14}{:>13.0}{:>8.3}{:>9.2}{:>11.0}{cpu:>10}",
+                run.order,
+                run.answers,
+                run.transactions,
+                run.gas_per_answer,
+                run.gas_ratio,
+                run.seconds,
+                run.answers_per_second
+            );
+        }
+        text.push_str("\nratio: gas per answer, of that of single transactions at the same order; CPU of the emitter per answer");
         text
     }
 }
 
-/// Measures both ways, one after the other.
+/// Measures all ways, one after the other.
 ///
 /// # Errors
 /// A stack cannot be started or used, or not every answer is on the chain in time.
 pub async fn emitter(workspace: &Workspace, args: &EmitterBench) -> Result<Comparison, StackError> {
-    let single = one_way(workspace, args, false).await?;
-    let batch = one_way(workspace, args, true).await?;
-    let gas_ratio = batch.gas_per_answer / single.gas_per_answer;
-    Ok(Comparison { single, batch, batch_size: args.batch, gas_ratio })
+    let mut runs = Vec::new();
+    for batch in std::iter::once(1).chain(args.batch.iter().copied()) {
+        runs.extend(one_way(workspace, args, batch).await?);
+    }
+    Ok(Comparison::of(runs))
 }
 
-async fn one_way(workspace: &Workspace, args: &EmitterBench, batches: bool) -> Result<Run, StackError> {
-    let stack = Stack::builder()
+async fn one_way(workspace: &Workspace, args: &EmitterBench, batch: u32) -> Result<Vec<Run>, StackError> {
+    let mut builder = Stack::builder()
         .nodes(4)
-        .prefix(if batches { "bench-batch" } else { "bench-single" })
+        .prefix(format!("bench-{batch}"))
         .block_time(Some(Duration::from_millis(args.block_time.max(1))))
-        .batches(batches)
-        .set(ServiceKind::Emitter, format!("submission.batch_answers={}", args.batch))
-        .services(&[])
-        .start(workspace)
-        .await?;
+        .batches(batch > 1)
+        .set(ServiceKind::Emitter, format!("submission.batch_answers={batch}"))
+        .services(&[]);
+    for setting in &args.set {
+        builder = builder.set(ServiceKind::Emitter, setting.clone());
+    }
+    let stack = builder.start(workspace).await?;
     let bench = Bench::new(&stack).await?;
-    let task = workspace.progress().begin(if batches { "in batches" } else { "one by one" }, "starting the emitter");
+    let name = if batch > 1 { format!("batches of {batch}") } else { "one by one".to_owned() };
+    let task = workspace.progress().begin(&name, "starting the emitter");
     stack.node().emitter().start().await?;
     // The gas of an answer is known from the first on.
-    bench.measure(1).await?;
-    task.now(format!("{} answers", args.answers));
-    let run = bench.measure(args.answers).await?;
-    task.done(&format!("{:.0} answers/s, {:.0} gas each", run.answers_per_second, run.gas_per_answer));
+    bench.measure(1, 1, batch).await?;
+    let (mut runs, mut told) = (Vec::new(), Vec::new());
+    for order in &args.order {
+        task.now(format!("{} answers at order {order}", args.answers));
+        let run = bench.measure(args.answers, *order, batch).await?;
+        told.push(format!("{:.0} answers/s, {:.0} gas each", run.answers_per_second, run.gas_per_answer));
+        runs.push(run);
+    }
+    task.done(&told.join("; "));
     stack.stop().await;
-    Ok(run)
+    Ok(runs)
 }
 
 /// A stack of which only node 1's emitter runs.
@@ -166,11 +202,12 @@ impl<'a> Bench<'a> {
         Ok(Self { stack, requester, topics, handle })
     }
 
-    async fn measure(&self, answers: usize) -> Result<Run, StackError> {
+    async fn measure(&self, answers: usize, order: u32, batch: u32) -> Result<Run, StackError> {
         let request = NewRequest::PublicDecryption { handles: vec![self.handle], extra_data: Bytes::new() };
         let sent = self.requester.submit(&vec![request; answers], Pace::AtOnce).await.map_err(chain_error)?;
         let made = self.requester.made(&sent, PATIENCE).await.map_err(chain_error)?;
         let results = self.results(&made).await?;
+        self.others_answer(&made, order).await?;
         let first_block = self.requester.gateway().block_number().await.map_err(chain_error)?;
         let cpu = self.cpu();
         let started = Instant::now();
@@ -180,6 +217,9 @@ impl<'a> Bench<'a> {
         let used = cpu.zip(self.cpu()).map(|(before, after)| after - before);
         let gas = self.gas_of(&transactions).await?;
         Ok(Run {
+            order,
+            batch,
+            gas_ratio: 1.0,
             answers,
             transactions: transactions.len(),
             gas_per_answer: gas as f64 / answers as f64,
@@ -187,6 +227,39 @@ impl<'a> Bench<'a> {
             answers_per_second: answers as f64 / seconds,
             cpu_ms_per_answer: used.map(|seconds| seconds * 1000.0 / answers as f64),
         })
+    }
+
+    /// All before this place answer, without an emitter.
+    async fn others_answer(&self, made: &[Made], order: u32) -> Result<(), StackError> {
+        // What fits a block, so that the node drops nothing.
+        const TOGETHER: usize = 500;
+        const GAS: u64 = 500_000;
+        let contracts = self.stack.contracts();
+        let domain = Domain::decryption(contracts.gateway_chain_id, contracts.decryption);
+        let (handles, result) = (vec![self.handle], word());
+        let digest = domain.public_decryption(&handles, &result, &Bytes::new());
+        for node in self.stack.nodes().iter().take(order as usize).skip(1) {
+            let signature = eip712::sign(&node.keys().signer, digest).map_err(job_error)?;
+            let call = |made: &Made| Decryption::publicDecryptionResponseCall {
+                decryptionId: made.id.as_u256(),
+                decryptedResult: result.clone(),
+                signature: signature.clone(),
+                extraData: Bytes::new(),
+            };
+            let gateway = self.requester.gateway();
+            let account = Account::open(gateway, node.keys().sender.clone()).await.map_err(chain_error)?;
+            for chunk in made.chunks(TOGETHER) {
+                let to = Some(contracts.decryption);
+                let calls: Vec<Call> =
+                    chunk.iter().map(|made| Call { to, data: call(made).abi_encode().into(), gas: GAS }).collect();
+                let sent = account.send(&calls).await.map_err(chain_error)?;
+                let receipts = gateway.receipts(&sent, PATIENCE).await.map_err(chain_error)?;
+                if receipts.iter().any(|receipt| !receipt.status()) {
+                    return Err(StackError::Job("an answer of another node reverted".to_owned()));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The results that the processor would publish, encoded.
@@ -276,8 +349,10 @@ impl<'a> Bench<'a> {
             if head >= next {
                 for log in self.logs(next).await? {
                     let event = decode_response(&self.stack.contracts().followed(), &raw(&log));
-                    let Ok(Some(ResponseEvent::PublicDecryptionResponseCall { id, .. })) = event else { continue };
-                    if open.remove(&id) {
+                    let Ok(Some(ResponseEvent::PublicDecryptionResponseCall { id, tx_sender, .. })) = event else {
+                        continue;
+                    };
+                    if tx_sender == self.stack.node().sender() && open.remove(&id) {
                         transactions.extend(log.transaction_hash);
                     }
                     next = next.max(log.block_number.unwrap_or_default());
@@ -342,18 +417,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_comparison_shows_both_ways_and_their_ratio() {
-        let run = |gas_per_answer, transactions| Run {
+    fn the_comparison_is_among_answers_of_the_same_order() {
+        let run = |order, batch, gas_per_answer| Run {
+            order,
+            batch,
             answers: 64,
-            transactions,
+            transactions: 64 / batch as usize,
             gas_per_answer,
             seconds: 0.5,
             answers_per_second: 128.0,
             cpu_ms_per_answer: Some(0.4),
+            gas_ratio: 1.0,
         };
-        let comparison =
-            Comparison { single: run(250_000.0, 64), batch: run(200_000.0, 2), batch_size: 32, gas_ratio: 0.8 };
+        let runs =
+            vec![run(3, 32, 240_000.0), run(1, 1, 250_000.0), run(1, 32, 200_000.0), run(3, 1, 300_000.0)];
+        let comparison = Comparison::of(runs);
+        let told: Vec<_> = comparison.runs.iter().map(|run| (run.order, run.batch, run.gas_ratio)).collect();
+        assert_eq!(told, [(1, 1, 1.0), (1, 32, 0.8), (3, 1, 1.0), (3, 32, 0.8)]);
         let table = comparison.table();
-        assert!(table.contains("batches of 32") && table.contains("250000") && table.contains("0.800"), "{table}");
+        assert!(table.contains("batches of 32") && table.contains("240000") && table.contains("0.800"), "{table}");
     }
 }

@@ -15,8 +15,9 @@ use crate::executor::Outcome;
 use crate::metrics::Metrics;
 use crate::nonce::Mined;
 
-/// Gas of a call that a check of the contract ends: the signature is recovered and state read, and nothing written.
-const REFUSED_GAS: u64 = 40_000;
+/// Gas of a call that a check of the contract ends, and of its report: the signature is recovered and state read, and nothing
+/// written (`docs/protocol.md`, "Batches").
+const REFUSED_GAS: u64 = 25_000;
 /// Gas of reporting a call that is not started.
 const REPORT_GAS: u64 = 3_000;
 /// Gas of a transaction's beginning, which a batch has once.

@@ -7,6 +7,7 @@ use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::rpc::types::TransactionReceipt;
 use alloy::sol_types::{SolCall, SolError, SolEvent, SolValue};
 use kms_chain::rpc::{EndpointUrl, Rpc, RpcConfig};
+use kms_emitter::cost::Weight;
 use kms_emitter::delegation::{Barred, Standing};
 use kms_emitter::executor::{self, MODE, OnlyTheAccount, Outcome, executeCall, supportsExecutionModeCall};
 use kms_emitter::fees::FeePolicy;
@@ -291,6 +292,99 @@ async fn nothing_is_delegated_while_a_transaction_is_in_flight() {
     bench.sender().await.send(&[filler]).await.unwrap();
     let barred = payer(&bench.world, "kms sender 0").delegate(Address::ZERO).await;
     assert!(matches!(barred, Err(ProvisionError::Barred(Barred::InFlight { .. }))), "{barred:?}");
+}
+
+#[tokio::test]
+async fn p4_two_accounts_with_the_same_executor_do_nothing_for_each_other() {
+    let bench = Bench::new().await;
+    payer(&bench.world, "kms sender 1").delegate(bench.executor).await.unwrap();
+    let other = bench.world.kms[1].sender.address();
+    let inner = executor::batch(other, &[bench.good()]);
+    // The other's code is the same, and the caller an account that has it too.
+    let receipt = bench.run(&[Payload { to: other, gas_limit: 500_000, ..inner }, bench.good()]).await;
+    assert_eq!(bench.failures(&receipt, 2), [reverted(&OnlyTheAccount {}), Outcome::Silent]);
+    assert_eq!(bench.callers(&receipt), [bench.account()]);
+}
+
+#[tokio::test]
+async fn a_callee_may_come_back_with_a_plain_transfer_and_changes_nothing_by_it() {
+    let bench = Bench::new().await;
+    let back = bench.call(&Callee::callBackCall { data: Bytes::new() }, 100_000);
+    let receipt = bench.run(&[back, bench.good()]).await;
+    let answers = receipt.inner.logs().iter().filter_map(|log| CalledBack::decode_log(&log.inner).ok());
+    assert_eq!(answers.map(|log| log.succeeded).collect::<Vec<_>>(), [true]);
+    assert_eq!(bench.failures(&receipt, 2), [Outcome::Silent, Outcome::Silent]);
+    assert_eq!(bench.callers(&receipt), [bench.account()]);
+}
+
+#[tokio::test]
+async fn p4_a_batch_moves_no_ether() {
+    let bench = Bench::new().await;
+    let node = &bench.world.node;
+    let _: serde_json::Value = node.request("anvil_impersonateAccount", (bench.account(),)).await.unwrap();
+    let batch = executor::batch(bench.account(), &[bench.good()]);
+    let data = batch.data.clone();
+    let with_value = serde_json::json!({
+        "from": bench.account(), "to": bench.account(), "data": data, "value": "0x1", "gas": "0x100000",
+    });
+    let hash: B256 = node.request("eth_sendTransaction", (with_value,)).await.unwrap();
+    let receipt = node.receipts(&[hash], MINED).await.unwrap().remove(0);
+    assert!(!receipt.status() && receipt.inner.logs().is_empty(), "refused as a whole");
+    // A call of a batch has no value, so nothing arrives where it goes.
+    bench.run(&[bench.good()]).await;
+    let held: U256 = node.request("eth_getBalance", (bench.callee, "latest")).await.unwrap();
+    assert_eq!(held, U256::ZERO);
+}
+
+#[tokio::test]
+async fn p5_a_cap_that_no_call_can_have_is_reported_and_stops_nothing() {
+    let bench = Bench::new().await;
+    let good = |cap: U256| executor::Call { to: bench.callee, gasCap: cap, data: bench.good().data };
+    let caps = [U256::from(60_000), U256::MAX, U256::from(1) << 64, U256::from(u64::MAX), U256::from(60_000)];
+    let calls: Vec<executor::Call> = caps.into_iter().map(good).collect();
+    let data = executeCall { mode: MODE, executionData: calls.abi_encode().into() }.abi_encode();
+    let call = Call { to: Some(bench.account()), data: data.into(), gas: 1_000_000 };
+    let receipt = send(&bench.sender().await, call).await;
+    let (done, not) = (Outcome::Silent, Outcome::NoGas);
+    assert_eq!(bench.failures(&receipt, 5), [done.clone(), not.clone(), not.clone(), not, done]);
+    assert_eq!(bench.callers(&receipt).len(), 2);
+}
+
+#[tokio::test]
+async fn p5_a_full_batch_of_failures_is_reported_to_the_last_and_what_is_good_is_done() {
+    let bench = Bench::new().await;
+    let bomb = bench.call(&Callee::bombCall { size: U256::from(5_000), fails: true }, 50_000);
+    let burn = bench.call(&Callee::burnCall {}, 50_000);
+    let mut calls = vec![bomb; 20];
+    calls.extend(vec![burn; 20]);
+    calls.push(bench.good());
+    let receipt = bench.run(&calls).await;
+    let failures = bench.failures(&receipt, 41);
+    let kept = |outcome: &Outcome| matches!(outcome, Outcome::Reverted(data) if data.len() == 256);
+    let burnt = |outcome: &Outcome| matches!(outcome, Outcome::Reverted(data) if data.is_empty());
+    assert!(failures[..20].iter().all(kept) && failures[20..40].iter().all(burnt), "{failures:?}");
+    assert_eq!(bench.callers(&receipt), [bench.account()]);
+}
+
+#[tokio::test]
+async fn a_repeated_answer_in_a_batch_costs_what_shares_take_it_to_cost() {
+    let bench = Bench::new().await;
+    let handles = bench.world.public_handles(1, UINT64).await;
+    let mut calls = Vec::new();
+    for _ in 0..9 {
+        let id = bench.world.public_request(&handles).await.id;
+        let call = bench.world.public_answer(0, id, &handles, &word(7));
+        calls.push(Payload { to: bench.world.contracts.decryption, data: call.data, gas_limit: 380_000 });
+    }
+    bench.run(&calls[..1]).await;
+    let repeated = calls.remove(0);
+    let with_repeated: Vec<Payload> = [&calls[..4], &[repeated]].concat();
+    let (with, without) = (bench.run(&with_repeated).await.gas_used(), bench.run(&calls[4..]).await.gas_used());
+    let of_one = with - without;
+    let refused = Outcome::Reverted(Bytes::from_static(b"KmsNodeAlreadySigned"));
+    let taken = Weight::of(&refused, &with_repeated[4].data, 240_000, 380_000).execution;
+    println!("a repeated answer in a batch: {of_one} gas, {taken} taken for it");
+    assert!(of_one.abs_diff(taken) * 5 < of_one, "{of_one}, {taken}");
 }
 
 #[tokio::test]
