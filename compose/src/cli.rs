@@ -70,7 +70,7 @@ enum Command {
     /// Note what a stack in containers shall be, before it is set up.
     Plan(PlanArgs),
     /// Set up a stack whose processes somebody else starts, as containers: contracts, topics, and each service's files.
-    Setup(SetupArgs),
+    Setup(Box<SetupArgs>),
     /// The main job's load on a stack that was set up: makes requests, follows them, reports.
     Load(LoadArgs),
     /// The main job's report on every request so far of a stack that was set up, without making any.
@@ -218,7 +218,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => report(&error),
         },
-        Some(Command::Setup(args)) => block_on(async |interrupts| set_up(args, interrupts).await),
+        Some(Command::Setup(args)) => block_on(async |interrupts| set_up(*args, interrupts).await),
         Some(Command::Load(args)) => {
             let output = args.job.output;
             block_on(async |interrupts| {

@@ -22,6 +22,7 @@ use kms_chain::contracts::GatewayConfig;
 use kms_runtime::kafka::{KafkaConfig, LogContext, ensure_topics, probe_topic};
 use kms_schemas::topics::{TopicSpec, Topics};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use serde::Deserialize;
 
 use crate::contracts::{ContractsError, Node};
@@ -43,6 +44,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often it is said what is waited for.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
+const INTERNAL_TOPICS: [&str; 2] = ["__consumer_offsets", "__transaction_state"];
 const RESET: &str = "start over with empty volumes (`docker compose down --volumes`)";
 
 /// What a stack shall be. What is absent is as it was noted by `kms-stack plan`, or set up before, or the default.
@@ -550,17 +552,18 @@ impl Setup<'_> {
             sets.push((config, specs));
         }
         let count: usize = sets.iter().map(|(_, specs)| specs.len()).sum();
-        let deadline = self.deadline;
+        let (deadline, brokers) = (self.deadline, usize::from(self.shape.brokers));
         let created = tokio::task::spawn_blocking(move || {
-            sets.iter().try_for_each(|(config, specs)| {
-                ensure_topics(config, SERVICE, specs, || Instant::now() < deadline, |_| {})
-            })
+            for (config, specs) in &sets {
+                let keep_on = || Instant::now() < deadline;
+                ensure_topics(config, SERVICE, specs, keep_on, |_| {}).map_err(|error| chain_of(&error))?;
+            }
+            match sets.first() {
+                Some((config, _)) if brokers > 1 => check_replicas(config, brokers),
+                _ => Ok(()),
+            }
         });
-        match created.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(StackError::Topics(chain_of(&error))),
-            Err(error) => return Err(StackError::Topics(error.to_string())),
-        }
+        created.await.map_err(|error| error.to_string()).flatten().map_err(StackError::Topics)?;
         task.done(&format!("{count} are as the catalogue says"));
         Ok(())
     }
@@ -632,21 +635,38 @@ fn listed<T: ToString>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// A client without a group: one with a group has the first broker make `__consumer_offsets` with a single replica, before the setup can
+/// make it with more.
+fn client_of(config: &KafkaConfig) -> Result<BaseConsumer<LogContext>, KafkaError> {
+    config.client(SERVICE).create_with_context(LogContext)
+}
+
 /// Brokers in the cluster's metadata.
 fn brokers_of(config: &KafkaConfig) -> Result<usize, String> {
-    let said = |error: rdkafka::error::KafkaError| error.to_string();
-    let consumer: BaseConsumer<LogContext> =
-        config.consumer(SERVICE, SERVICE).create_with_context(LogContext).map_err(said)?;
-    let metadata = consumer.fetch_metadata(Some("__consumer_offsets"), LOOK_LIMIT).map_err(said)?;
-    Ok(metadata.brokers().len())
+    let metadata = client_of(config).and_then(|client| client.fetch_metadata(Some(INTERNAL_TOPICS[0]), LOOK_LIMIT));
+    Ok(metadata.map_err(|error| error.to_string())?.brokers().len())
 }
 
 /// Whether a topic is there and holds anything. One that cannot be asked holds nothing.
 fn has_records(config: &KafkaConfig, topic: &str) -> bool {
-    let consumer = config.consumer(SERVICE, SERVICE).create_with_context(LogContext);
-    let Ok(consumer) = consumer else { return false };
-    let consumer: BaseConsumer<LogContext> = consumer;
-    consumer.fetch_watermarks(topic, 0, LOOK_LIMIT).is_ok_and(|(low, high)| high > low)
+    let marks = client_of(config).and_then(|client| client.fetch_watermarks(topic, 0, LOOK_LIMIT));
+    marks.is_ok_and(|(low, high)| high > low)
+}
+
+/// The brokers' own topics must outlive a broker too. They are made once, by whoever comes first.
+fn check_replicas(config: &KafkaConfig, brokers: usize) -> Result<(), String> {
+    let client = client_of(config).map_err(|error| error.to_string())?;
+    for topic in INTERNAL_TOPICS {
+        let metadata = client.fetch_metadata(Some(topic), LOOK_LIMIT).map_err(|error| error.to_string())?;
+        let partitions = metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions);
+        let least = partitions.map(|partition| partition.replicas().len()).min().unwrap_or(0);
+        if least < brokers {
+            return Err(format!(
+                "{topic} has {least} replica(s) for {brokers} brokers, since a client came before the setup: {RESET}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The brokers' own topics, with as many partitions as their configuration says and as many replicas as there are brokers.
@@ -657,7 +677,7 @@ fn internal_topics() -> Vec<TopicSpec> {
         config: vec![("cleanup.policy", "compact".to_owned()), ("min.insync.replicas", "2".to_owned())],
         record: None,
     };
-    vec![topic("__consumer_offsets"), topic("__transaction_state")]
+    INTERNAL_TOPICS.map(topic).to_vec()
 }
 
 /// The hash of a block. [`ContractsError::Answer`] when the chain has none of that number.

@@ -16,6 +16,7 @@ use kms_schemas::identity::{Identity, Kind, RequestId};
 
 use super::load::chain_error;
 use super::observer::{ChainView, Observer};
+use super::watch::through;
 use crate::contracts::{ContextDefinition, NewRequest, Pace, Requester};
 use crate::description::Description;
 use crate::error::StackError;
@@ -153,7 +154,8 @@ impl Director<'_> {
         let deadline = Instant::now() + self.patience;
         for (number, control) in self.controls() {
             loop {
-                let record = control.calls().await.map_err(core_error)?;
+                let calls = through(self.outage(), async || control.calls().await);
+                let record = calls.await.map_err(core_error)?;
                 if rpcs.iter().all(|rpc| record.count(rpc) > 0) {
                     break;
                 }
@@ -176,13 +178,20 @@ impl Director<'_> {
     async fn hold(&self, hold: bool) -> Result<(), StackError> {
         try_join_all(self.controls().map(async |(_, control)| {
             for operation in [Operation::Preprocessing, Operation::CrsGeneration] {
-                if hold { control.hold(operation).await? } else { control.release(operation).await? }
+                let switch = async || {
+                    if hold { control.hold(operation).await } else { control.release(operation).await }
+                };
+                through(self.outage(), switch).await?;
             }
             Ok(())
         }))
         .await
         .map(drop)
         .map_err(core_error)
+    }
+
+    fn outage(&self) -> Duration {
+        self.observer.watch().outage()
     }
 
     /// How many requests of a kind the chain has shown.

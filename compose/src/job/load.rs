@@ -10,6 +10,7 @@ use kms_schemas::record::HandleEntry;
 use super::JobArgs;
 use super::lifecycle::Lifecycle;
 use super::mix::{Decryption, Mix};
+use super::watch::through;
 use crate::contracts::{Material, NewRequest, Pace, RequestCall, Requester, UnifiedRequest, UserRequest, handle};
 use crate::description::Description;
 use crate::error::StackError;
@@ -31,6 +32,8 @@ pub(super) struct Load<'a> {
     stack: &'a Description,
     args: &'a JobArgs,
     requester: Requester,
+    /// How long an outage is borne.
+    outage: Duration,
 }
 
 /// Who asks, and for whom.
@@ -46,8 +49,8 @@ struct Cast {
 }
 
 impl<'a> Load<'a> {
-    pub(super) fn new(stack: &'a Description, args: &'a JobArgs, requester: Requester) -> Self {
-        Self { stack, args, requester }
+    pub(super) fn new(stack: &'a Description, args: &'a JobArgs, requester: Requester, outage: Duration) -> Self {
+        Self { stack, args, requester, outage }
     }
 
     pub(super) fn requester(&self) -> &Requester {
@@ -171,7 +174,8 @@ impl<'a> Load<'a> {
         let pairs: Vec<_> = pairs.collect();
         stream::iter(pairs)
             .map(|(coprocessor, material, body)| async move {
-                let put = self.stack.put_ciphertext(coprocessor, material, body.clone());
+                let put =
+                    through(self.outage, async || self.stack.put_ciphertext(coprocessor, material, body.clone()).await);
                 put.await.map_err(|error| StackError::Job(format!("a ciphertext could not be uploaded: {error}")))
             })
             .buffer_unordered(UPLOADS)

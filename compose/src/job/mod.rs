@@ -160,11 +160,11 @@ pub async fn run_at(site: &Site<'_>, args: &JobArgs, begun: Instant) -> Result<R
     // What an earlier load sent has to be on the chain before it can be told from what this one sends.
     requester.settled(patience).await.map_err(load::chain_error)?;
     let mut observer = Observer::start(stack, watch)?;
-    let before = observer.look_back(&gateway, host.as_ref()).await?;
+    let before = observer.look_back(&gateway, host.as_ref(), patience).await?;
     if before > 0 {
         requester.leave_out_what_is_done();
     }
-    let load = Load::new(stack, args, requester);
+    let load = Load::new(stack, args, requester, site.outage);
     let work = async {
         let director = Director { stack, requester: load.requester(), observer: &observer, patience };
         task.now("one of every operation that is no decryption");
@@ -206,7 +206,7 @@ pub async fn judge_at(site: &Site<'_>, patience: Duration, begun: Instant) -> Re
     let watch = Watch::start(stack, site.progress, site.outage);
     let (gateway, host) = site.connect().map_err(load::chain_error)?;
     let mut observer = Observer::start(stack, watch)?;
-    let before = observer.look_back(&gateway, host.as_ref()).await?;
+    let before = observer.look_back(&gateway, host.as_ref(), patience).await?;
     let chain = observer.wait_for_answers(before, patience, &task).await;
     task.now("reading the topics back");
     let report = judge(site, &observer, &chain, before, begun, seconds_to_ready, patience).await?;
@@ -223,7 +223,7 @@ async fn judge(
     seconds_to_ready: f64,
     patience: Duration,
 ) -> Result<Report, StackError> {
-    observer.watch().wait_for_kafka().await;
+    observer.watch().wait_for_topics().await;
     let audit = Audit::read(site.stack, chain, patience).await?;
     let times = report::Times { begun, seconds_to_ready, fetching: site.fetching };
     let surroundings = report::Surroundings { ended: (site.ended)(), down: observer.watch().down() };

@@ -282,11 +282,25 @@ impl Observer {
 
     /// Reads the chains up to where they are now, and tells how many requests they hold already. What the deployment itself asked for
     /// belongs to the first load.
-    pub(super) async fn look_back(&mut self, gateway: &Node, host: Option<&Node>) -> Result<usize, StackError> {
+    ///
+    /// # Errors
+    /// A chain does not answer for longer than an outage is borne, or cannot be read within `patience` more.
+    pub(super) async fn look_back(
+        &mut self,
+        gateway: &Node,
+        host: Option<&Node>,
+        patience: Duration,
+    ) -> Result<usize, StackError> {
+        let deadline = Instant::now() + patience + self.watch.outage();
         for node in [Some(gateway), host].into_iter().flatten() {
             let chain_id = node.chain_id().await.map_err(chain_error)?;
             let head = node.block_number().await.map_err(chain_error)?;
             while self.view().read.get(&chain_id).is_none_or(|read| *read < head) {
+                if Instant::now() >= deadline {
+                    let text =
+                        format!("the chain at {} answers, and its logs up to block {head} cannot be read", node.url());
+                    return Err(StackError::Job(text));
+                }
                 tokio::time::sleep(HEAD_INTERVAL).await;
             }
         }

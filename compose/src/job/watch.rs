@@ -54,6 +54,18 @@ impl Drop for Watch {
 }
 
 const KAFKA: &str = "Kafka";
+const REGISTRY: &str = "the schema registry";
+
+/// Tries again what fails, for as long as an outage is borne.
+pub(super) async fn through<T, E>(outage: Duration, mut work: impl AsyncFnMut() -> Result<T, E>) -> Result<T, E> {
+    let begun = Instant::now();
+    loop {
+        match work().await {
+            Err(_) if begun.elapsed() < outage => tokio::time::sleep(LOOK_EVERY).await,
+            done => return done,
+        }
+    }
+}
 
 impl Watch {
     /// Looks at everything again and again, unless no outage is to be borne.
@@ -81,12 +93,18 @@ impl Watch {
         self.state().down.iter().map(|(name, why)| format!("{name} is down: {why}")).collect()
     }
 
-    /// Waits until Kafka is not known to be down, or for as long as an outage is borne.
-    pub(super) async fn wait_for_kafka(&self) {
+    /// Waits until what the topics are read with is not known to be down, or for as long as an outage is borne.
+    pub(super) async fn wait_for_topics(&self) {
         let begun = Instant::now();
-        while begun.elapsed() < self.outage && self.state().down.contains_key(KAFKA) {
+        let is_down = || [KAFKA, REGISTRY].iter().any(|name| self.state().down.contains_key(*name));
+        while begun.elapsed() < self.outage && is_down() {
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// How long an outage is borne.
+    pub(super) fn outage(&self) -> Duration {
+        self.outage
     }
 }
 
@@ -97,6 +115,8 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 fn parts(stack: &Description) -> Vec<(String, Part)> {
     let brokers = stack.kafka.split(',').map(|broker| broker.trim().to_owned()).collect();
     let mut parts = vec![(KAFKA.to_owned(), Part::Kafka(brokers))];
+    let registry = stack.registry.iter().map(|url| (REGISTRY.to_owned(), Part::Http(format!("{url}/subjects"))));
+    parts.extend(registry);
     let chains = stack.chains().into_iter().map(|chain| (format!("the {} chain", chain.name), Part::Chain(chain.url)));
     parts.extend(chains);
     parts.extend(stack.buckets.iter().map(|url| (format!("the bucket {url}"), Part::Http(url.clone()))));
