@@ -126,10 +126,13 @@ impl ResultHandler {
     }
 
     /// Adds to a verdict what only the chain can tell now, and counts what an accepted answer cost.
-    async fn complete(&self, result: &ResultRecord, mut verdict: Verdict) -> Verdict {
+    async fn complete(&self, result: &ResultRecord, attempt: &Attempt, mut verdict: Verdict) -> Verdict {
         if let Verdict::Accepted(inclusion) = &mut verdict {
             let (identity, block) = (result.identity, result.block_number);
-            inclusion.order = self.settling.orders.of(identity, block, inclusion).await;
+            inclusion.order = tokio::select! {
+                () = attempt.cancel.cancelled() => None,
+                order = self.settling.orders.of(identity, block, inclusion) => order,
+            };
             self.settling.costs.accepted(identity.kind, inclusion);
         }
         verdict
@@ -180,7 +183,7 @@ impl Handler for ResultHandler {
         };
         match ended {
             Some(Ended { end: End::Verdict(verdict), attempts }) => {
-                let verdict = self.complete(&result, verdict).await;
+                let verdict = self.complete(&result, &attempt, verdict).await;
                 self.submission(&record, result, verdict, attempts)
             }
             Some(Ended { end: End::GivenUp { code, text }, .. }) => {
