@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use alloy::primitives::utils::format_ether;
 use alloy::primitives::U256;
+use alloy::primitives::utils::format_ether;
 use kms_emitter::cost::Labels;
 use kms_schemas::record::{Inclusion, Submission, Verdict};
 use serde_json::{Value, json};
@@ -245,7 +245,10 @@ mod tests {
 
         let lines = report.lines();
         assert_eq!(lines.len(), 3);
-        assert_eq!((&lines[0]["batch"], &lines[0]["order"], &lines[0]["gas_mean"]), (&"1".into(), &"2".into(), &90.into()));
+        assert_eq!(
+            (&lines[0]["batch"], &lines[0]["order"], &lines[0]["gas_mean"]),
+            (&"1".into(), &"2".into(), &90.into())
+        );
         let full = &lines[1];
         assert_eq!((&full["batch"], &full["answers"]), (&"32+".into(), &3.into()));
         assert_eq!((&full["gas_p50"], &full["gas_mean"], &full["gas_l1"]), (&110.into(), &170.into(), &51.into()));

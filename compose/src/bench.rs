@@ -131,7 +131,9 @@ impl Comparison {
                 run.answers_per_second
             );
         }
-        text.push_str("\nratio: gas per answer, of that of single transactions at the same order; CPU of the emitter per answer");
+        text.push_str(
+            "\nratio: gas per answer, of that of single transactions at the same order; CPU of the emitter per answer",
+        );
         text
     }
 }
@@ -429,8 +431,7 @@ mod tests {
             cpu_ms_per_answer: Some(0.4),
             gas_ratio: 1.0,
         };
-        let runs =
-            vec![run(3, 32, 240_000.0), run(1, 1, 250_000.0), run(1, 32, 200_000.0), run(3, 1, 300_000.0)];
+        let runs = vec![run(3, 32, 240_000.0), run(1, 1, 250_000.0), run(1, 32, 200_000.0), run(3, 1, 300_000.0)];
         let comparison = Comparison::of(runs);
         let told: Vec<_> = comparison.runs.iter().map(|run| (run.order, run.batch, run.gas_ratio)).collect();
         assert_eq!(told, [(1, 1, 1.0), (1, 32, 0.8), (3, 1, 1.0), (3, 32, 0.8)]);

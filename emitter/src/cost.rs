@@ -59,11 +59,8 @@ pub fn shares(weights: &[Weight], mined: Mined) -> Vec<Mined> {
         &weights.iter().map(|weight| weight.execution).collect::<Vec<_>>(),
     );
     let l1 = divide(mined.gas_used_for_l1, &weights.iter().map(|weight| weight.bytes).collect::<Vec<_>>());
-    let share = |(execution, l1): (u64, u64)| Mined {
-        gas_used: execution.saturating_add(l1),
-        gas_used_for_l1: l1,
-        ..mined
-    };
+    let share =
+        |(execution, l1): (u64, u64)| Mined { gas_used: execution.saturating_add(l1), gas_used_for_l1: l1, ..mined };
     execution.into_iter().zip(l1).map(share).collect()
 }
 

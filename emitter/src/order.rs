@@ -229,7 +229,12 @@ mod tests {
     fn wanted(id: u8, transaction: u8) -> Wanted {
         let id = RequestId(B256::with_last_byte(id));
         let identity = Identity { chain_id: 1, contract: CONTRACT, kind: Kind::PublicDecryption, id };
-        Wanted { identity, from: 100 - u64::from(transaction), to: 100, transaction_hash: B256::repeat_byte(transaction) }
+        Wanted {
+            identity,
+            from: 100 - u64::from(transaction),
+            to: 100,
+            transaction_hash: B256::repeat_byte(transaction),
+        }
     }
 
     #[test]
