@@ -102,8 +102,8 @@ struct Cluster<'a> {
 
 impl<'a> Cluster<'a> {
     fn connect(config: &'a KafkaConfig, service: &str) -> Result<Self, TopicsError> {
-        let group = format!("{}.{service}.topics", config.topic_prefix);
-        let consumer = config.consumer(service, &group).create_with_context(LogContext).map_err(TopicsError::Client)?;
+        // Without a group: for one with a group the broker would make its own topics, as it likes, before anybody has asked for them.
+        let consumer = config.client(service).create_with_context(LogContext).map_err(TopicsError::Client)?;
         let admin = config.client(service).create_with_context(LogContext).map_err(TopicsError::Client)?;
         Ok(Self { config, consumer, admin })
     }

@@ -5,10 +5,12 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use kms_stack::Generation;
-use kms_stack::parts::{Anvil, AnvilOptions, Bucket};
+use kms_stack::parts::{Anvil, AnvilOptions, Bucket, Kafka, KafkaOptions};
 use kms_stack::ports::free_port;
 use kms_stack::supervise::{Launch, Supervised};
 use kms_tests::{eventually, kafka, new_workspace, prefix, program};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -308,4 +310,26 @@ async fn health_checks_say_what_the_services_say() {
     assert_eq!(core().status.code(), Some(1));
     processes[3].start().unwrap();
     eventually("the simulator answers", LIMIT, async || core().status.success().then_some(())).await;
+}
+
+/// The first broker of a cluster is the same container as of a stack with one: it would make the brokers' own topics with one replica.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_cluster_the_brokers_own_topics_have_a_replica_on_every_broker() {
+    let workspace = new_workspace();
+    let options = KafkaOptions::three_brokers()
+        .property("offsets.topic.replication.factor", "1")
+        .property("transaction.state.log.replication.factor", "1")
+        .property("transaction.state.log.min.isr", "1");
+    let cluster = Kafka::start(&workspace, options).await.unwrap();
+    let site = Site::over("cluster", Generation::A, cluster.bootstrap_servers().to_owned()).await;
+    assert_success(&site.setup(&["--brokers", "3"]));
+    let client: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", cluster.bootstrap_servers()).create().unwrap();
+    for topic in ["__consumer_offsets", "__transaction_state", &format!("{}-connector.submissions", site.prefix)] {
+        let metadata = client.fetch_metadata(Some(topic), LIMIT).unwrap();
+        let partitions = metadata.topics()[0].partitions();
+        assert!(!partitions.is_empty() && partitions.iter().all(|one| one.replicas().len() == 3), "{topic}");
+    }
+    assert_success(&site.setup(&["--brokers", "3"]));
+    cluster.stop().await;
 }
