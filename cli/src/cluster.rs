@@ -66,6 +66,12 @@ impl Cluster {
         read_ranges(kafka, SERVICE, topic, &ranges, self.patience(), each).map_err(|error| self.unread(error))
     }
 
+    /// The high watermark of a topic's first partition.
+    pub(crate) fn end(&self, topic: &str) -> Result<i64, CtlError> {
+        let ends = watermarks(&self.config.kafka, SERVICE, topic, 1).map_err(|error| self.unread(error))?;
+        Ok(ends.first().map_or(0, |(_, end)| *end))
+    }
+
     /// The first offset of a partition whose record is not older than `timestamp_ms`; none when all are older.
     pub(crate) fn offset_at(&self, topic: &str, partition: i32, timestamp_ms: i64) -> Result<Option<i64>, CtlError> {
         offset_at(&self.config.kafka, SERVICE, topic, partition, timestamp_ms).map_err(|error| self.unread(error))

@@ -42,5 +42,21 @@ pub static EXECUTOR: Code = Code {
     action: "Do as the message says. After a time-out look with `kmsctl executor status` before trying again: the transaction may still be mined.",
 };
 
+/// A command that the emitter does not obey.
+pub static COMMAND_REFUSED: Code = Code {
+    code: "KC-0125",
+    name: "command_refused",
+    meaning: "The emitter of the account read a command of `kmsctl wallet` and does not obey it; the message says why.",
+    action: "Look with `kmsctl wallet list`: the nonce may be used already, its fees at the cap, or the chain without a pool to replace in.",
+};
+
+/// A command that nobody answers.
+pub static COMMAND_UNANSWERED: Code = Code {
+    code: "KC-0126",
+    name: "command_unanswered",
+    meaning: "No emitter of the account said anything to a command of `kmsctl wallet` in time.",
+    action: "See that an emitter of this chain and sender runs under this topic prefix and is ready. A pause or resume is obeyed when one starts; repeat a bump or cancel.",
+};
+
 /// The codes of this crate.
-pub static CODES: &[Code] = &[ARGUMENT, TOPIC_UNREADABLE, TRANSACTION_OPEN, IO, EXECUTOR];
+pub static CODES: &[Code] = &[ARGUMENT, TOPIC_UNREADABLE, TRANSACTION_OPEN, IO, EXECUTOR, COMMAND_REFUSED, COMMAND_UNANSWERED];

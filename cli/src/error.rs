@@ -40,6 +40,12 @@ pub enum CtlError {
     /// The executor, or a delegation.
     #[error("{0}")]
     Executor(String),
+    /// An emitter refused a command.
+    #[error("the emitter refuses: {0}")]
+    NotObeyed(String),
+    /// No emitter said anything to a command.
+    #[error("{0}")]
+    Unanswered(String),
     /// Standard output cannot be written to, or the async runtime cannot be started.
     #[error("the output cannot be written, or the system refuses a thread: {0}")]
     Io(#[from] std::io::Error),
@@ -79,6 +85,8 @@ impl CtlError {
             Self::Write(BatchError::TimedOut(_)) => kms_runtime::codes::KAFKA_UNREACHABLE.code,
             Self::Write(BatchError::Producer(error)) => producer_code(error),
             Self::Executor(_) => codes::EXECUTOR.code,
+            Self::NotObeyed(_) => codes::COMMAND_REFUSED.code,
+            Self::Unanswered(_) => codes::COMMAND_UNANSWERED.code,
             Self::Io(_) => codes::IO.code,
         })
     }
@@ -88,9 +96,13 @@ impl CtlError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(_) | Self::Argument(_) => Exit::Configuration,
-            Self::Topics(_) | Self::Read(_) | Self::Unreachable { .. } | Self::Codec(_) | Self::Executor(_) => {
-                Exit::Refused
-            }
+            Self::Topics(_)
+            | Self::Read(_)
+            | Self::Unreachable { .. }
+            | Self::Codec(_)
+            | Self::Executor(_)
+            | Self::NotObeyed(_)
+            | Self::Unanswered(_) => Exit::Refused,
             Self::Write(_) => Exit::KafkaFatal,
             Self::Io(_) => Exit::Output,
         }

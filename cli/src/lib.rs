@@ -8,10 +8,11 @@
 //! lifecycle                         keys, CRSs, contexts and epochs, as the topics know them
 //! dead-letters list | redrive       what nobody could use, and another go at it
 //! executor deploy | delegate | …    batches: the executor on a chain, and the accounts that delegate to it
+//! wallet list | pause | …            how a transaction sender stands, and what its emitter is to do about it
 //! ```
 //!
-//! It reads committed records only, commits no offsets and belongs to no group, so looking changes nothing. `redrive` is
-//! the one verb that writes to Kafka, and those of `executor` send transactions.
+//! It reads committed records only, commits no offsets and belongs to no group, so looking changes nothing. `redrive` and the
+//! commands of `wallet` write to Kafka, and the verbs of `executor` send transactions.
 //!
 //! Start reading at [`main_from`]; each verb is a module.
 
@@ -34,6 +35,7 @@ mod lifecycle;
 mod read;
 mod topics;
 mod trace;
+mod wallet;
 
 pub use config::CtlConfig;
 pub use error::CtlError;
@@ -53,7 +55,7 @@ struct CommandLine {
 
 /// Exit codes that this tool has.
 const EXIT_CODES: &str = "Exit codes: 0 done; 2 wrong arguments or configuration; 3 the topics cannot be read or are not \
-as they must be, or an executor cannot be deployed or delegated to; 5 Kafka did not take what was to be written; 74 the output cannot be written. Every message has a code, \
+as they must be, or an executor cannot be deployed or delegated to, or an emitter did not obey or answer; 5 Kafka did not take what was to be written; 74 the output cannot be written. Every message has a code, \
 which docs/errors.md explains.";
 
 const LIFECYCLE: &str = "Print keys, CRSs, contexts and epochs as the topics know them.
@@ -105,6 +107,12 @@ enum Verb {
     Executor {
         #[command(subcommand)]
         verb: executor::Verb,
+    },
+    /// How a transaction sender stands, and what its emitter is to do: pause, resume, pay more, use a nonce up.
+    #[command(after_help = EXIT_CODES)]
+    Wallet {
+        #[command(subcommand)]
+        verb: wallet::Verb,
     },
     /// Print the reference of all configuration keys as Markdown.
     ConfigReference,
@@ -163,6 +171,7 @@ fn run(line: CommandLine) -> Result<(), CtlError> {
         Verb::Costs(args) => costs::run(&cluster, &args, line.output),
         Verb::Lifecycle => lifecycle::run(&cluster, line.output),
         Verb::DeadLetters { verb } => dead_letters::run(&cluster, verb, line.output),
+        Verb::Wallet { verb } => wallet::run(&cluster, verb, line.output),
         Verb::Executor { .. } | Verb::ConfigReference => Ok(()),
     }
 }

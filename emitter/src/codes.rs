@@ -88,6 +88,14 @@ codes! {
     NO_EXECUTOR = "KC-0760", "no_executor",
         "`submission.mode` is \"batch\", and the transaction sender does not delegate to a batch executor of this release; or a batch was mined and did nothing, since it no longer does",
         "delegate with `kmsctl executor delegate`, or set `submission.mode` to \"auto\" or \"single\"; until then answers go one by one";
+    /// Bytes in the commands topic that are no command.
+    COMMAND_UNREADABLE = "KC-0761", "command_unreadable",
+        "a record of `emitter.commands` is no command that this release knows",
+        "nothing was done about it; either a newer `kmsctl` wrote it, or somebody else writes to the topic";
+    /// The commands topic is not there, or was made anew.
+    COMMANDS_UNFOLLOWED = "KC-0762", "commands_unfollowed",
+        "the emitter cannot follow `emitter.commands`, so `kmsctl wallet` reaches nobody; answers are sent as before",
+        "make the topic (`kmsctl topics create`) or allow the emitter to read it, and restart the emitter";
     /// A signer elsewhere does not sign.
     SIGNER_OUTAGE = "KC-0770", "signer_outage",
         "AWS KMS does not answer, refuses, or signs with another key than that of `wallet.address`",

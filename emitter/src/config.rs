@@ -161,10 +161,12 @@ pub struct DestinationConfig {
     #[serde(default = "proof_cache_blocks")]
     #[schemars(range(min = 1, max = 100_000))]
     pub proof_cache_blocks: usize,
-    /// Blocks on top of a transaction's block before its nonce is final and its bytes are forgotten. A result is settled at
-    /// inclusion either way; 0 suits chains that do not reorganise.
+    /// Blocks on top of a transaction's block before its nonce is final, or `finalized`: when the node says so. A result is
+    /// settled at inclusion either way; what is reorganised away before it is final, and for `journal_memory_s` after, is
+    /// sent again. 0 suits chains that do not reorganise.
     #[serde(default)]
-    pub confirmations: u64,
+    #[schemars(with = "String", extend("format" = "confirmations"))]
+    pub confirmations: Confirmations,
     /// The chain has a pool in which a transaction can be replaced by one that pays more. Arbitrum has none: there only
     /// what was refused is signed again.
     #[serde(default = "yes")]
@@ -197,6 +199,53 @@ pub struct DestinationConfig {
     /// what `[submission]` says.
     #[serde(default)]
     pub submission: Option<SubmissionConfig>,
+}
+
+/// When a transaction is final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "ConfirmationsText", into = "String")]
+pub enum Confirmations {
+    /// So many blocks on top of its block.
+    Blocks(u64),
+    /// When the node calls its block finalized.
+    Finalized,
+}
+
+impl Default for Confirmations {
+    fn default() -> Self {
+        Self::Blocks(0)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ConfirmationsText {
+    Blocks(u64),
+    Text(String),
+}
+
+impl TryFrom<ConfirmationsText> for Confirmations {
+    type Error = String;
+
+    fn try_from(text: ConfirmationsText) -> Result<Self, String> {
+        match text {
+            ConfirmationsText::Blocks(blocks) => Ok(Self::Blocks(blocks)),
+            ConfirmationsText::Text(text) if text == "finalized" => Ok(Self::Finalized),
+            ConfirmationsText::Text(text) => {
+                let blocks = text.parse().map(Self::Blocks);
+                blocks.map_err(|_| format!("{text:?} is neither a number of blocks nor \"finalized\""))
+            }
+        }
+    }
+}
+
+impl From<Confirmations> for String {
+    fn from(confirmations: Confirmations) -> Self {
+        match confirmations {
+            Confirmations::Blocks(blocks) => blocks.to_string(),
+            Confirmations::Finalized => "finalized".to_owned(),
+        }
+    }
 }
 
 fn destination_id() -> String {
@@ -631,7 +680,10 @@ impl SubmissionConfig {
             max_variants: self.max_variants,
             refusal_pause_ms: self.refusal_pause_ms,
             lookup_retry_ms: self.lookup_retry_ms,
-            confirmations: destination.confirmations,
+            confirmations: match destination.confirmations {
+                Confirmations::Blocks(blocks) => nonce::Confirmations::Blocks(blocks),
+                Confirmations::Finalized => nonce::Confirmations::Finalized,
+            },
             past_memory_ms: 10 * self.journal_memory_s * 1000,
         }
     }
@@ -782,7 +834,7 @@ mod tests {
         assert!(!loaded.to_toml().contains(KEY), "a private key is printed");
         let destination = &loaded.config.destination[0];
         let policy = loaded.config.submission.nonce_policy(destination);
-        assert_eq!((policy.confirmations, policy.replace_after_rounds), (0, Some(3)));
+        assert_eq!((policy.confirmations, policy.replace_after_rounds), (nonce::Confirmations::Blocks(0), Some(3)));
         assert_eq!(destination.id, "gateway");
         assert_eq!(
             (destination.finality, destination.key_management_finality),

@@ -1,13 +1,15 @@
 //! Follows the destination's blocks: one look at the head per interval, one read of receipts and one of the account's nonce
-//! per new block, and none of both while nothing is on its way.
+//! per new block, and none of both while nothing is on its way. A head that does not stand on what was seen before is a
+//! reorganisation, and is told with the account's nonce.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use alloy::network::ReceiptResponse as _;
-use alloy::primitives::Address;
-use kms_chain::rpc::{Block, BlockId, Receipt, Rpc, RpcError};
+use alloy::primitives::{Address, B256};
+use kms_chain::rpc::{Block, BlockId, BlockNumberOrTag, Receipt, Rpc, RpcError};
 use kms_runtime::http::Check;
 use kms_runtime::retry::Backoff;
 use kms_schemas::record::{BlockRef, RawLog};
@@ -31,9 +33,19 @@ pub enum ChainEvent {
     },
     /// The account's nonce after a block whose receipts were told before.
     AccountNonce(Nonce),
+    /// Blocks that were told are not on the chain any more.
+    Reorganised {
+        /// The account's nonce on the chain that took their place.
+        account: Nonce,
+    },
+    /// Blocks up to this number are final.
+    Finalized(u64),
     /// The nodes answer again after an outage.
     Recovered,
 }
+
+/// Blocks by which a node that is behind is told from a chain that was reorganised.
+const REMEMBERED: usize = 64;
 
 /// What the follower is asked for.
 #[derive(Debug, Default)]
@@ -67,12 +79,16 @@ pub struct Follower {
     pub sender: Address,
     /// The last block that is known already.
     pub last: BlockRef,
+    /// Blocks that were told, the newest last.
+    pub told: VecDeque<BlockRef>,
     /// Between two looks while something is on its way.
     pub interval: Duration,
     /// The same while nothing is.
     pub idle_interval: Duration,
     /// Blocks whose receipts are read one after the other after an outage.
     pub catch_up_blocks: u64,
+    /// Whether the node is asked which blocks are final.
+    pub finalized: bool,
     /// What is asked for.
     pub wishes: Arc<Wishes>,
     /// Where it is told.
@@ -122,12 +138,23 @@ impl Follower {
     async fn look(&mut self) -> Result<(), RpcError> {
         let head = self.rpc.latest_block().await?;
         let watching = self.wishes.watching.load(Ordering::Acquire);
-        let is_new = head.reference() != self.last;
+        // A node that is behind shows nothing new.
+        let is_new = head.reference() != self.last && self.told(head.number()) != Some(head.hash());
+        if is_new && self.is_reorganised(&head).await? {
+            self.tell_reorganisation(&head).await?;
+        }
         if is_new {
             let told = !watching || self.tell_blocks_before(&head).await?;
             if !told || !self.tell_block(&head, watching).await? {
                 return Ok(()); // its receipts are not there yet, or it was reorganised away
             }
+        }
+        if is_new
+            && watching
+            && self.finalized
+            && let Some(block) = self.rpc.block(BlockNumberOrTag::Finalized).await?
+        {
+            self.tell(ChainEvent::Finalized(block.number())).await;
         }
         let asked = self.wishes.nonce.swap(false, Ordering::AcqRel);
         if asked || (is_new && watching) {
@@ -140,6 +167,38 @@ impl Follower {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Whether blocks that were told are not on the chain of this head.
+    async fn is_reorganised(&self, head: &Block) -> Result<bool, RpcError> {
+        let last = self.last;
+        if head.number() < last.number {
+            return Ok(self.told(head.number()).is_some_and(|hash| hash != head.hash()));
+        }
+        if head.number() == last.number {
+            return Ok(head.hash() != last.hash);
+        }
+        if head.number() == last.number + 1 {
+            return Ok(head.parent_hash() != last.hash);
+        }
+        let rpc = self.rpc.needing(head.number());
+        Ok(rpc.block(BlockNumberOrTag::Number(last.number)).await?.is_some_and(|block| block.hash() != last.hash))
+    }
+
+    /// The hash under which a block of this number was told.
+    fn told(&self, number: u64) -> Option<B256> {
+        self.told.iter().rev().find(|block| block.number == number).map(|block| block.hash)
+    }
+
+    async fn tell_reorganisation(&mut self, head: &Block) -> Result<(), RpcError> {
+        let account =
+            Nonce(self.rpc.needing(head.number()).nonce(self.sender, BlockId::number(head.number())).await?);
+        self.metrics.reorganised(head.number(), account.0);
+        self.tell(ChainEvent::Reorganised { account }).await;
+        // Not told again; who lives on looks up what is missing.
+        self.last = BlockRef { number: head.number().saturating_sub(1), hash: head.parent_hash() };
+        self.told.clear();
         Ok(())
     }
 
@@ -170,6 +229,10 @@ impl Follower {
             Vec::new()
         };
         self.last = block.reference();
+        self.told.push_back(self.last);
+        if self.told.len() > REMEMBERED {
+            self.told.pop_front();
+        }
         self.tell(ChainEvent::Block { number: block.number(), base_fee: block.base_fee(), mined }).await;
         Ok(true)
     }

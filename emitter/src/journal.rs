@@ -50,6 +50,15 @@ pub struct Draft {
     pub fees: Fees,
 }
 
+/// What the journal's producer is to write.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// A transaction to sign and to commit.
+    Draft(Draft),
+    /// What came of a person's command: fenced like the transactions.
+    Note(OutgoingRecord),
+}
+
 /// What came of a draft.
 #[derive(Debug)]
 pub enum Journalled {
@@ -338,7 +347,7 @@ impl Journal {
     /// When fenced, or when the client failed for good.
     pub fn run(
         &self,
-        mut drafts: mpsc::Receiver<Draft>,
+        mut drafts: mpsc::Receiver<Entry>,
         journalled: &mpsc::Sender<Journalled>,
         settled_below: &AtomicI64,
         batch: usize,
@@ -352,7 +361,14 @@ impl Journal {
                 let Ok(draft) = drafts.try_recv() else { break };
                 waiting.push(draft);
             }
-            for outcome in self.commit(waiting, settled_below.load(Ordering::Acquire), signing, stop)? {
+            let (mut drafts, mut notes) = (Vec::with_capacity(waiting.len()), Vec::new());
+            for entry in waiting {
+                match entry {
+                    Entry::Draft(draft) => drafts.push(draft),
+                    Entry::Note(note) => notes.push(note),
+                }
+            }
+            for outcome in self.commit((drafts, notes), settled_below.load(Ordering::Acquire), signing, stop)? {
                 if journalled.blocking_send(outcome).is_err() {
                     return Ok(());
                 }
@@ -363,7 +379,7 @@ impl Journal {
 
     fn commit(
         &self,
-        drafts: Vec<Draft>,
+        (drafts, notes): (Vec<Draft>, Vec<OutgoingRecord>),
         settled_below: i64,
         signing: &Signing,
         stop: &CancellationToken,
@@ -385,10 +401,12 @@ impl Journal {
             }
         }
         let started = Instant::now();
+        // Behind the intents, whose places are those of what was signed.
+        records.extend(notes);
         while !records.is_empty() {
             match self.producer.write(&records, Instant::now() + Duration::from_secs(30)) {
                 Ok(written) => {
-                    self.metrics.journal_committed(records.len(), started.elapsed());
+                    self.metrics.journal_committed(signed.len(), started.elapsed());
                     for ((nonce, variant), (_, offset)) in signed.into_iter().zip(written) {
                         outcomes.push(Journalled::Committed { nonce, variant, offset });
                     }
@@ -396,6 +414,10 @@ impl Journal {
                 }
                 Err(BatchError::Refused { index, error }) => {
                     records.remove(index);
+                    if index >= signed.len() {
+                        tracing::error!(%error, "the broker refuses the outcome of a command");
+                        continue;
+                    }
                     let (nonce, _) = signed.remove(index);
                     outcomes.push(Journalled::Refused { nonce, reason: error.to_string() });
                 }

@@ -80,6 +80,12 @@ impl Leadership {
         let _ = self.role.wait_for(|role| *role != Role::Leader).await;
     }
 
+    /// Whether this process leads.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        *self.role.borrow() == Role::Leader
+    }
+
     /// A second view, for a task of its own.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Role> {

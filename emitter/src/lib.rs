@@ -34,6 +34,9 @@
 //! (`submission.orphan_patience_ms`), so that a node on a short-lived branch decides nothing. A later occurrence of the
 //! same request has a result of its own.
 //!
+//! Where the sender's key is elsewhere, signatures are waited for through its outages and held against the account
+//! ([`signing`], [`wallet`]).
+//!
 //! Every byte string that can reach the chain is in the [`journal`] before it is sent, so that after a crash the same bytes are
 //! sent again, and a paused predecessor can send nothing that its successor does not know. What this buys: no response is
 //! accepted twice. What remains: after a foreign use of the account, or a reorganisation, a duplicate may revert and cost
@@ -51,6 +54,7 @@ pub mod answer;
 pub mod batch;
 pub mod clock;
 pub mod codes;
+pub mod command;
 pub mod config;
 pub mod cost;
 pub mod delegation;

@@ -44,6 +44,9 @@ pub fn describe() {
     describe_counter!("kms_connector_reverts_total", Unit::Count, "Reverts of answers, by error and class");
     describe_counter!("kms_connector_nonces_taken_total", Unit::Count, "Nonces used by a foreign transaction");
     describe_counter!("kms_connector_transactions_signed_total", Unit::Count, "Transactions signed, by why");
+    describe_gauge!("kms_connector_emitter_paused", "1 while a person's command keeps this account from sending, else 0");
+    describe_counter!("kms_connector_commands_total", Unit::Count, "Outcomes of people's commands, by action and end");
+    describe_counter!("kms_connector_commands_unreadable_total", Unit::Count, "Records that are no command");
     describe_counter!("kms_connector_gas_estimates_total", Unit::Count, "Calls of eth_estimateGas");
     describe_counter!(
         "kms_connector_simulations_total",
@@ -76,6 +79,11 @@ pub fn describe() {
         "Results held against the destination's own view of the chain, by what it showed"
     );
     describe_counter!("kms_connector_results_left_total", Unit::Count, "Results of another destination, left alone");
+    describe_counter!(
+        "kms_connector_destination_reorganisations_total",
+        Unit::Count,
+        "Times that blocks which were read were not on the chain any more"
+    );
     describe_counter!("kms_connector_destination_failures_total", Unit::Count, "Terms that failed, by code");
     describe_counter!("kms_connector_intents_journalled_total", Unit::Count, "Intents committed to the journal");
     describe_histogram!("kms_connector_journal_commit_seconds", Unit::Seconds, "Time of one commit of the journal");
@@ -112,6 +120,12 @@ impl Metrics {
         gauge!("kms_connector_emitter_leader", "destination" => self.destination).set(if leads { 1.0 } else { 0.0 });
     }
 
+    /// Blocks that were read are not on the chain any more.
+    pub fn reorganised(self, head: u64, account_nonce: u64) {
+        tracing::warn!(destination = self.destination, head, account_nonce, "the destination was reorganised");
+        counter!("kms_connector_destination_reorganisations_total", "destination" => self.destination).increment(1);
+    }
+
     /// A term ended by a failure.
     pub fn failed(self, code: &'static str, reason: &str, pause: Option<Duration>) {
         match pause {
@@ -133,6 +147,30 @@ impl Metrics {
         counter!("kms_connector_intents_journalled_total", "destination" => self.destination).increment(intents as u64);
         histogram!("kms_connector_journal_commit_seconds", "destination" => self.destination)
             .record(took.as_secs_f64());
+    }
+
+    /// A person's command was read.
+    pub fn command(self, action: &'static str, who: &str, offset: i64) {
+        tracing::warn!(destination = self.destination, action, who, offset, "a command");
+    }
+
+    /// What came of it.
+    pub fn commanded(self, action: &'static str, end: &'static str, text: &str, offset: i64) {
+        tracing::info!(destination = self.destination, action, end, text, offset, "the outcome of a command");
+        counter!("kms_connector_commands_total", "destination" => self.destination, "action" => action, "end" => end)
+            .increment(1);
+    }
+
+    /// Something in the commands topic is no command.
+    pub fn command_unreadable(self, offset: i64, reason: &str) {
+        let code = crate::codes::COMMAND_UNREADABLE;
+        tracing::warn!(destination = self.destination, code, offset, reason, "a record is no command and is ignored");
+        counter!("kms_connector_commands_unreadable_total", "destination" => self.destination).increment(1);
+    }
+
+    /// A person's command keeps answers from being sent, or does so no more.
+    pub fn paused(self, paused: bool) {
+        gauge!("kms_connector_emitter_paused", "destination" => self.destination).set(if paused { 1.0 } else { 0.0 });
     }
 
     /// A signer elsewhere did not do its work.

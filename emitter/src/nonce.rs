@@ -17,11 +17,15 @@
 //! has passed it, never because a send failed. An item is settled by a receipt of a variant that carries it; that the
 //! account's nonce moved on only starts a look-up.
 
+mod by_hand;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt::Debug;
 use std::hash::Hash;
 
 use alloy::primitives::{B256, Bytes};
+
+pub use by_hand::Unfit;
 
 use crate::batch::{self, Filling, Limits, Load};
 use crate::fees::Fees;
@@ -48,6 +52,15 @@ impl Millis {
     }
 }
 
+/// When a mined transaction is final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirmations {
+    /// Under so many blocks; 0 is final at inclusion.
+    Blocks(u64),
+    /// When the node calls its block finalized ([`Planner::finalized`]).
+    Finalized,
+}
+
 /// Limits and patience of the planner.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
@@ -69,8 +82,8 @@ pub struct Policy {
     pub refusal_pause_ms: u64,
     /// A look-up without an answer is asked again after this long.
     pub lookup_retry_ms: u64,
-    /// Blocks on top of a transaction's block before its nonce is final; 0 is final at inclusion.
-    pub confirmations: u64,
+    /// When a nonce is final.
+    pub confirmations: Confirmations,
     /// How long recovered nonces below the account's nonce are remembered for results that come back.
     pub past_memory_ms: u64,
 }
@@ -141,6 +154,13 @@ pub enum Pricing {
     Current,
     /// The current price, and enough above these to replace them in a pool.
     Above(Fees),
+    /// What a person offers, if it is enough above these to replace them in a pool.
+    Offer {
+        /// What is to be replaced.
+        above: Fees,
+        /// Wei per gas.
+        max_fee: u128,
+    },
 }
 
 /// What the shell is to do.
@@ -193,6 +213,8 @@ pub enum Action<K> {
         nonce: Nonce,
         /// What has to be looked at again.
         items: Vec<K>,
+        /// The transaction that took it, if it is our own.
+        by: Option<B256>,
     },
     /// No node will take a transaction with these items as it was signed.
     Unsendable {
@@ -253,6 +275,8 @@ struct Slot<K> {
     heard: bool,
     /// The newest variant is to be sent at this moment.
     due: Option<Millis>,
+    /// A person asked for what is being signed: it is sent also while paused.
+    by_hand: bool,
 }
 
 impl<K> Slot<K> {
@@ -271,6 +295,11 @@ impl<K> Slot<K> {
 
     fn next_attempt(&self) -> u32 {
         self.variants.last().map_or(0, |variant| variant.attempt.saturating_add(1))
+    }
+
+    /// Items of the variant with this hash.
+    fn items_of(&self, hash: &B256) -> impl Iterator<Item = &K> {
+        self.variants.iter().filter(move |variant| variant.hash == *hash).flat_map(|variant| &variant.items)
     }
 
     fn hashes(&self) -> Vec<B256> {
@@ -310,10 +339,14 @@ pub struct Planner<K> {
     /// Slots that are mined and wait to be final.
     included: usize,
     head: u64,
+    /// Blocks up to this one are finalized, as the node says.
+    finalized: u64,
     progress_at: Millis,
     rounds: u32,
     /// Sent again to find out whether the node still has what it once took.
     probe: Option<(Nonce, u32)>,
+    /// Nothing is signed or sent, but for what a person asks for ([`by_hand`]).
+    paused: bool,
 }
 
 impl<K: Clone + Eq + Hash + Debug> Planner<K> {
@@ -327,6 +360,19 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         account_nonce: Nonce,
         now: Millis,
     ) -> (Self, Vec<Action<K>>) {
+        let mut planner = Self::adopted(policy, intents, account_nonce, now);
+        let mut actions = Vec::new();
+        planner.send_from(Nonce(0), &mut actions);
+        planner.fill(now, &mut actions);
+        (planner, actions)
+    }
+
+    fn adopted(
+        policy: Policy,
+        intents: impl IntoIterator<Item = Recovered<K>>,
+        account_nonce: Nonce,
+        now: Millis,
+    ) -> Self {
         let mut planner = Self {
             policy,
             floor: account_nonce,
@@ -342,18 +388,17 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             room: None,
             included: 0,
             head: 0,
+            finalized: 0,
             progress_at: now,
             rounds: 0,
             probe: None,
+            paused: false,
         };
         for Recovered { nonce, variant } in intents {
             planner.adopt(nonce, variant);
         }
         planner.find_gaps();
-        let mut actions = Vec::new();
-        planner.send_from(Nonce(0), &mut actions);
-        planner.fill(now, &mut actions);
-        (planner, actions)
+        planner
     }
 
     fn adopt(&mut self, nonce: Nonce, variant: Variant<K>) {
@@ -368,6 +413,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             signing: None,
             heard: false,
             due: None,
+            by_hand: false,
         });
         slot.add(variant);
         if nonce >= self.next {
@@ -460,7 +506,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
     /// When what is being gathered leaves at the latest, if nothing else makes it; call [`Planner::tick`] then.
     #[must_use]
     pub fn gathers_until(&self) -> Option<Millis> {
-        if self.queued == 0 || self.policy.batch.items <= 1 || self.in_flight() >= self.most_in_flight() {
+        if self.paused || self.queued == 0 || self.policy.batch.items <= 1 || self.in_flight() >= self.most_in_flight() {
             return None;
         }
         let oldest = self.queue.iter().find(|queued| self.place.get(&queued.item) == Some(&Place::Queue))?;
@@ -483,7 +529,9 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         self.progressed(now);
         if let Some(lowest) = self.lowest_open() {
             actions.push(Action::CheckNonce);
-            self.send_probe(lowest, &mut actions);
+            if !self.paused {
+                self.send_probe(lowest, &mut actions);
+            }
         }
         actions
     }
@@ -503,7 +551,8 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             slot.variants.insert(0, variant);
             return actions;
         }
-        if slot.phase == Phase::Open {
+        let by_hand = std::mem::take(&mut slot.by_hand);
+        if slot.phase == Phase::Open && (by_hand || !self.paused) {
             actions.push(Action::Send { nonce, attempt: variant.attempt, raw: variant.raw.clone() });
             slot.due = None;
         }
@@ -520,6 +569,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         let pause = now.plus(self.policy.refusal_pause_ms);
         let Some(slot) = self.slots.get_mut(&nonce) else { return };
         slot.due = Some(pause);
+        slot.by_hand = false;
         if !slot.variants.is_empty() {
             slot.signing = None;
         }
@@ -529,9 +579,14 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
     pub fn unjournalled(&mut self, nonce: Nonce, reason: String, now: Millis) -> Vec<Action<K>> {
         let mut actions = Vec::new();
         let pause = now.plus(self.policy.refusal_pause_ms);
-        if self.slots.get(&nonce).is_some_and(|slot| slot.phase == Phase::Open) {
-            self.exchange(nonce, reason, pause, &mut actions);
+        let Some(slot) = self.slots.get_mut(&nonce).filter(|slot| slot.phase == Phase::Open) else { return actions };
+        if self.paused {
+            // It is tried again, and then exchanged, when the pause is over.
+            slot.due = Some(pause);
+            slot.by_hand = false;
+            return actions;
         }
+        self.exchange(nonce, reason, pause, &mut actions);
         actions
     }
 
@@ -543,6 +598,13 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         let is_newest = slot.newest().is_some_and(|variant| variant.attempt == attempt);
         slot.heard |= is_newest;
         if slot.phase != Phase::Open || !is_newest || slot.signing.is_some() {
+            return actions;
+        }
+        if self.paused {
+            // The same bytes are sent again when the pause is over, and then the answer counts.
+            if answer == Answer::NonceTooLow {
+                actions.push(Action::CheckNonce);
+            }
             return actions;
         }
         let probed = self.probe.take_if(|probe| *probe == (nonce, attempt)).is_some();
@@ -615,8 +677,9 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         let Some(slot) = self.slots.get_mut(&nonce) else { return actions };
         if let Phase::Included { mined: known, asked } = &mut slot.phase {
             // Seen before: the same one, or the same nonce in another block after a reorganisation.
-            *known = mined;
+            let before = std::mem::replace(known, mined).hash;
             *asked = None;
+            self.exchanged(nonce, before, mined.hash, &mut actions);
             self.raise_floor(nonce.next(), now, &mut actions);
             return actions;
         }
@@ -637,11 +700,11 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         }
         actions.push(Action::Settle { nonce, items: carried.clone(), carried, mined });
         if !displaced.is_empty() {
-            actions.push(Action::Displaced { nonce, items: displaced });
+            actions.push(Action::Displaced { nonce, items: displaced, by: Some(mined.hash) });
         }
         self.progressed(now);
         self.raise_floor(nonce.next(), now, &mut actions);
-        if self.policy.confirmations == 0 {
+        if self.policy.confirmations == Confirmations::Blocks(0) {
             self.close(nonce, &mut actions);
         }
         self.hasten(now, &mut actions);
@@ -685,7 +748,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             actions.push(Action::Settle { nonce, carried, items, mined });
         }
         if !displaced.is_empty() {
-            actions.push(Action::Displaced { nonce, items: displaced });
+            actions.push(Action::Displaced { nonce, items: displaced, by: Some(mined.hash) });
         }
         self.close(nonce, actions);
     }
@@ -703,7 +766,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         }
         if self.past.contains_key(&nonce) {
             let displaced = self.displaced_by(nonce, &[]);
-            actions.push(Action::Displaced { nonce, items: displaced });
+            actions.push(Action::Displaced { nonce, items: displaced, by: None });
             self.close(nonce, &mut actions);
             return actions;
         }
@@ -711,7 +774,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             Some(Phase::Consumed { .. }) => {
                 let displaced = self.displaced_by(nonce, &[]);
                 if !displaced.is_empty() {
-                    actions.push(Action::Displaced { nonce, items: displaced });
+                    actions.push(Action::Displaced { nonce, items: displaced, by: None });
                 }
                 self.close(nonce, &mut actions);
                 self.progressed(now);
@@ -740,14 +803,26 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         let Phase::Included { mined, asked } = &mut slot.phase else { return None };
         *asked = None;
         let unmoved = mined.block_hash == found.block_hash;
-        *mined = found;
+        let before = std::mem::replace(mined, found).hash;
         let mut actions = Vec::new();
+        self.exchanged(nonce, before, found.hash, &mut actions);
         self.raise_floor(nonce.next(), now, &mut actions);
-        if unmoved && self.head >= found.block_number.saturating_add(self.policy.confirmations) {
+        if unmoved && self.is_final(found.block_number) {
             self.close(nonce, &mut actions);
             self.fill(now, &mut actions);
         }
         Some(actions)
+    }
+
+    /// After a reorganisation another variant stands for the nonce: what only the one before carried is on chain no more.
+    fn exchanged(&mut self, nonce: Nonce, before: B256, now: B256, actions: &mut Vec<Action<K>>) {
+        let Some(slot) = self.slots.get(&nonce).filter(|_| before != now) else { return };
+        let here: Vec<&K> = slot.items_of(&now).collect();
+        let lost = slot.items_of(&before).filter(|item| !here.contains(item) && !self.place.contains_key(item));
+        let items: Vec<K> = lost.cloned().collect();
+        if !items.is_empty() {
+            actions.push(Action::Displaced { nonce, items, by: Some(now) });
+        }
     }
 
     /// The block that held the transaction is gone: the same bytes stand again.
@@ -762,7 +837,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
                 self.place.entry(item.clone()).or_insert(Place::At(nonce));
             }
         }
-        if let Some(newest) = slot.newest() {
+        if let Some(newest) = slot.newest().filter(|_| !self.paused) {
             actions.push(Action::Send { nonce, attempt: newest.attempt, raw: newest.raw.clone() });
         }
         if nonce < self.floor {
@@ -833,26 +908,46 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         }
     }
 
+    fn is_final(&self, block: u64) -> bool {
+        match self.policy.confirmations {
+            Confirmations::Blocks(blocks) => self.head >= block.saturating_add(blocks),
+            Confirmations::Finalized => self.finalized >= block,
+        }
+    }
+
+    /// The node calls blocks up to this one finalized.
+    pub fn finalized(&mut self, number: u64, now: Millis) -> Vec<Action<K>> {
+        let mut actions = Vec::new();
+        self.finalized = self.finalized.max(number);
+        self.confirm(now, &mut actions);
+        actions
+    }
+
+    /// What is deep enough is looked for once more, where it was.
+    fn confirm(&mut self, now: Millis, actions: &mut Vec<Action<K>>) {
+        let deep = |(_, slot): &(&Nonce, &Slot<K>)| matches!(slot.phase, Phase::Included { mined, asked: None } if self.is_final(mined.block_number));
+        let deep: Vec<Nonce> = self.slots.iter().filter(deep).map(|(&nonce, _)| nonce).collect();
+        for nonce in deep {
+            let Some(slot) = self.slots.get_mut(&nonce) else { continue };
+            if let Phase::Included { asked, .. } = &mut slot.phase {
+                *asked = Some(now);
+                actions.push(Action::LookUp { nonce, hashes: slot.hashes() });
+            }
+        }
+    }
+
     /// A new head of the chain with its base fee.
     pub fn head(&mut self, number: u64, base_fee: u128, now: Millis) -> Vec<Action<K>> {
         let mut actions = Vec::new();
         self.head = self.head.max(number);
-        let confirmations = self.policy.confirmations;
+        self.confirm(now, &mut actions);
         let mut starved = Vec::new();
         for (&nonce, slot) in &mut self.slots {
             let starves = slot.signing.is_none()
                 && slot.due.is_none()
                 && slot.newest().is_some_and(|variant| variant.fees.max_fee < base_fee);
-            match &mut slot.phase {
-                Phase::Included { mined, asked } if confirmations > 0 => {
-                    let deep = number >= mined.block_number.saturating_add(confirmations);
-                    if deep && asked.is_none() {
-                        *asked = Some(now);
-                        actions.push(Action::LookUp { nonce, hashes: slot.hashes() });
-                    }
-                }
-                Phase::Open if starves => starved.push(nonce),
-                _ => {}
+            if slot.phase == Phase::Open && starves {
+                starved.push(nonce);
             }
         }
         if self.policy.replace_after_rounds.is_some() {
@@ -891,6 +986,9 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
     }
 
     fn send_due(&mut self, now: Millis, actions: &mut Vec<Action<K>>) {
+        if self.paused {
+            return;
+        }
         for (&nonce, slot) in &mut self.slots {
             if slot.phase != Phase::Open || slot.due.is_none_or(|due| due > now) {
                 continue;
@@ -915,7 +1013,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
     /// they are: if the node took them anew, all that follow are sent too; if it knew them, they are paid for better after
     /// some rounds.
     fn break_stall(&mut self, now: Millis, actions: &mut Vec<Action<K>>) {
-        let Some(lowest) = self.lowest_open() else {
+        let Some(lowest) = self.lowest_open().filter(|_| !self.paused) else {
             self.progressed(now);
             return;
         };
@@ -977,6 +1075,9 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
 
     /// Same nonce, same items, higher fees.
     fn sign_again(&mut self, nonce: Nonce, actions: &mut Vec<Action<K>>) {
+        if self.paused {
+            return;
+        }
         let Some(slot) = self.slots.get_mut(&nonce) else { return };
         let attempt = slot.next_attempt();
         let Some(newest) = slot.variants.last() else { return };
@@ -1044,6 +1145,9 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
 
     /// Give nonces to what waits: gaps first, with a filler where nothing waits.
     fn fill(&mut self, now: Millis, actions: &mut Vec<Action<K>>) {
+        if self.paused {
+            return;
+        }
         // A gap holds up everything above it, so it is filled beyond the limit too, up to once more the same number.
         while self.in_flight() < self.policy.max_in_flight.saturating_mul(2) {
             let Some(gap) = self.gaps.pop_first() else { break };
@@ -1071,6 +1175,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             signing: Some((0, items.clone())),
             heard: false,
             due: None,
+            by_hand: false,
         };
         self.slots.insert(nonce, slot);
         actions.push(Action::Sign { nonce, attempt: 0, items, pricing: Pricing::Current });

@@ -156,6 +156,7 @@ async fn terms(session: &Session, mut leadership: Leadership) -> Result<(), Stop
         let destination = session.metrics.destination();
         match outcome {
             Ok(()) if shutdown.is_cancelled() => break Ok(()),
+            Ok(()) if leadership.leads() => tracing::info!(destination, "taking the account up anew"),
             Ok(()) => tracing::warn!(destination, "leadership was lost, standing by"),
             Err(stopped) if stopped.exit == Exit::Fenced => {
                 if lost_soon(session, &mut leadership).await {

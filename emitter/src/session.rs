@@ -5,6 +5,7 @@
 //!     ──▶ consume results ──▶ (leadership lost | shutdown | fenced) ──▶ stop intake, end the tasks
 //! ```
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
@@ -28,7 +29,8 @@ use tokio_util::sync::CancellationToken;
 use crate::batch::Limits;
 use crate::clock::Clock;
 use crate::codes;
-use crate::config::{DestinationConfig, EmitterConfig, LaneConfig, Mode, SubmissionConfig};
+use crate::command::{self, Clerk};
+use crate::config::{Confirmations, DestinationConfig, EmitterConfig, LaneConfig, Mode, SubmissionConfig};
 use crate::follow::{Follower, Wishes};
 use crate::cost::Costs;
 use crate::handler::{ResultHandler, SERVICE, Settling};
@@ -48,6 +50,9 @@ use crate::wallet::{self, ReadBack, Wallet};
 
 /// Jobs between the handlers and the submitter.
 const JOBS: usize = 1_024;
+
+/// Commands between their follower and the submitter.
+const COMMANDS: usize = 64;
 
 /// What every term of one destination needs.
 pub struct Session {
@@ -84,6 +89,8 @@ pub struct Checks {
     pub registration: Check,
     /// The account can pay.
     pub funds: Check,
+    /// No person's command keeps it from sending.
+    pub paused: Check,
     /// The account can sign; only where somebody else is asked for signatures.
     pub signer: Option<Check>,
 }
@@ -109,6 +116,7 @@ impl Session {
             chain: check("chain"),
             registration: check("registration"),
             funds: check("funds"),
+            paused: check("paused"),
             signer: wallet.is_remote().then(|| check("signer")),
         };
         let routes = Routes::new(&config.destination, index);
@@ -197,6 +205,8 @@ impl Session {
         }
         let Some((journal, intents)) = self.take_over(&stop).await? else { return Ok(()) };
         let Some(standing) = self.reconcile(&stop).await? else { return Ok(()) };
+        let (commands, begun) = self.commands(&stop).await?;
+        let Some(begun) = begun else { return Ok(()) };
         tracing::info!(
             destination = self.metrics.destination(),
             release = %standing.release,
@@ -206,7 +216,9 @@ impl Session {
             block = standing.head.number(),
             "taking up where the journal ends"
         );
-        self.work(journal, signing, intents, standing, stop).await
+        let outcome = self.work(journal, signing, intents, standing, (commands, begun), stop).await;
+        self.metrics.paused(false);
+        outcome
     }
 
     async fn take_over(&self, stop: &CancellationToken) -> Result<Option<(Journal, Vec<StoredIntent>)>, Stopped> {
@@ -229,6 +241,33 @@ impl Session {
             Ok(Err(_)) if stop.is_cancelled() => Ok(None),
             Ok(Err(error)) => Err(journal_stopped(&error)),
             Err(error) => Err(internal(error.to_string())),
+        }
+    }
+
+    /// Reads what people wanted, through outages; none when stopped before.
+    async fn commands(&self, stop: &CancellationToken) -> Result<(command::Reader, Option<command::Begun>), Stopped> {
+        let reader = command::Reader {
+            kafka: self.context.kafka.clone(),
+            codec: self.context.codec.clone(),
+            topic: self.context.topics.commands().to_owned(),
+            chain_id: self.destination.chain_id,
+            sender: self.wallet.address(),
+            metrics: self.metrics,
+        };
+        loop {
+            let reading = reader.clone();
+            let read = tokio::task::spawn_blocking(move || reading.read()).await;
+            match read.map_err(|error| internal(error.to_string()))? {
+                Ok(begun) => return Ok((reader, Some(begun))),
+                Err(error) => {
+                    let destination = self.metrics.destination();
+                    tracing::warn!(destination, %error, "commands of people cannot be read yet, trying again");
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok((reader, None)),
+                () = tokio::time::sleep(Duration::from_millis(500)) => {}
+            }
         }
     }
 
@@ -312,6 +351,7 @@ impl Session {
         signing: Signing,
         intents: Vec<StoredIntent>,
         standing: Standing,
+        (commands, begun): (command::Reader, command::Begun),
         stop: CancellationToken,
     ) -> Result<(), Stopped> {
         let submission = &self.submission;
@@ -322,13 +362,20 @@ impl Session {
         if !standing.batches {
             policy.batch = Limits::SINGLE;
         }
-        let (planner, first) = Planner::recover(policy, variants, standing.account, clock.now());
+        let (planner, first) = match begun.standing.paused() {
+            // Known before anything is sent.
+            Some(_) => {
+                (Planner::recover_paused(policy, variants, standing.account, clock.now()), Vec::new())
+            }
+            None => Planner::recover(policy, variants, standing.account, clock.now()),
+        };
 
         let (jobs, job_inbox) = mpsc::channel(JOBS);
         let drafts_bound = submission.max_in_flight.saturating_mul(4);
         let (drafts, draft_inbox) = mpsc::channel(drafts_bound);
         let (journalled, journalled_inbox) = mpsc::channel(1_024);
         let (events, chain_inbox) = mpsc::channel(16);
+        let (command, command_inbox) = mpsc::channel(COMMANDS);
         let settled_below = Arc::new(AtomicI64::new(0));
         let wishes = Arc::new(Wishes::default());
         // Tasks outlive the stages: what is handled at the shutdown may still be settled.
@@ -337,18 +384,26 @@ impl Session {
         let (bound, batch, end) = (settled_below.clone(), submission.journal_batch, end_tasks.clone());
         let journal_thread =
             tokio::task::spawn_blocking(move || journal.run(draft_inbox, &journalled, &bound, batch, &signing, &end));
+        if let Some(from) = begun.from {
+            let end = end_tasks.clone();
+            tokio::task::spawn_blocking(move || commands.follow(from, &command, &end));
+        }
         let follower = Follower {
             rpc: self.rpc.clone(),
             sender: self.wallet.address(),
             last: standing.head.reference(),
+            told: VecDeque::from([standing.head.reference()]),
             interval: Duration::from_millis(self.destination.poll_interval_ms),
             idle_interval: Duration::from_millis(self.destination.idle_poll_interval_ms),
             catch_up_blocks: self.destination.catch_up_blocks,
+            finalized: self.destination.confirmations == Confirmations::Finalized,
             wishes: wishes.clone(),
             events,
             check: self.checks.chain.clone(),
             metrics: self.metrics,
         };
+        // What is taken up anew is left as at a shutdown.
+        let anew = stop.child_token();
         let parts = Parts {
             rpc: self.rpc.clone(),
             sender: self.wallet.address(),
@@ -368,9 +423,14 @@ impl Session {
             wishes,
             registration: self.checks.registration.clone(),
             funds: self.checks.funds.clone(),
+            paused: self.checks.paused.clone(),
+            pool: self.destination.pool,
+            standing: begun.standing,
+            clerk: Clerk::new(self.context.codec.clone(), &self.context.topics, &self.context.kafka.instance),
             metrics: self.metrics,
+            anew: anew.clone(),
         };
-        let inbox = Inbox { jobs: job_inbox, journalled: journalled_inbox, chain: chain_inbox };
+        let inbox = Inbox { jobs: job_inbox, journalled: journalled_inbox, chain: chain_inbox, commands: command_inbox };
         let follower = tokio::spawn(follower.run(end_tasks.clone()));
         let submitter = tokio::spawn(run_submitter(parts, first, inbox, end_tasks.clone()));
 
@@ -378,7 +438,7 @@ impl Session {
         let contracts = self.destination.contracts(standing.release);
         let (orders, search) = Orders::new(self.rpc.clone(), contracts, submission.order_blocks);
         let search = search.map(|search| tokio::spawn(search.run(end_tasks.clone())));
-        let mut stages = std::pin::pin!(self.stages(jobs, orders, standing.release, stop.clone()));
+        let mut stages = std::pin::pin!(self.stages(jobs, orders, standing.release, anew));
         let outcome = tokio::select! {
             outcome = &mut stages => outcome,
             ended = journal_thread => {

@@ -33,10 +33,20 @@ pub struct Health {
 pub enum Status {
     /// Works.
     Ready,
+    /// Works, and does less than it could because a person wants it so.
+    Limited(String),
     /// Does not work now, and may again by itself.
     NotReady(String),
     /// Will not work again without a restart; `/healthz` fails too.
     Dead(String),
+}
+
+impl Status {
+    /// Whether it works.
+    #[must_use]
+    pub const fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready | Self::Limited(_))
+    }
 }
 
 impl Health {
@@ -62,12 +72,13 @@ impl Health {
         match &status {
             Status::NotReady(reason) if reason == STARTING => {}
             Status::Ready => tracing::info!(check = name, "ready"),
+            Status::Limited(reason) => tracing::warn!(check = name, reason, "ready, and limited"),
             Status::NotReady(reason) if passing => tracing::info!(check = name, reason, "not ready yet"),
             Status::NotReady(reason) => tracing::warn!(check = name, reason, "not ready"),
             Status::Dead(reason) => tracing::error!(check = name, reason, "dead"),
         }
         let gauge = metrics::gauge!("kms_connector_check_ready", "check" => name.to_owned());
-        gauge.set(if status == Status::Ready { 1.0 } else { 0.0 });
+        gauge.set(if status.is_ready() { 1.0 } else { 0.0 });
         self.checks.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(name.to_owned(), status);
     }
 }
@@ -83,6 +94,11 @@ impl Check {
     /// It works.
     pub fn ready(&self) {
         self.health.set(&self.name, Status::Ready, false);
+    }
+
+    /// It works, and does less than it could because a person wants it so; `/readyz` says why.
+    pub fn limited(&self, reason: impl Into<String>) {
+        self.health.set(&self.name, Status::Limited(reason.into()), false);
     }
 
     /// It does not work now; the reason should stay the same for as long as the state does.
@@ -165,7 +181,7 @@ async fn healthz(State(shared): State<Shared>) -> impl IntoResponse {
 
 async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
     let checks = shared.health.snapshot();
-    let ok = checks.values().all(|status| *status == Status::Ready);
+    let ok = checks.values().all(Status::is_ready);
     report(ok, checks)
 }
 

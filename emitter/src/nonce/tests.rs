@@ -14,7 +14,7 @@ const POLICY: Policy = Policy {
     max_variants: 40,
     refusal_pause_ms: 500,
     lookup_retry_ms: 1_000,
-    confirmations: 0,
+    confirmations: Confirmations::Blocks(0),
     past_memory_ms: 1_000_000_000,
 };
 
@@ -227,7 +227,7 @@ fn a_foreign_transaction_displaces_and_what_is_submitted_again_gets_a_new_nonce(
     assert!(planner.looked_up(Nonce(0), None, Millis(20)).is_empty());
     assert!(matches!(planner.tick(Millis(1_010))[..], [Action::LookUp { .. }]));
     let actions = planner.looked_up(Nonce(0), None, Millis(1_020));
-    assert_eq!(actions[0], Action::Displaced { nonce: Nonce(0), items: vec![1] });
+    assert_eq!(actions[0], Action::Displaced { nonce: Nonce(0), items: vec![1], by: None });
     let actions = planner.submit(1, LOAD, Millis(1_030));
     assert!(matches!(actions[..], [Action::Sign { nonce: Nonce(1), attempt: 0, .. }]));
 }
@@ -305,7 +305,7 @@ fn a_replaced_variant_that_is_mined_after_all_settles_its_own_items_and_displace
     planner.journalled(Nonce(0), variant(0, 1, &[2]), Millis(2));
     let actions = planner.mined(mined(&first, 4), Millis(3));
     assert!(matches!(&actions[0], Action::Settle { items, .. } if *items == [1]));
-    assert_eq!(actions[1], Action::Displaced { nonce: Nonce(0), items: vec![2] });
+    assert_eq!(actions[1], Action::Displaced { nonce: Nonce(0), items: vec![2], by: Some(first.hash) });
 }
 
 #[test]
@@ -325,7 +325,7 @@ fn a_recovered_nonce_below_the_account_is_looked_up_when_its_item_comes_back() {
 
 #[test]
 fn a_nonce_is_final_only_under_its_confirmations_and_stands_again_after_a_reorganisation() {
-    let policy = Policy { confirmations: 2, ..POLICY };
+    let policy = Policy { confirmations: Confirmations::Blocks(2), ..POLICY };
     let mut planner = Planner::recover(policy, [], Nonce(0), Millis(0)).0;
     let signed = send_one(&mut planner, 1);
     planner.mined(mined(&signed, 10), Millis(1));
@@ -339,6 +339,20 @@ fn a_nonce_is_final_only_under_its_confirmations_and_stands_again_after_a_reorga
     planner.mined(mined(&signed, 13), Millis(5));
     planner.head(15, 1, Millis(6));
     let actions = planner.looked_up(Nonce(0), Some(mined(&signed, 13)), Millis(7));
+    assert_eq!(actions, [Action::Closed { nonce: Nonce(0) }]);
+}
+
+#[test]
+fn where_finality_is_the_nodes_word_a_nonce_waits_for_it_however_deep_it_is() {
+    let policy = Policy { confirmations: Confirmations::Finalized, ..POLICY };
+    let mut planner = Planner::recover(policy, [], Nonce(0), Millis(0)).0;
+    let signed = send_one(&mut planner, 1);
+    planner.mined(mined(&signed, 10), Millis(1));
+    assert!(planner.head(500, 1, Millis(2)).is_empty());
+    assert!(planner.finalized(9, Millis(3)).is_empty());
+    let actions = planner.finalized(10, Millis(4));
+    assert_eq!(actions, [Action::LookUp { nonce: Nonce(0), hashes: vec![signed.hash] }]);
+    let actions = planner.looked_up(Nonce(0), Some(mined(&signed, 10)), Millis(5));
     assert_eq!(actions, [Action::Closed { nonce: Nonce(0) }]);
 }
 
@@ -436,6 +450,102 @@ impl Chain {
     }
 }
 
+#[test]
+fn while_paused_nothing_is_signed_or_sent_and_what_was_sent_settles() {
+    let mut planner = fresh(0);
+    let first = send_one(&mut planner, 1);
+    send_one(&mut planner, 2);
+    planner.pause();
+    assert!(planner.submit(3, LOAD, Millis(10)).is_empty());
+    assert_eq!(planner.answered(Nonce(1), 0, Answer::FeeTooLow, Millis(20)), []);
+    assert_eq!(planner.head(1, 10_000, Millis(30)), []);
+    for now in (0..100).map(|second| Millis(second * 1_000)) {
+        assert_eq!(planner.tick(now), [], "{now:?}");
+    }
+    let actions = planner.mined(mined(&first, 2), Millis(100_000));
+    assert!(matches!(&actions[..], [Action::Settle { items, .. }, Action::Closed { .. }] if *items == [1]), "{actions:?}");
+
+    let actions = planner.resume(Millis(100_010));
+    let sent = |action: &Action<Item>| matches!(action, Action::Send { nonce: Nonce(1), attempt: 0, .. });
+    assert!(actions.iter().any(sent), "{actions:?}");
+    assert_eq!(signed_items(&actions), [[3]]);
+}
+
+#[test]
+fn a_start_while_paused_sends_nothing_of_the_journal_until_the_pause_is_over() {
+    let intents = [Recovered { nonce: Nonce(4), variant: variant(4, 0, &[1]) }];
+    let mut planner = Planner::recover_paused(POLICY, intents, Nonce(2), Millis(0));
+    assert_eq!(planner.tick(Millis(50_000)), []);
+    assert!(planner.submit(1, LOAD, Millis(50_000)).is_empty());
+    let actions = planner.resume(Millis(60_000));
+    // The gap below it too.
+    assert_eq!(signed_items(&actions), [[0; 0], [0; 0]]);
+    assert!(actions.iter().any(|action| matches!(action, Action::Send { nonce: Nonce(4), .. })), "{actions:?}");
+}
+
+#[test]
+fn a_nonce_is_bumped_by_hand_also_while_paused_and_within_the_limit_of_variants() {
+    let policy = Policy { max_variants: 2, ..POLICY };
+    let mut planner = Planner::recover(policy, [], Nonce(0), Millis(0)).0;
+    assert_eq!(planner.bump(Nonce(0), None), Err(Unfit::Unknown { next: Nonce(0) }));
+    planner.submit(1, LOAD, Millis(0));
+    assert_eq!(planner.bump(Nonce(0), None), Err(Unfit::Unsent));
+    planner.journalled(Nonce(0), variant(0, 0, &[1]), Millis(0));
+    planner.pause();
+    let action = planner.bump(Nonce(0), Some(900)).unwrap();
+    let pricing = Pricing::Offer { above: FEES, max_fee: 900 };
+    assert_eq!(action, Action::Sign { nonce: Nonce(0), attempt: 1, items: vec![1], pricing });
+    assert_eq!(planner.bump(Nonce(0), None), Err(Unfit::Signing));
+    let actions = planner.journalled(Nonce(0), variant(0, 1, &[1]), Millis(1));
+    assert!(matches!(actions[..], [Action::Send { nonce: Nonce(0), attempt: 1, .. }]), "{actions:?}");
+    assert_eq!(planner.bump(Nonce(0), None), Err(Unfit::Full { variants: 2 }));
+    // A nonce can be used up all the same.
+    assert!(planner.cancel(Nonce(0)).is_ok());
+    planner.mined(mined(&variant(0, 1, &[1]), 3), Millis(2));
+    assert_eq!(planner.bump(Nonce(0), None), Err(Unfit::Used));
+}
+
+/// An item whose nonce is cancelled by a journalled transaction, and the variant that carries it.
+fn cancelled(planner: &mut Planner<Item>) -> Variant<Item> {
+    let first = send_one(planner, 1);
+    let action = planner.cancel(Nonce(0)).unwrap();
+    assert!(matches!(&action, Action::Sign { attempt: 1, items, pricing: Pricing::Above(FEES), .. } if items.is_empty()));
+    planner.journalled(Nonce(0), variant(0, 1, &[]), Millis(1));
+    assert_eq!(planner.cancel(Nonce(0)), Err(Unfit::Cancelled));
+    first
+}
+
+#[test]
+fn p3_what_a_cancelled_nonce_carried_goes_again_only_when_the_empty_transaction_is_mined() {
+    let mut planner = fresh(0);
+    cancelled(&mut planner);
+    // Taken again by nobody until then.
+    assert!(planner.submit(1, LOAD, Millis(2)).is_empty());
+    let empty = variant(0, 1, &[]);
+    let actions = planner.mined(mined(&empty, 4), Millis(3));
+    let by = Some(empty.hash);
+    assert_eq!(actions[1], Action::Displaced { nonce: Nonce(0), items: vec![1], by });
+    let actions = planner.submit(1, LOAD, Millis(4));
+    assert!(matches!(actions[..], [Action::Sign { nonce: Nonce(1), attempt: 0, .. }]), "{actions:?}");
+}
+
+#[test]
+fn p3_a_cancelled_transaction_that_is_mined_after_all_settles_its_items() {
+    let mut planner = fresh(0);
+    let first = cancelled(&mut planner);
+    let actions = planner.mined(mined(&first, 4), Millis(3));
+    assert!(matches!(&actions[0], Action::Settle { items, .. } if *items == [1]), "{actions:?}");
+    assert!(!actions.iter().any(|action| matches!(action, Action::Displaced { .. })), "{actions:?}");
+}
+
+#[test]
+fn what_carries_nothing_is_not_cancelled() {
+    let intents = [Recovered { nonce: Nonce(0), variant: variant(0, 0, &[]) }];
+    let mut planner = Planner::recover(POLICY, intents, Nonce(0), Millis(0)).0;
+    assert_eq!(planner.cancel(Nonce(0)), Err(Unfit::Empty));
+    assert!(planner.bump(Nonce(0), None).is_ok());
+}
+
 /// The shell around the planner, as naive as can be.
 struct World {
     policy: Policy,
@@ -450,6 +560,9 @@ struct World {
     settled: BTreeSet<Item>,
     seen_blocks: usize,
     next_item: Item,
+    paused: bool,
+    /// What a person asked for: sent also while paused.
+    by_hand: HashSet<(u64, u32)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -473,6 +586,10 @@ enum Op {
     BaseFee(u16),
     Pass(u16),
     Kill,
+    Pause,
+    Resume,
+    Bump(u8),
+    Cancel(u8),
 }
 
 impl World {
@@ -491,6 +608,8 @@ impl World {
             settled: BTreeSet::new(),
             seen_blocks: 0,
             next_item: 0,
+            paused: false,
+            by_hand: HashSet::new(),
         }
     }
 
@@ -501,8 +620,16 @@ impl World {
     fn obey(&mut self, actions: Vec<Action<Item>>) {
         for action in actions {
             match action {
-                Action::Sign { .. } => self.to_sign.push_back(action),
-                Action::Send { nonce, attempt, .. } => self.to_send.push_back((nonce.0, attempt)),
+                Action::Sign { nonce, attempt, .. } => {
+                    let asked_for = self.by_hand.contains(&(nonce.0, attempt));
+                    assert!(!self.paused || asked_for, "signed while paused: {nonce:?}/{attempt}");
+                    self.to_sign.push_back(action);
+                }
+                Action::Send { nonce, attempt, .. } => {
+                    let asked_for = self.by_hand.contains(&(nonce.0, attempt));
+                    assert!(!self.paused || asked_for, "sent while paused: {nonce:?}/{attempt}");
+                    self.to_send.push_back((nonce.0, attempt));
+                }
                 Action::LookUp { nonce, hashes } => self.lookups.push_back((nonce, hashes)),
                 Action::CheckNonce => {
                     self.follow();
@@ -512,7 +639,7 @@ impl World {
                 Action::Settle { items, mined, .. } => {
                     let receipt = self.chain.receipt(&mined.hash);
                     assert!(
-                        receipt.is_some() || self.policy.confirmations > 0,
+                        receipt.is_some() || self.policy.confirmations != Confirmations::Blocks(0),
                         "settled by a transaction that is not there"
                     );
                     self.settled.extend(items);
@@ -542,7 +669,7 @@ impl World {
             let Some(Action::Sign { nonce, attempt, items, pricing }) = self.to_sign.pop_front() else { return };
             let fees = match pricing {
                 Pricing::Current => Fees { max_fee: self.chain.base_fee.max(50) * 2, priority: 1 },
-                Pricing::Above(old) => {
+                Pricing::Above(old) | Pricing::Offer { above: old, .. } => {
                     Fees { max_fee: (old.max_fee * 5 / 4 + 1).max(self.chain.base_fee * 2), priority: old.priority + 1 }
                 }
             };
@@ -594,7 +721,7 @@ impl World {
         for (nonce, hashes) in std::mem::take(&mut self.lookups) {
             let found = hashes.iter().find_map(|hash| self.chain.receipt(hash));
             // A node that has not seen the nonce used cannot say that nothing was found.
-            if found.is_some() || nonce.0 < self.chain.nonce() || self.policy.confirmations > 0 {
+            if found.is_some() || nonce.0 < self.chain.nonce() || self.policy.confirmations != Confirmations::Blocks(0) {
                 let actions = self.planner.looked_up(nonce, found, self.now());
                 self.obey(actions);
             }
@@ -607,7 +734,11 @@ impl World {
         self.lookups.clear();
         self.seen_blocks = self.chain.blocks.len();
         let account = Nonce(self.chain.nonce());
-        let (planner, actions) = Planner::recover(self.policy, self.journal.clone(), account, self.now());
+        let (planner, actions) = if self.paused {
+            (Planner::recover_paused(self.policy, self.journal.clone(), account, self.now()), Vec::new())
+        } else {
+            Planner::recover(self.policy, self.journal.clone(), account, self.now())
+        };
         self.planner = planner;
         self.obey(actions);
         for item in self.submitted.difference(&self.settled.clone()).copied().collect::<Vec<_>>() {
@@ -633,7 +764,7 @@ impl World {
             Op::AnswerLookups => self.answer_lookups(),
             Op::DropPool => self.chain.pool.clear(),
             Op::Foreign => self.chain.mine_foreign(),
-            Op::TakeBack if self.policy.confirmations > 0 => self.chain.take_back(),
+            Op::TakeBack if self.policy.confirmations != Confirmations::Blocks(0) => self.chain.take_back(),
             Op::TakeBack => {}
             Op::BaseFee(fee) => self.chain.base_fee = fee.into(),
             Op::Pass(ms) => {
@@ -642,6 +773,29 @@ impl World {
                 self.obey(actions);
             }
             Op::Kill => self.kill(),
+            Op::Pause => {
+                self.paused = true;
+                self.planner.pause();
+                self.to_send.clear();
+            }
+            Op::Resume => {
+                self.paused = false;
+                let actions = self.planner.resume(self.now());
+                self.obey(actions);
+            }
+            Op::Bump(index) | Op::Cancel(index) => {
+                let open: Vec<Nonce> = self.planner.open_nonces().collect();
+                let Some(&nonce) = open.get(usize::from(index) % open.len().max(1)) else { return };
+                let planned = match op {
+                    Op::Bump(_) => self.planner.bump(nonce, None),
+                    _ => self.planner.cancel(nonce),
+                };
+                if let Ok(action) = planned {
+                    let Action::Sign { attempt, .. } = &action else { panic!("{action:?}") };
+                    self.by_hand.insert((nonce.0, *attempt));
+                    self.obey(vec![action]);
+                }
+            }
         }
         let known = self.planner.slots.len() + self.planner.gaps.len();
         assert!(known as u64 >= self.planner.next.0 - self.planner.floor.0, "a nonce is nobody's");
@@ -650,6 +804,7 @@ impl World {
     /// From now on everything works: it must come to rest by itself.
     fn heal(&mut self) -> bool {
         self.chain.base_fee = 10;
+        self.apply(&Op::Resume);
         for _ in 0..400 {
             for op in [
                 Op::Journal(50),
@@ -685,6 +840,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (1u16..400).prop_map(Op::BaseFee),
         3 => (1u16..3_000).prop_map(Op::Pass),
         1 => Just(Op::Kill),
+        1 => Just(Op::Pause),
+        1 => Just(Op::Resume),
+        1 => any::<u8>().prop_map(Op::Bump),
+        1 => any::<u8>().prop_map(Op::Cancel),
     ]
 }
 
@@ -715,7 +874,7 @@ proptest! {
         ops in prop::collection::vec(op(), 1..120),
         items in 1usize..5,
     ) {
-        let mut world = World::new(Policy { confirmations: 2, batch: gathered(items), ..POLICY });
+        let mut world = World::new(Policy { confirmations: Confirmations::Blocks(2), batch: gathered(items), ..POLICY });
         let mut depth = 0;
         for op in &ops {
             // Not deeper than what is promised to be final, and by one process: whoever recovers does not look up what was

@@ -14,6 +14,7 @@
 mod answers;
 mod asking;
 mod batches;
+mod commands;
 mod seen;
 mod sending;
 mod simulating;
@@ -34,11 +35,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::command::{Clerk, Command, Standing};
 use crate::config::SubmissionConfig;
 use crate::fees::FeePolicy;
 use crate::follow::{ChainEvent, Receipted, Wishes};
 use crate::gas::GasBook;
-use crate::journal::{Draft, Journalled, OpenIntents};
+use crate::journal::{Draft, Entry, Journalled, OpenIntents};
 use crate::metrics::{Levels, Metrics};
 use crate::nonce::{Action, Mined, Nonce, Planner, Pricing};
 use crate::verdict::Patience;
@@ -47,6 +49,7 @@ use crate::wallet::Payload;
 
 use answers::{Answers, Signed, Stage};
 use asking::{Asking, Told};
+use commands::Hand;
 use seen::{Admit, Seen};
 use sending::Sending;
 use simulating::Simulating;
@@ -144,7 +147,7 @@ pub struct Parts {
     /// Its base fee.
     pub base_fee: u128,
     /// To the journal's thread.
-    pub drafts: mpsc::Sender<Draft>,
+    pub drafts: mpsc::Sender<Entry>,
     /// For the journal's thread.
     pub settled_below: Arc<AtomicI64>,
     /// To the follower.
@@ -153,8 +156,18 @@ pub struct Parts {
     pub registration: Check,
     /// Readiness: can the account pay, are fees below the cap.
     pub funds: Check,
+    /// Readiness: is the account paused.
+    pub paused: Check,
+    /// Whether transactions can be replaced on this chain.
+    pub pool: bool,
+    /// What people wanted when the term began.
+    pub standing: Standing,
+    /// Writes what came of it.
+    pub clerk: Clerk,
     /// Happenings of the destination.
     pub metrics: Metrics,
+    /// Ends the term, so that the account is taken up anew.
+    pub anew: CancellationToken,
 }
 
 /// What reaches the submitter.
@@ -165,6 +178,8 @@ pub struct Inbox {
     pub journalled: mpsc::Receiver<Journalled>,
     /// From the follower.
     pub chain: mpsc::Receiver<ChainEvent>,
+    /// From people.
+    pub commands: mpsc::Receiver<Command>,
 }
 
 /// See the [module](self).
@@ -187,7 +202,7 @@ pub struct Submitter {
     clock: Clock,
     head: u64,
     base_fee: u128,
-    drafts: mpsc::Sender<Draft>,
+    drafts: mpsc::Sender<Entry>,
     settled_below: Arc<AtomicI64>,
     wishes: Arc<Wishes>,
     registration: Check,
@@ -198,7 +213,9 @@ pub struct Submitter {
     refusals: HashMap<Nonce, u32>,
     /// Logs of the batch whose receipt is being told to the planner, by its hash.
     batch_logs: HashMap<B256, Vec<RawLog>>,
+    hand: Hand,
     metrics: Metrics,
+    anew: CancellationToken,
     tasks: JoinSet<Told>,
 }
 
@@ -230,6 +247,7 @@ impl Submitter {
             sender: parts.sender,
             signer: parts.signer,
             metrics: parts.metrics,
+            anew: parts.anew,
             contracts: parts.contracts,
             config: parts.config,
             planner: parts.planner,
@@ -248,11 +266,13 @@ impl Submitter {
             low_balance: parts.low_balance,
             refusals: HashMap::new(),
             batch_logs: HashMap::new(),
+            hand: Hand::new(parts.clerk, parts.paused, parts.pool),
             tasks: JoinSet::new(),
         };
         submitter.registration.ready();
         submitter.funds.ready();
         submitter.obey(first);
+        submitter.take_up(parts.standing);
         submitter
     }
 
@@ -279,6 +299,7 @@ impl Submitter {
                     }
                 }
                 Some(event) = inbox.chain.recv() => self.chain_moved(event),
+                Some(command) = inbox.commands.recv() => self.command(command),
                 Some(told) = self.tasks.join_next(), if !self.tasks.is_empty() => match told {
                     Ok(told) => self.told(told),
                     Err(error) => tracing::error!(%error, "a task of the submitter ended in a way that it never should"),
@@ -391,9 +412,15 @@ impl Submitter {
                 }
                 Action::LookUp { nonce, hashes } => self.asking.look_up(nonce, hashes),
                 Action::CheckNonce => self.wishes.check_nonce(),
-                Action::Settle { nonce, carried, items, mined } => self.settled_by(&carried, &items, nonce, mined),
-                Action::Displaced { nonce, items } => {
-                    self.metrics.nonce_taken(nonce.0);
+                Action::Settle { nonce, carried, items, mined } => {
+                    self.hand_mined(nonce, &carried, &mined);
+                    self.settled_by(&carried, &items, nonce, mined);
+                }
+                Action::Displaced { nonce, items, by } => {
+                    if by.is_none() {
+                        self.metrics.nonce_taken(nonce.0);
+                        self.hand_taken(nonce);
+                    }
                     items.into_iter().for_each(|key| self.displaced(key));
                 }
                 Action::Unsendable { items, reason } if items.len() > 1 => self.batch_unsendable(items, &reason),
@@ -402,6 +429,7 @@ impl Submitter {
                 }
                 Action::Closed { nonce } => {
                     self.refusals.remove(&nonce);
+                    self.hand_taken(nonce);
                     self.open.close(nonce, self.clock.now());
                     for (key, identity) in self.answers.closed(nonce) {
                         self.over(key, identity, 0);
@@ -413,14 +441,20 @@ impl Submitter {
 
     fn sign(&mut self, nonce: Nonce, attempt: u32, keys: Vec<ItemKey>, pricing: Pricing) {
         let fees = match pricing {
-            Pricing::Current => self.fees.current(self.base_fee),
-            Pricing::Above(old) => self.fees.above(old, self.base_fee),
+            Pricing::Current => self.fees.current(self.base_fee).map_err(|error| error.to_string()),
+            Pricing::Above(old) => self.fees.above(old, self.base_fee).map_err(|error| error.to_string()),
+            Pricing::Offer { above, max_fee } => self.offered(above, max_fee),
         };
+        let by_hand = self.is_by_hand(nonce, attempt);
         let fees = match fees {
             Ok(fees) => fees,
+            Err(error) if by_hand => {
+                self.planner.unsigned(nonce, self.clock.now());
+                return self.hand_refused(nonce, attempt, &error);
+            }
             Err(error) => {
                 if !std::mem::replace(&mut self.fee_above_cap, true) {
-                    tracing::warn!(code = crate::codes::FEE_ABOVE_CAP, %error, "the chain asks for more than the cap");
+                    tracing::warn!(code = crate::codes::FEE_ABOVE_CAP, error, "the chain asks for more than the cap");
                     self.funds.not_ready("the chain asks for a higher fee than the configured cap");
                 }
                 return self.planner.unsigned(nonce, self.clock.now());
@@ -430,14 +464,17 @@ impl Submitter {
             self.funds.ready();
         }
         let Some((payload, items)) = self.payload(nonce, &keys) else {
+            self.hand_refused(nonce, attempt, "its answers are not known any more");
             return self.planner.unsigned(nonce, self.clock.now());
         };
         let draft = Draft { nonce, attempt, items, payload, fees };
-        if self.drafts.try_send(draft).is_err() {
+        if self.drafts.try_send(Entry::Draft(draft)).is_err() {
             // More drafts than nonces cannot be; after a shutdown nobody reads them.
+            self.hand_refused(nonce, attempt, "too much is being signed");
             return self.planner.unsigned(nonce, self.clock.now());
         }
         self.metrics.signing(match (keys.is_empty(), attempt) {
+            _ if by_hand => "command",
             (true, _) => "gap",
             (false, 0) => "answer",
             (false, _) => "replacement",
@@ -453,10 +490,16 @@ impl Submitter {
                 for key in &variant.items {
                     self.answers.signed(key, Signed { nonce, hash: variant.hash, answers });
                 }
-                self.planner.journalled(nonce, variant, now)
+                let (attempt, hash, fees) = (variant.attempt, variant.hash, variant.fees);
+                let actions = self.planner.journalled(nonce, variant, now);
+                self.hand_journalled(nonce, attempt, hash, fees);
+                actions
             }
             Journalled::Refused { nonce, reason } => {
                 tracing::error!(nonce = nonce.0, reason, "a transaction cannot be journalled and is not sent");
+                if let Some((attempt, _)) = self.hand.signing.get(&nonce).copied() {
+                    self.hand_refused(nonce, attempt, &reason);
+                }
                 self.planner.unjournalled(nonce, reason, now)
             }
         };
@@ -483,6 +526,21 @@ impl Submitter {
                 let actions = self.planner.account_nonce(nonce, now);
                 self.obey(actions);
             }
+            ChainEvent::Reorganised { account } if account < self.planner.account() => {
+                let (destination, known) = (self.metrics.destination(), self.planner.account().0);
+                tracing::warn!(
+                    destination,
+                    account_nonce = account.0,
+                    known,
+                    "a reorganisation took back transactions of this account; it is taken up anew by the journal"
+                );
+                self.anew.cancel();
+            }
+            ChainEvent::Reorganised { .. } => {}
+            ChainEvent::Finalized(number) => {
+                let actions = self.planner.finalized(number, now);
+                self.obey(actions);
+            }
             ChainEvent::Recovered => {
                 self.sending.resume();
                 let actions = self.planner.nudge(now);
@@ -504,6 +562,7 @@ impl Submitter {
         let actions = self.planner.tick(now);
         self.obey(actions);
         self.asking.due(now);
+        self.hand_due();
         self.settled_below.store(self.open.settled_below(now), Ordering::Release);
     }
 

@@ -50,6 +50,12 @@ impl Sending {
         }
     }
 
+    /// Forgets what waits: the planner has it sent again.
+    pub(super) fn clear(&mut self) {
+        self.queue.clear();
+        self.queued.clear();
+    }
+
     /// What was certainly not sent goes to the front again, in its order.
     fn push_back_front(&mut self, unsent: Vec<(Nonce, u32, Bytes)>) {
         for (nonce, attempt, raw) in unsent.into_iter().rev() {
@@ -129,6 +135,9 @@ impl Submitter {
             self.sending.failures = 0;
         } else {
             self.sending.pause();
+            // While paused the planner keeps them.
+            let paused = self.planner.is_paused();
+            unsent.retain(|(nonce, attempt, _)| !paused || self.hand.may_send(*nonce, *attempt));
             self.sending.push_back_front(unsent);
         }
     }

@@ -1,0 +1,365 @@
+//! How accounts stand, from the topics alone: intents, submissions, commands; with `--rpc-url` also from the chain.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::Write as _;
+use std::time::SystemTime;
+
+use alloy::primitives::{Address, B256};
+use kms_chain::rpc::{BlockId, EndpointUrl, Rpc, RpcConfig};
+use kms_emitter::clock::unix_ms;
+use kms_emitter::command::{Command, Standing, shown};
+use kms_emitter::fees::Fees;
+use kms_emitter::provision;
+use kms_emitter::wallet::read_back;
+use kms_schemas::identity::Identity;
+use kms_schemas::record::{Intent, Submission, Verdict, WalletBody, WalletRecord};
+use serde_json::{Value, json};
+
+use super::Account;
+use crate::Output;
+use crate::cluster::Cluster;
+use crate::error::CtlError;
+
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    account: Account,
+    /// JSON-RPC endpoint of an account's chain, for what the chain itself says; repeat it for several chains.
+    #[arg(long = "rpc-url", value_name = "URL")]
+    rpc_urls: Vec<String>,
+    /// Commands to show of each account, the last ones.
+    #[arg(long, default_value_t = 5, value_name = "COUNT")]
+    commands: usize,
+}
+
+type Id = (u64, Address);
+
+/// The intents in which accounts are looked for: many days of a quiet node, minutes of a loaded one.
+const TAIL: i64 = 5_000;
+/// How far two hosts' clocks may be apart, in milliseconds.
+const CLOCKS_DIFFER_MS: i64 = 60_000;
+
+/// Bytes of a nonce as the journal has them.
+struct Variant {
+    attempt: u32,
+    hash: B256,
+    fees: Fees,
+    written_ms: u64,
+    answers: Vec<Identity>,
+}
+
+/// What the topics say of one account.
+#[derive(Default)]
+struct Found {
+    variants: BTreeMap<u64, Vec<Variant>>,
+    settled_below: i64,
+    /// Nonces below are used, as submissions show.
+    used: u64,
+    standing: Standing,
+    /// The last commands, each with what came of it.
+    commands: VecDeque<(Command, Vec<WalletRecord>)>,
+}
+
+/// What a chain says of one account.
+struct OnChain {
+    latest: u64,
+    pending: u64,
+    balance: Option<String>,
+}
+
+/// Accounts that the end of the journal or the commands name.
+pub(super) fn accounts(cluster: &Cluster) -> Result<Vec<Id>, CtlError> {
+    Ok(found(cluster, Account::default(), 0)?.into_keys().collect())
+}
+
+pub(super) fn run(cluster: &Cluster, args: &Args, output: Output) -> Result<(), CtlError> {
+    let mut found = found(cluster, args.account, args.commands)?;
+    if let Account { chain_id: Some(chain_id), sender: Some(sender) } = args.account {
+        found.entry((chain_id, sender)).or_default();
+    }
+    settled(cluster, &mut found)?;
+    let chains = chains(&args.rpc_urls, found.keys().copied())?;
+    let now_ms = unix_ms(SystemTime::now());
+    let mut out = std::io::stdout().lock();
+    for (id, account) in &found {
+        let line = as_json(*id, account, chains.get(id), now_ms);
+        match output {
+            Output::Json => writeln!(out, "{line}")?,
+            Output::Text => write_text(&mut out, &line)?,
+        }
+    }
+    if found.is_empty() {
+        eprintln!("the topics under {} know no such account", cluster.topics.prefix());
+    }
+    Ok(())
+}
+
+fn found(cluster: &Cluster, wanted: Account, commands: usize) -> Result<BTreeMap<Id, Found>, CtlError> {
+    let mut found = BTreeMap::new();
+    read_intents(cluster, wanted, &mut found)?;
+    read_commands(cluster, wanted, commands, &mut found)?;
+    Ok(found)
+}
+
+/// The end of the journal, and of each account in it whatever may still be open.
+fn read_intents(cluster: &Cluster, wanted: Account, found: &mut BTreeMap<Id, Found>) -> Result<(), CtlError> {
+    let topic = cluster.topics.intents();
+    let end = cluster.end(topic)?;
+    let is_named = wanted.chain_id.is_some() && wanted.sender.is_some();
+    let mut from = (end - TAIL).max(0);
+    loop {
+        found.clear();
+        cluster.read(topic, 0, Some(from), |record| {
+            let intent = cluster.codec.decode::<Intent>(topic, record.value.as_deref().unwrap_or_default());
+            if let Some(intent) = intent.ok().filter(|one| wanted.is((one.chain_id, one.sender))) {
+                take_intent(found, intent);
+            }
+        })?;
+        let bound = found.values().map(|account| account.settled_below.max(0)).min();
+        match bound {
+            Some(bound) if bound < from => from = bound,
+            None if is_named && from > 0 => from = (end - (end - from).saturating_mul(8)).max(0),
+            _ => return Ok(()),
+        }
+    }
+}
+
+fn take_intent(found: &mut BTreeMap<Id, Found>, intent: Intent) {
+    // What its sender's key did not sign is nobody's.
+    let Some(signed) = read_back(&intent.raw) else { return };
+    let is_own = signed.sender == Some(intent.sender) && signed.chain_id == Some(intent.chain_id);
+    if !is_own || signed.nonce.0 != intent.nonce || signed.hash != intent.hash {
+        return;
+    }
+    let account = found.entry((intent.chain_id, intent.sender)).or_default();
+    account.settled_below = intent.settled_below;
+    let variants = account.variants.entry(intent.nonce).or_default();
+    if variants.iter().all(|known| known.hash != intent.hash) {
+        variants.push(Variant {
+            attempt: intent.attempt,
+            hash: intent.hash,
+            fees: signed.fees,
+            written_ms: intent.written_ms,
+            answers: intent.items.into_iter().map(|item| item.identity).collect(),
+        });
+    }
+}
+
+fn read_commands(
+    cluster: &Cluster,
+    wanted: Account,
+    most: usize,
+    found: &mut BTreeMap<Id, Found>,
+) -> Result<(), CtlError> {
+    let topic = cluster.topics.commands();
+    let read = cluster.read(topic, 0, None, |record| {
+        let decoded = cluster.codec.decode::<WalletRecord>(topic, record.value.as_deref().unwrap_or_default());
+        let Some(decoded) = decoded.ok().filter(|one| wanted.is((one.chain_id, one.sender))) else { return };
+        let account = found.entry((decoded.chain_id, decoded.sender)).or_default();
+        account.standing.take(record.offset, decoded.clone());
+        if let WalletBody::Outcome { command_offset, .. } = decoded.body {
+            let of = account.commands.iter_mut().find(|(command, _)| command.offset == command_offset);
+            if let Some((_, outcomes)) = of.filter(|(of, _)| of.record.command_id == decoded.command_id) {
+                outcomes.push(decoded);
+            }
+            return;
+        }
+        account.commands.push_back((Command { offset: record.offset, record: decoded }, Vec::new()));
+        if account.commands.len() > most {
+            account.commands.pop_front();
+        }
+    });
+    match read {
+        Err(error) if error.code() == Some(kms_runtime::codes::TOPIC_MISSING.code) => {
+            eprintln!("there is no topic {topic}: nobody could command anything; `kmsctl topics create` makes it");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Which nonces submissions show as used.
+fn settled(cluster: &Cluster, found: &mut BTreeMap<Id, Found>) -> Result<(), CtlError> {
+    let oldest = found.values().flat_map(|account| account.variants.values().flatten());
+    let Some(oldest) = oldest.map(|variant| variant.written_ms).min() else { return Ok(()) };
+    let since = i64::try_from(oldest).unwrap_or(i64::MAX).saturating_sub(CLOCKS_DIFFER_MS);
+    let topic = cluster.topics.submissions();
+    for partition in 0..cluster.topic(topic)?.partitions {
+        let Some(from) = cluster.offset_at(topic, partition, since)? else { continue };
+        cluster.read(topic, partition, Some(from), |record| {
+            let decoded = cluster.codec.decode::<Submission>(topic, record.value.as_deref().unwrap_or_default());
+            let Ok(Submission { identity, verdict: Verdict::Accepted(inclusion), .. }) = decoded else { return };
+            if let Some(account) = found.get_mut(&(identity.chain_id, inclusion.sender)) {
+                account.used = account.used.max(inclusion.nonce + 1);
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// What the chains behind the endpoints say of the accounts on them.
+fn chains(urls: &[String], accounts: impl Iterator<Item = Id>) -> Result<BTreeMap<Id, OnChain>, CtlError> {
+    let mut told = BTreeMap::new();
+    if urls.is_empty() {
+        return Ok(told);
+    }
+    kms_runtime::telemetry::install_tls_provider();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let accounts: Vec<Id> = accounts.collect();
+    for url in urls {
+        let parsed = EndpointUrl::parse(url).map_err(|error| CtlError::Argument(error.to_string()))?;
+        let rpc = Rpc::new(RpcConfig::new("chain", vec![parsed])).map_err(|e| CtlError::Argument(e.to_string()))?;
+        runtime.block_on(async {
+            let failed = |error: &dyn std::fmt::Display| CtlError::Argument(format!("{url}: {error}"));
+            let chain_id = rpc.chain_id().await.map_err(|error| failed(&error))?;
+            for id in accounts.iter().filter(|(of, _)| *of == chain_id) {
+                let status = provision::status(&rpc, id.1).await.map_err(|error| failed(&error))?;
+                let balance = rpc.balance(id.1, BlockId::latest()).await.ok().map(|wei| wei.to_string());
+                let (latest, pending) = (status.account.nonce.0, status.account.pending.0);
+                told.insert(*id, OnChain { latest, pending, balance });
+            }
+            Ok::<(), CtlError>(())
+        })?;
+    }
+    Ok(told)
+}
+
+fn as_json((chain_id, sender): Id, account: &Found, chain: Option<&OnChain>, now_ms: u64) -> Value {
+    let age = |then: u64| now_ms.saturating_sub(then) / 1_000;
+    let floor = account.used.max(chain.map_or(0, |chain| chain.latest));
+    let mut open = Vec::new();
+    for (nonce, variants) in account.variants.range(floor..) {
+        let mut answers: Vec<&Identity> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for identity in variants.iter().flat_map(|variant| &variant.answers) {
+            if seen.insert((identity.kind.as_str(), identity.id.0, identity.contract)) {
+                answers.push(identity);
+            }
+        }
+        let answers: Vec<Value> = answers
+            .iter()
+            .map(|one| json!({"kind": one.kind.as_str(), "id": one.id.to_string(), "contract": one.contract}))
+            .collect();
+        let shown: Vec<Value> = variants
+            .iter()
+            .map(|one| {
+                json!({
+                    "attempt": one.attempt,
+                    "hash": one.hash,
+                    "max_fee_per_gas_wei": one.fees.max_fee.to_string(),
+                    "priority_fee_wei": one.fees.priority.to_string(),
+                    "age_s": age(one.written_ms),
+                    "answers": one.answers.len(),
+                })
+            })
+            .collect();
+        let oldest = variants.iter().map(|one| one.written_ms).min().unwrap_or(now_ms);
+        open.push(json!({"nonce": nonce, "age_s": age(oldest), "answers": answers, "variants": shown}));
+    }
+    let paused = account.standing.paused().map(|command| {
+        json!({"by": command.record.by, "since_ms": command.record.written_ms, "since_s": age(command.record.written_ms),
+               "reason": command.record.text})
+    });
+    let commands: Vec<Value> = account.commands.iter().map(|(command, outcomes)| told(command, outcomes, &age)).collect();
+    let next = account.variants.last_key_value().map(|(nonce, _)| nonce + 1);
+    json!({
+        "chain_id": chain_id,
+        "sender": sender,
+        "paused": paused,
+        "next_nonce": next.map(|next| next.max(floor)),
+        "latest_nonce": chain.map(|chain| chain.latest),
+        "pending_nonce": chain.map(|chain| chain.pending),
+        "balance_wei": chain.and_then(|chain| chain.balance.clone()),
+        "open": open,
+        "commands": commands,
+    })
+}
+
+fn told(command: &Command, outcomes: &[WalletRecord], age: &impl Fn(u64) -> u64) -> Value {
+    let outcomes: Vec<Value> = outcomes
+        .iter()
+        .filter_map(|outcome| match &outcome.body {
+            WalletBody::Outcome { end, transactions, .. } => Some(json!({
+                "end": end.as_str(), "text": outcome.text, "by": outcome.by, "age_s": age(outcome.written_ms),
+                "transactions": transactions,
+            })),
+            _ => None,
+        })
+        .collect();
+    let nonce = match command.record.body {
+        WalletBody::Bump { nonce, .. } => nonce,
+        WalletBody::Cancel { nonce, .. } => Some(nonce),
+        _ => None,
+    };
+    json!({
+        "offset": command.offset,
+        "action": command.record.body.as_str(),
+        "nonce": nonce,
+        "by": command.record.by,
+        "reason": command.record.text,
+        "written_ms": command.record.written_ms,
+        "age_s": age(command.record.written_ms),
+        "outcomes": outcomes,
+    })
+}
+
+fn write_text(out: &mut impl std::io::Write, line: &Value) -> std::io::Result<()> {
+    let text = |value: &Value| shown(value.as_str().unwrap_or_default(), 300);
+    let number = |value: &Value| value.as_u64().map_or("?".to_owned(), |number| number.to_string());
+    writeln!(out, "{} on chain {}", text(&line["sender"]), line["chain_id"])?;
+    match &line["paused"] {
+        Value::Null => writeln!(out, "  not paused")?,
+        paused => writeln!(
+            out,
+            "  PAUSED for {} s by {}: {}",
+            paused["since_s"],
+            text(&paused["by"]),
+            text(&paused["reason"])
+        )?,
+    }
+    writeln!(
+        out,
+        "  nonces: next {}, on chain {}, with the pool {}; balance {} wei",
+        number(&line["next_nonce"]),
+        number(&line["latest_nonce"]),
+        number(&line["pending_nonce"]),
+        line["balance_wei"].as_str().unwrap_or("?"),
+    )?;
+    for open in line["open"].as_array().into_iter().flatten() {
+        let answers = open["answers"].as_array().map_or(0, Vec::len);
+        writeln!(out, "  nonce {}: {answers} answers, {} s", open["nonce"], open["age_s"])?;
+        for variant in open["variants"].as_array().into_iter().flatten() {
+            writeln!(
+                out,
+                "    {} offers {} wei per gas ({} priority), {} answers, {} s",
+                text(&variant["hash"]),
+                text(&variant["max_fee_per_gas_wei"]),
+                text(&variant["priority_fee_wei"]),
+                variant["answers"],
+                variant["age_s"]
+            )?;
+        }
+        for answer in open["answers"].as_array().into_iter().flatten() {
+            writeln!(out, "    {} {}", text(&answer["kind"]), text(&answer["id"]))?;
+        }
+    }
+    for command in line["commands"].as_array().into_iter().flatten() {
+        let nonce = command["nonce"].as_u64().map_or(String::new(), |nonce| format!(" of nonce {nonce}"));
+        writeln!(
+            out,
+            "  {}{nonce} by {}, {} s ago {}",
+            text(&command["action"]),
+            text(&command["by"]),
+            command["age_s"],
+            text(&command["reason"])
+        )?;
+        let outcomes = command["outcomes"].as_array();
+        for outcome in outcomes.into_iter().flatten() {
+            writeln!(out, "    {}: {}", text(&outcome["end"]), text(&outcome["text"]))?;
+        }
+        if outcomes.is_none_or(Vec::is_empty) {
+            writeln!(out, "    no emitter has said anything to it yet")?;
+        }
+    }
+    Ok(())
+}

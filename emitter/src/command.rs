@@ -1,0 +1,391 @@
+//! What people want of this account: the commands in `emitter.commands`, and what came of them.
+//!
+//! A term begins by reading the topic to its end: the last pause or resume says whether anything may be sent, and what has no
+//! outcome yet is obeyed, or refused if it is too late. Afterwards the topic is followed. Outcomes are written by the journal's
+//! fenced producer, so that a paused predecessor can tell nobody that it did something.
+//!
+//! Who may write the topic may command; nothing here makes that safe beyond this: a command names a nonce and a fee, never
+//! bytes, so the worst is a pause, and fees up to the cap. See `docs/emitter.md`, "Commands".
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use alloy::primitives::{Address, B256};
+use kms_runtime::kafka::{KafkaConfig, LogContext, OutgoingRecord, ReadError, StoredRecord, read_to_end};
+use kms_schemas::codec::Codec;
+use kms_schemas::headers::headers;
+use kms_schemas::record::{WalletBody, WalletEnd, WalletRecord};
+use kms_schemas::topics::{Topics, wallet_key};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Message, Timestamp};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::unix_ms;
+use crate::codes::{COMMAND_UNREADABLE, COMMANDS_UNFOLLOWED};
+use crate::handler::SERVICE;
+use crate::metrics::Metrics;
+
+/// Commands without an outcome that a start takes up; of more, the oldest are left.
+const MOST_OPEN: usize = 1_000;
+
+/// A command with its place. Its body is no outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// Offset in `emitter.commands`: what an outcome names, and nobody can choose.
+    pub offset: i64,
+    /// The record.
+    pub record: WalletRecord,
+}
+
+impl Command {
+    /// Who and why, in one short line whatever the record says.
+    #[must_use]
+    pub fn who(&self) -> String {
+        let by = shown(&self.record.by, 80);
+        match shown(&self.record.text, 160) {
+            why if why.is_empty() => by,
+            why => format!("{by}: {why}"),
+        }
+    }
+
+    /// Whether it is too late to obey it.
+    #[must_use]
+    pub fn is_expired(&self, now_ms: u64) -> bool {
+        match self.record.body {
+            WalletBody::Bump { expires_ms, .. } | WalletBody::Cancel { expires_ms, .. } => now_ms > expires_ms,
+            WalletBody::Pause | WalletBody::Resume | WalletBody::Outcome { .. } => false,
+        }
+    }
+}
+
+/// Text of others on one line of at most so many characters.
+#[must_use]
+pub fn shown(text: &str, most: usize) -> String {
+    let shown: String = text.chars().take(most).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    shown.trim().to_owned()
+}
+
+/// What the topic says of one account. Pure.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    switch: Option<Command>,
+    /// Without a last outcome, by offset; whether one has begun.
+    open: BTreeMap<i64, (Command, bool)>,
+}
+
+impl Standing {
+    /// The next record of the account.
+    pub fn take(&mut self, offset: i64, record: WalletRecord) {
+        if let WalletBody::Outcome { command_offset, end, .. } = record.body {
+            // An outcome of what comes later, or of another command, is nobody's.
+            let of = self.open.get_mut(&command_offset);
+            let Some((_, begun)) = of.filter(|(command, _)| command.record.command_id == record.command_id) else {
+                return;
+            };
+            *begun = true;
+            if end != WalletEnd::Accepted {
+                self.open.remove(&command_offset);
+            }
+            return;
+        }
+        let command = Command { offset, record };
+        if matches!(command.record.body, WalletBody::Pause | WalletBody::Resume) {
+            self.switch = Some(command.clone());
+        }
+        self.open.insert(offset, (command, false));
+        while self.open.len() > MOST_OPEN {
+            self.open.pop_first();
+        }
+    }
+
+    /// The command by which the account is paused.
+    #[must_use]
+    pub fn paused(&self) -> Option<&Command> {
+        self.switch.as_ref().filter(|command| command.record.body == WalletBody::Pause)
+    }
+
+    /// The last pause or resume.
+    #[must_use]
+    pub fn switch(&self) -> Option<&Command> {
+        self.switch.as_ref()
+    }
+
+    /// Commands without a last outcome, oldest first, and whether an emitter has begun with each.
+    pub fn open(&self) -> impl Iterator<Item = (&Command, bool)> {
+        self.open.values().map(|(command, begun)| (command, *begun))
+    }
+}
+
+/// Whose commands are read.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    /// Where Kafka is.
+    pub kafka: Arc<KafkaConfig>,
+    /// How records are encoded.
+    pub codec: Codec,
+    /// `emitter.commands`.
+    pub topic: String,
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// The transaction sender.
+    pub sender: Address,
+    /// Happenings of the destination.
+    pub metrics: Metrics,
+}
+
+/// What a term begins with.
+#[derive(Debug, Default)]
+pub struct Begun {
+    /// What the topic says.
+    pub standing: Standing,
+    /// Where it is followed from; none if there is no such topic.
+    pub from: Option<i64>,
+}
+
+impl Reader {
+    /// Reads the topic to its end. Blocking. A deployment from before the topic has no commands.
+    ///
+    /// # Errors
+    /// Nobody answers, or the end is hidden.
+    pub fn read(&self) -> Result<Begun, ReadError> {
+        let mut standing = Standing::default();
+        let patience = self.kafka.transaction_timeout() + Duration::from_secs(20);
+        let mut unreadable = 0_u64;
+        let read = read_to_end(&self.kafka, SERVICE, &self.topic, 0, None, patience, |record| {
+            match self.decode(&record) {
+                Ok(Some(ours)) => standing.take(record.offset, ours),
+                Ok(None) => {}
+                Err(_) => unreadable += 1,
+            }
+        });
+        let from = match read {
+            Ok(end) => end,
+            Err(ReadError::Kafka { error, .. }) if is_missing(&error) => {
+                self.unfollowed("there is no such topic; `kmsctl topics create` makes it, a restart follows it");
+                return Ok(Begun::default());
+            }
+            Err(error) => return Err(error),
+        };
+        if unreadable > 0 {
+            let destination = self.metrics.destination();
+            tracing::debug!(destination, code = COMMAND_UNREADABLE, unreadable, "old commands cannot be read");
+        }
+        Ok(Begun { standing, from: Some(from) })
+    }
+
+    /// The record, if it is of this account; else why it is no record.
+    fn decode(&self, record: &StoredRecord) -> Result<Option<WalletRecord>, String> {
+        let value = record.value.as_deref().unwrap_or_default();
+        let decoded = self.codec.decode::<WalletRecord>(&self.topic, value).map_err(|error| error.to_string())?;
+        Ok(Some(decoded).filter(|one| (one.chain_id, one.sender) == (self.chain_id, self.sender)))
+    }
+
+    /// Tells every further command of this account until stopped. Blocking: the body of a thread.
+    pub fn follow(&self, from: i64, commands: &mpsc::Sender<Command>, stop: &CancellationToken) {
+        const POLL: Duration = Duration::from_millis(200);
+        let consumer = match self.assigned(from) {
+            Ok(consumer) => consumer,
+            Err(error) => return self.unfollowed(&error.to_string()),
+        };
+        while !stop.is_cancelled() {
+            let record = match consumer.poll(POLL) {
+                None => continue,
+                Some(Ok(message)) => stored(&message),
+                Some(Err(error)) if is_final(&error) => return self.unfollowed(&error.to_string()),
+                Some(Err(error)) => {
+                    tracing::debug!(topic = self.topic, %error, "following goes on after an error");
+                    continue;
+                }
+            };
+            match self.decode(&record) {
+                Ok(Some(ours)) if !matches!(ours.body, WalletBody::Outcome { .. }) => {
+                    if commands.blocking_send(Command { offset: record.offset, record: ours }).is_err() {
+                        return;
+                    }
+                }
+                Ok(_) => {}
+                Err(reason) => self.metrics.command_unreadable(record.offset, &reason),
+            }
+        }
+    }
+
+    fn assigned(&self, from: i64) -> Result<BaseConsumer<LogContext>, KafkaError> {
+        let group = format!("{}.emitter.reader", self.kafka.topic_prefix);
+        let consumer: BaseConsumer<LogContext> =
+            self.kafka.consumer(SERVICE, &group).create_with_context(LogContext)?;
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(&self.topic, 0, Offset::Offset(from))?;
+        consumer.assign(&assignment)?;
+        Ok(consumer)
+    }
+
+    fn unfollowed(&self, reason: &str) {
+        let (destination, code) = (self.metrics.destination(), COMMANDS_UNFOLLOWED);
+        tracing::error!(destination, code, topic = self.topic, reason, "commands of people are not followed");
+    }
+}
+
+fn stored(message: &impl Message) -> StoredRecord {
+    StoredRecord {
+        offset: message.offset(),
+        timestamp_ms: match message.timestamp() {
+            Timestamp::NotAvailable => None,
+            Timestamp::CreateTime(ms) | Timestamp::LogAppendTime(ms) => Some(ms),
+        },
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+    }
+}
+
+fn is_missing(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition)
+    )
+}
+
+fn is_final(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    is_missing(error)
+        || matches!(
+            code,
+            Some(
+                RDKafkaErrorCode::AutoOffsetReset
+                    | RDKafkaErrorCode::OffsetOutOfRange
+                    | RDKafkaErrorCode::Fatal
+                    | RDKafkaErrorCode::TopicAuthorizationFailed
+            )
+        )
+}
+
+/// What writes outcomes.
+#[derive(Clone, Debug)]
+pub struct Clerk {
+    /// How records are encoded.
+    pub codec: Codec,
+    /// `emitter.commands`.
+    pub topic: String,
+    /// Source of the records.
+    pub source: String,
+    /// This emitter.
+    pub by: String,
+}
+
+impl Clerk {
+    /// For an emitter of this instance.
+    #[must_use]
+    pub fn new(codec: Codec, topics: &Topics, instance: &str) -> Self {
+        let (topic, source) = (topics.commands().to_owned(), format!("/{}/{SERVICE}", topics.prefix()));
+        Self { codec, topic, source, by: format!("{SERVICE} {instance}") }
+    }
+
+    /// The record of an outcome; none if it cannot be encoded, which no outcome of ours is.
+    #[must_use]
+    pub fn outcome(
+        &self,
+        command: &Command,
+        end: WalletEnd,
+        text: String,
+        transactions: Vec<B256>,
+    ) -> Option<OutgoingRecord> {
+        let now = SystemTime::now();
+        let outcome = WalletRecord {
+            by: self.by.clone(),
+            written_ms: unix_ms(now),
+            text,
+            body: WalletBody::Outcome { command_offset: command.offset, end, transactions },
+            ..command.record.clone()
+        };
+        command_record(&self.codec, &self.topic, &self.source, &outcome)
+    }
+}
+
+/// A record for `emitter.commands`; none if it cannot be encoded.
+#[must_use]
+pub fn command_record(codec: &Codec, topic: &str, source: &str, record: &WalletRecord) -> Option<OutgoingRecord> {
+    Some(OutgoingRecord {
+        topic: topic.to_owned(),
+        partition: Some(0),
+        key: Some(wallet_key(record.chain_id, record.sender)),
+        value: Some(codec.encode(topic, record).ok()?),
+        headers: headers(source, SystemTime::now(), record),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: u8, body: WalletBody) -> WalletRecord {
+        WalletRecord {
+            chain_id: 1,
+            sender: Address::repeat_byte(1),
+            command_id: B256::repeat_byte(id),
+            by: "ann\n@bastion".to_owned(),
+            written_ms: 0,
+            text: "why".to_owned(),
+            body,
+        }
+    }
+
+    fn outcome(command_offset: i64, end: WalletEnd) -> WalletBody {
+        WalletBody::Outcome { command_offset, end, transactions: vec![] }
+    }
+
+    fn standing(records: impl IntoIterator<Item = WalletRecord>) -> Standing {
+        let mut standing = Standing::default();
+        for (offset, record) in (0..).zip(records) {
+            standing.take(offset, record);
+        }
+        standing
+    }
+
+    #[test]
+    fn the_last_pause_or_resume_says_what_holds() {
+        let (pause, resume) = (record(1, WalletBody::Pause), record(2, WalletBody::Resume));
+        assert!(standing([]).paused().is_none());
+        assert_eq!(standing([resume.clone(), pause.clone()]).paused().map(|command| command.offset), Some(1));
+        assert!(standing([pause.clone(), resume]).paused().is_none());
+        // Obeyed or not.
+        let obeyed = standing([pause.clone(), record(1, outcome(0, WalletEnd::Done))]);
+        assert_eq!(obeyed.paused().map(Command::who).as_deref(), Some("ann @bastion: why"));
+        assert_eq!(obeyed.open().count(), 0);
+    }
+
+    #[test]
+    fn p2_a_command_is_open_until_its_own_last_outcome() {
+        let cancel = record(1, WalletBody::Cancel { nonce: 5, expires_ms: 10 });
+        let begun = record(1, outcome(0, WalletEnd::Accepted));
+        let open = |records: &[&WalletRecord]| {
+            standing(records.iter().map(|record| (*record).clone())).open().map(|(_, begun)| begun).collect::<Vec<_>>()
+        };
+        assert_eq!(open(&[&cancel]), [false]);
+        assert_eq!(open(&[&cancel, &begun]), [true]);
+        assert_eq!(open(&[&cancel, &begun, &record(1, outcome(0, WalletEnd::Done))]), [false; 0]);
+        assert_eq!(open(&[&cancel, &record(1, outcome(0, WalletEnd::Refused))]), [false; 0]);
+        // Of another command, of another place, before its command.
+        assert_eq!(open(&[&cancel, &record(2, outcome(0, WalletEnd::Done))]), [false]);
+        assert_eq!(open(&[&cancel, &record(1, outcome(7, WalletEnd::Done))]), [false]);
+        assert_eq!(open(&[&record(1, outcome(1, WalletEnd::Done)), &cancel]), [false]);
+    }
+
+    #[test]
+    fn p6_of_many_commands_without_an_outcome_the_oldest_are_left() {
+        let bump = WalletBody::Bump { nonce: None, max_fee_per_gas: None, expires_ms: 10 };
+        let standing = standing((0..MOST_OPEN + 5).map(|_| record(1, bump.clone())));
+        assert_eq!(standing.open().count(), MOST_OPEN);
+        assert_eq!(standing.open().next().map(|(command, _)| command.offset), Some(5));
+    }
+
+    #[test]
+    fn what_is_to_be_done_now_is_not_done_later() {
+        let at = |body| Command { offset: 0, record: record(1, body) };
+        let bump = at(WalletBody::Bump { nonce: None, max_fee_per_gas: None, expires_ms: 10 });
+        assert!(!bump.is_expired(10) && bump.is_expired(11));
+        assert!(!at(WalletBody::Pause).is_expired(u64::MAX));
+    }
+}
