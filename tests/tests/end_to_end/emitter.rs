@@ -7,6 +7,7 @@ mod gate;
 mod killed;
 mod node_proxy;
 mod nonces;
+mod reorganised;
 mod signers;
 mod simulation;
 mod standby;
