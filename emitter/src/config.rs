@@ -165,7 +165,7 @@ pub struct DestinationConfig {
     /// settled at inclusion either way; what is reorganised away before it is final, and for `journal_memory_s` after, is
     /// sent again. 0 suits chains that do not reorganise.
     #[serde(default)]
-    #[schemars(with = "String", extend("format" = "confirmations"))]
+    #[schemars(with = "String", extend("type" = ["integer", "string"], "format" = "confirmations"))]
     pub confirmations: Confirmations,
     /// The chain has a pool in which a transaction can be replaced by one that pays more. Arbitrum has none: there only
     /// what was refused is signed again.
@@ -826,6 +826,19 @@ mod tests {
     fn paths(sources: &Sources) -> Vec<String> {
         let errors = load::<EmitterConfig>(sources).unwrap_err();
         errors.problems().iter().map(|problem| problem.path.clone()).collect()
+    }
+
+    #[test]
+    fn confirmations_are_a_number_of_blocks_or_the_nodes_word() {
+        for (text, confirmations) in [
+            ("12", Confirmations::Blocks(12)),
+            ("finalized", Confirmations::Finalized),
+            ("0", Confirmations::Blocks(0)),
+        ] {
+            let loaded = load::<EmitterConfig>(&with(&[&format!("destination.0.confirmations={text}")])).unwrap();
+            assert_eq!(loaded.config.destination[0].confirmations, confirmations);
+        }
+        assert!(load::<EmitterConfig>(&with(&["destination.0.confirmations=soon"])).is_err());
     }
 
     #[test]

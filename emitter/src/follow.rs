@@ -192,8 +192,7 @@ impl Follower {
     }
 
     async fn tell_reorganisation(&mut self, head: &Block) -> Result<(), RpcError> {
-        let account =
-            Nonce(self.rpc.needing(head.number()).nonce(self.sender, BlockId::number(head.number())).await?);
+        let account = Nonce(self.rpc.needing(head.number()).nonce(self.sender, BlockId::number(head.number())).await?);
         self.metrics.reorganised(head.number(), account.0);
         self.tell(ChainEvent::Reorganised { account }).await;
         // Not told again; who lives on looks up what is missing.

@@ -40,8 +40,8 @@
 //! Every byte string that can reach the chain is in the [`journal`] before it is sent, so that after a crash the same bytes are
 //! sent again, and a paused predecessor can send nothing that its successor does not know. What this buys: no response is
 //! accepted twice. What remains: after a foreign use of the account, or a reorganisation, a duplicate may revert and cost
-//! its gas. A result is settled at inclusion; a reorganisation after that is healed by the process that saw the
-//! inclusion (the same bytes are sent again), not by one that recovers later.
+//! its gas. A result is settled at inclusion; when a reorganisation takes transactions back after that, the term ends and the
+//! account is taken up anew by the journal, which sends the same bytes again; so does whoever starts later.
 //!
 //! Start reading at [`service`], then [`session`], [`judge`] and [`submitter`]; what is particular to one kind of answer is in
 //! [`answer`]; all that decides is in [`nonce`], [`verdict`], [`gas`], [`fees`] and

@@ -506,7 +506,8 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
     /// When what is being gathered leaves at the latest, if nothing else makes it; call [`Planner::tick`] then.
     #[must_use]
     pub fn gathers_until(&self) -> Option<Millis> {
-        if self.paused || self.queued == 0 || self.policy.batch.items <= 1 || self.in_flight() >= self.most_in_flight() {
+        if self.paused || self.queued == 0 || self.policy.batch.items <= 1 || self.in_flight() >= self.most_in_flight()
+        {
             return None;
         }
         let oldest = self.queue.iter().find(|queued| self.place.get(&queued.item) == Some(&Place::Queue))?;

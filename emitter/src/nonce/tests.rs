@@ -463,7 +463,10 @@ fn while_paused_nothing_is_signed_or_sent_and_what_was_sent_settles() {
         assert_eq!(planner.tick(now), [], "{now:?}");
     }
     let actions = planner.mined(mined(&first, 2), Millis(100_000));
-    assert!(matches!(&actions[..], [Action::Settle { items, .. }, Action::Closed { .. }] if *items == [1]), "{actions:?}");
+    assert!(
+        matches!(&actions[..], [Action::Settle { items, .. }, Action::Closed { .. }] if *items == [1]),
+        "{actions:?}"
+    );
 
     let actions = planner.resume(Millis(100_010));
     let sent = |action: &Action<Item>| matches!(action, Action::Send { nonce: Nonce(1), attempt: 0, .. });
@@ -509,7 +512,9 @@ fn a_nonce_is_bumped_by_hand_also_while_paused_and_within_the_limit_of_variants(
 fn cancelled(planner: &mut Planner<Item>) -> Variant<Item> {
     let first = send_one(planner, 1);
     let action = planner.cancel(Nonce(0)).unwrap();
-    assert!(matches!(&action, Action::Sign { attempt: 1, items, pricing: Pricing::Above(FEES), .. } if items.is_empty()));
+    assert!(
+        matches!(&action, Action::Sign { attempt: 1, items, pricing: Pricing::Above(FEES), .. } if items.is_empty())
+    );
     planner.journalled(Nonce(0), variant(0, 1, &[]), Millis(1));
     assert_eq!(planner.cancel(Nonce(0)), Err(Unfit::Cancelled));
     first
@@ -721,7 +726,8 @@ impl World {
         for (nonce, hashes) in std::mem::take(&mut self.lookups) {
             let found = hashes.iter().find_map(|hash| self.chain.receipt(hash));
             // A node that has not seen the nonce used cannot say that nothing was found.
-            if found.is_some() || nonce.0 < self.chain.nonce() || self.policy.confirmations != Confirmations::Blocks(0) {
+            if found.is_some() || nonce.0 < self.chain.nonce() || self.policy.confirmations != Confirmations::Blocks(0)
+            {
                 let actions = self.planner.looked_up(nonce, found, self.now());
                 self.obey(actions);
             }
