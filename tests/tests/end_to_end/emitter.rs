@@ -12,6 +12,7 @@ mod signers;
 mod simulation;
 mod standby;
 mod two_chains;
+mod wallet;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -80,6 +81,14 @@ async fn p3_an_answer_that_the_chain_holds_is_settled_as_such_with_its_transacti
     let (evidence, transaction) = again.unwrap_or_else(|| panic!("{both:?}"));
     assert!(evidence.starts_with("KmsNodeAlreadySigned"), "{evidence}");
     assert_eq!(transaction, Some(inclusion.transaction_hash));
+
+    // A process that does not remember it asks the chain, and spends nothing either.
+    bench.stack.node().emitter().stop().await;
+    bench.stack.node().emitter().start().await.unwrap();
+    bench.publish(&bench.results(&made)).await;
+    let all = bench.await_submissions(3).await;
+    let known = all.iter().filter(|one| matches!(one.verdict, Verdict::AlreadyAnswered { .. })).count();
+    assert_eq!((known, bench.account_nonce().await), (2, 1), "{all:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
