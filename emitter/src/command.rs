@@ -155,13 +155,12 @@ impl Reader {
         let mut standing = Standing::default();
         let patience = self.kafka.transaction_timeout() + Duration::from_secs(20);
         let mut unreadable = 0_u64;
-        let read = read_to_end(&self.kafka, SERVICE, &self.topic, 0, None, patience, |record| {
-            match self.decode(&record) {
+        let read =
+            read_to_end(&self.kafka, SERVICE, &self.topic, 0, None, patience, |record| match self.decode(&record) {
                 Ok(Some(ours)) => standing.take(record.offset, ours),
                 Ok(None) => {}
                 Err(_) => unreadable += 1,
-            }
-        });
+            });
         let from = match read {
             Ok(end) => end,
             Err(ReadError::Kafka { error, .. }) if is_missing(&error) => {
@@ -244,7 +243,11 @@ fn stored(message: &impl Message) -> StoredRecord {
 fn is_missing(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
-        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition)
+        Some(
+            RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition
+        )
     )
 }
 

@@ -44,7 +44,10 @@ pub fn describe() {
     describe_counter!("kms_connector_reverts_total", Unit::Count, "Reverts of answers, by error and class");
     describe_counter!("kms_connector_nonces_taken_total", Unit::Count, "Nonces used by a foreign transaction");
     describe_counter!("kms_connector_transactions_signed_total", Unit::Count, "Transactions signed, by why");
-    describe_gauge!("kms_connector_emitter_paused", "1 while a person's command keeps this account from sending, else 0");
+    describe_gauge!(
+        "kms_connector_emitter_paused",
+        "1 while a person's command keeps this account from sending, else 0"
+    );
     describe_counter!("kms_connector_commands_total", Unit::Count, "Outcomes of people's commands, by action and end");
     describe_counter!("kms_connector_commands_unreadable_total", Unit::Count, "Records that are no command");
     describe_counter!("kms_connector_gas_estimates_total", Unit::Count, "Calls of eth_estimateGas");
@@ -274,7 +277,8 @@ impl Metrics {
 
     /// A call of an answer came before it was sent.
     pub fn simulated(self, outcome: &'static str) {
-        counter!("kms_connector_simulations_total", "destination" => self.destination, "outcome" => outcome).increment(1);
+        counter!("kms_connector_simulations_total", "destination" => self.destination, "outcome" => outcome)
+            .increment(1);
     }
 
     /// An answer was refused by the chain.

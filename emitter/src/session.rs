@@ -31,8 +31,8 @@ use crate::clock::Clock;
 use crate::codes;
 use crate::command::{self, Clerk};
 use crate::config::{Confirmations, DestinationConfig, EmitterConfig, LaneConfig, Mode, SubmissionConfig};
-use crate::follow::{Follower, Wishes};
 use crate::cost::Costs;
+use crate::follow::{Follower, Wishes};
 use crate::handler::{ResultHandler, SERVICE, Settling};
 use crate::journal::{self, Account, Journal, JournalError, OpenIntents, StoredIntent};
 use crate::judge::Judge;
@@ -364,9 +364,7 @@ impl Session {
         }
         let (planner, first) = match begun.standing.paused() {
             // Known before anything is sent.
-            Some(_) => {
-                (Planner::recover_paused(policy, variants, standing.account, clock.now()), Vec::new())
-            }
+            Some(_) => (Planner::recover_paused(policy, variants, standing.account, clock.now()), Vec::new()),
             None => Planner::recover(policy, variants, standing.account, clock.now()),
         };
 
@@ -430,7 +428,8 @@ impl Session {
             metrics: self.metrics,
             anew: anew.clone(),
         };
-        let inbox = Inbox { jobs: job_inbox, journalled: journalled_inbox, chain: chain_inbox, commands: command_inbox };
+        let inbox =
+            Inbox { jobs: job_inbox, journalled: journalled_inbox, chain: chain_inbox, commands: command_inbox };
         let follower = tokio::spawn(follower.run(end_tasks.clone()));
         let submitter = tokio::spawn(run_submitter(parts, first, inbox, end_tasks.clone()));
 

@@ -192,7 +192,8 @@ fn after_unseen_revert(history: &mut History, patience: &Patience, case: Case) -
 }
 
 fn refused(history: &History, sender: Address, error: &str, data: Bytes) -> Verdict {
-    let inclusion = history.reverted.map(|reverted| inclusion(sender, reverted.nonce, &reverted.mined, reverted.answers));
+    let inclusion =
+        history.reverted.map(|reverted| inclusion(sender, reverted.nonce, &reverted.mined, reverted.answers));
     Verdict::Refused { error: error.to_owned(), data: data.slice(..data.len().min(KEPT_DATA)), inclusion }
 }
 

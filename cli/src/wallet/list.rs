@@ -260,7 +260,8 @@ fn as_json((chain_id, sender): Id, account: &Found, chain: Option<&OnChain>, now
         json!({"by": command.record.by, "since_ms": command.record.written_ms, "since_s": age(command.record.written_ms),
                "reason": command.record.text})
     });
-    let commands: Vec<Value> = account.commands.iter().map(|(command, outcomes)| told(command, outcomes, &age)).collect();
+    let commands: Vec<Value> =
+        account.commands.iter().map(|(command, outcomes)| told(command, outcomes, &age)).collect();
     let next = account.variants.last_key_value().map(|(nonce, _)| nonce + 1);
     json!({
         "chain_id": chain_id,

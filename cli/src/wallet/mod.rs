@@ -138,9 +138,7 @@ fn account(cluster: &Cluster, wanted: Account) -> Result<(u64, Address), CtlErro
     let known: Vec<(u64, Address)> = list::accounts(cluster)?.into_iter().filter(|one| wanted.is(*one)).collect();
     match known[..] {
         [one] => Ok(one),
-        [] => Err(CtlError::Argument(
-            "the topics know no such account; name it by --chain-id and --sender".to_owned(),
-        )),
+        [] => Err(CtlError::Argument("the topics know no such account; name it by --chain-id and --sender".to_owned())),
         _ => {
             let names: Vec<String> =
                 known.iter().map(|(chain_id, sender)| format!("{sender} on chain {chain_id}")).collect();

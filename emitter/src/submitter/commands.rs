@@ -325,8 +325,10 @@ impl Submitter {
     /// The nonce went to somebody else's transaction, or is over.
     pub(super) fn hand_taken(&mut self, nonce: Nonce) {
         if !self.hand.under_way.is_empty() {
-            let text =
-                format!("nonce {}: the chain has used it; of its answers, those that are not on chain go again", nonce.0);
+            let text = format!(
+                "nonce {}: the chain has used it; of its answers, those that are not on chain go again",
+                nonce.0
+            );
             self.hand_over(nonce, &text, Vec::new());
         }
     }
