@@ -269,8 +269,12 @@ async fn p3_a_pool_that_lost_everything_is_filled_again() {
     bench.stop_mining().await;
     bench.publish(&bench.results(&made[1..])).await;
     bench.await_pending(30).await;
+    // Or it could fill the pool before the look at it.
+    let emitter = bench.stack.node().emitter().process();
+    emitter.signal(Signal::SIGSTOP);
     bench.rpc("anvil_dropAllTransactions", json!([])).await;
     assert_eq!(bench.pending().await, 0);
+    emitter.signal(Signal::SIGCONT);
     bench.await_pending(30).await;
     bench.mine_again().await;
     bench.await_all_accepted(&made).await;
