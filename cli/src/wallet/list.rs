@@ -56,6 +56,8 @@ struct Found {
     /// Nonces below are used, as submissions show.
     used: u64,
     standing: Standing,
+    /// An emitter has said something to a command.
+    answered: bool,
     /// The last commands, each with what came of it.
     commands: VecDeque<(Command, Vec<WalletRecord>)>,
 }
@@ -67,9 +69,13 @@ struct OnChain {
     balance: Option<String>,
 }
 
-/// Accounts that the end of the journal or the commands name.
+/// Accounts that the end of the journal or an emitter's word on a command name. One that only a command names, which may be a slip
+/// of the pen, counts where there is no other.
 pub(super) fn accounts(cluster: &Cluster) -> Result<Vec<Id>, CtlError> {
-    Ok(found(cluster, Account::default(), 0)?.into_keys().collect())
+    let found = found(cluster, Account::default(), 0)?;
+    let has_emitter = |account: &Found| account.answered || !account.variants.is_empty();
+    let known: Vec<Id> = found.iter().filter(|(_, account)| has_emitter(account)).map(|(id, _)| *id).collect();
+    Ok(if known.is_empty() { found.into_keys().collect() } else { known })
 }
 
 pub(super) fn run(cluster: &Cluster, args: &Args, output: Output) -> Result<(), CtlError> {
@@ -158,6 +164,7 @@ fn read_commands(
         let account = found.entry((decoded.chain_id, decoded.sender)).or_default();
         account.standing.take(record.offset, decoded.clone());
         if let WalletBody::Outcome { command_offset, .. } = decoded.body {
+            account.answered = true;
             let of = account.commands.iter_mut().find(|(command, _)| command.offset == command_offset);
             if let Some((_, outcomes)) = of.filter(|(of, _)| of.record.command_id == decoded.command_id) {
                 outcomes.push(decoded);
@@ -208,18 +215,22 @@ fn chains(urls: &[String], accounts: impl Iterator<Item = Id>) -> Result<BTreeMa
     let accounts: Vec<Id> = accounts.collect();
     for url in urls {
         let parsed = EndpointUrl::parse(url).map_err(|error| CtlError::Argument(error.to_string()))?;
+        let shown = parsed.to_string();
         let rpc = Rpc::new(RpcConfig::new("chain", vec![parsed])).map_err(|e| CtlError::Argument(e.to_string()))?;
-        runtime.block_on(async {
-            let failed = |error: &dyn std::fmt::Display| CtlError::Argument(format!("{url}: {error}"));
-            let chain_id = rpc.chain_id().await.map_err(|error| failed(&error))?;
+        let asked = runtime.block_on(async {
+            let chain_id = rpc.chain_id().await.map_err(|error| error.to_string())?;
             for id in accounts.iter().filter(|(of, _)| *of == chain_id) {
-                let status = provision::status(&rpc, id.1).await.map_err(|error| failed(&error))?;
+                let status = provision::status(&rpc, id.1).await.map_err(|error| error.to_string())?;
                 let balance = rpc.balance(id.1, BlockId::latest()).await.ok().map(|wei| wei.to_string());
                 let (latest, pending) = (status.account.nonce.0, status.account.pending.0);
                 told.insert(*id, OnChain { latest, pending, balance });
             }
-            Ok::<(), CtlError>(())
-        })?;
+            Ok::<(), String>(())
+        });
+        // What the topics say is wanted most when a node is silent. The rest of its URL may be a secret.
+        if let Err(error) = asked {
+            eprintln!("warning: {shown} does not say how the accounts stand on its chain: {error}");
+        }
     }
     Ok(told)
 }

@@ -282,7 +282,7 @@ impl Waiting<'_> {
 /// User and host, as the system says.
 fn whoami() -> String {
     let env = |name| std::env::var(name).ok().filter(|text: &String| !text.is_empty());
-    let user = env("USER").or_else(|| env("LOGNAME")).unwrap_or_else(|| "unknown".to_owned());
+    let user = env("USER").or_else(|| env("LOGNAME")).unwrap_or_else(nameless);
     let host = env("HOSTNAME")
         .or_else(|| std::fs::read_to_string("/etc/hostname").ok().map(|text| text.trim().to_owned()))
         .filter(|host| !host.is_empty());
@@ -290,4 +290,10 @@ fn whoami() -> String {
         Some(host) => format!("{user}@{host}"),
         None => user,
     }
+}
+
+/// The user where the environment does not say, as in containers: its number, where the system shows processes as files.
+fn nameless() -> String {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata("/proc/self").map_or_else(|_| "unknown".to_owned(), |own| format!("uid-{}", own.uid()))
 }
