@@ -18,7 +18,7 @@ use kms_stack::supervise::{Launch, Supervised};
 use kms_stack::{Generation, ServiceKind, Stack};
 use kms_tests::{Proxy, eventually};
 
-use bench::{Bench, Ciphertext, LIMIT, Outcome, start};
+use bench::{Bench, LIMIT, Outcome, start};
 
 alloy::sol! {
     /// What ties a user's shares to request and user, as KMS Core hashes it.
@@ -477,7 +477,7 @@ async fn ciphertexts_come_from_whoever_has_them_and_an_outage_is_told_from_a_mis
         vec![body(1, 100), body(2, 100), body(3, 100), body(4, 5_000), body(5, 4_000), body(6, 4_000), body(7, 100)];
     let objects = bench.register(bodies).await;
     let [missing, lying, rare, large, half, other_half, late] = &objects[..] else { unreachable!() };
-    // Not `missing`, and not `late` yet.
+    // Not `missing`, and `late` only to one.
     for object in [lying, rare, large, half, other_half] {
         bench.upload(object).await;
     }
@@ -487,6 +487,7 @@ async fn ciphertexts_come_from_whoever_has_them_and_an_outage_is_told_from_a_mis
     for bucket in &buckets[..2] {
         bucket.delete(&rare.key()).await.unwrap();
     }
+    buckets[0].put(&late.key(), &[], late.body.clone()).await.unwrap();
 
     start(bench.processor()).await;
     let nowhere = bench.public_of(std::slice::from_ref(missing)).await;
@@ -517,7 +518,8 @@ async fn ciphertexts_come_from_whoever_has_them_and_an_outage_is_told_from_a_mis
     let others = bench.publics(6).await;
     assert_first_attempts(&bench, &others).await;
     assert_eq!(bench.dead_letters().await.len(), letters, "no verdict comes of an outage");
-    restart_with(&bench, 0, late).await;
+    buckets[0].process().start().unwrap();
+    buckets[0].wait_ready().await.unwrap();
     assert_first_attempts(&bench, &[waiting]).await;
 
     // All down, in the middle of a run.
@@ -536,14 +538,6 @@ async fn ciphertexts_come_from_whoever_has_them_and_an_outage_is_told_from_a_mis
     for made in &waiting {
         assert_eq!(bench.starts(made).await, 1);
     }
-}
-
-/// Starts a bucket again, with one object more.
-async fn restart_with(bench: &Bench, index: usize, object: &Ciphertext) {
-    let bucket = &bench.stack.buckets()[index];
-    bucket.process().start().unwrap();
-    bucket.wait_ready().await.unwrap();
-    bucket.put(&object.key(), &[], object.body.clone()).await.unwrap();
 }
 
 // --- Chains -----------------------------------------------------------------------------------------------------------
