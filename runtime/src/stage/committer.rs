@@ -11,10 +11,14 @@
 //! The group's metadata is taken before the lock and used only if the assignment did not change in between and is not lost:
 //! the broker then fences a transaction that loses its partitions on the way. Metadata taken before the group was joined is
 //! *accepted* by the broker and would overwrite the owner's offsets.
+//!
+//! Adding the offsets is a call that may never come back, whatever its time-out: the client waits for a group coordinator
+//! that it has let go of itself (librdkafka 2.10 to 2.14, its issues 5456 and 5511). The stage then starts anew
+//! (`StageError::Stalled`); this thread ends when its client wakes, as the zombie that the new producer has fenced.
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -110,7 +114,7 @@ pub(super) fn run<H: Handler>(
     engine: Arc<Engine<H>>,
     kafka: &KafkaConfig,
     producer: BaseProducer<Deliveries>,
-    consumer: Arc<StageConsumer<H>>,
+    consumer: Weak<StageConsumer<H>>,
 ) {
     let mut committer = Committer { engine: Arc::clone(&engine), kafka, producer, consumer };
     if let Err(error) = committer.run() {
@@ -122,7 +126,8 @@ struct Committer<'a, H: Handler> {
     engine: Arc<Engine<H>>,
     kafka: &'a KafkaConfig,
     producer: BaseProducer<Deliveries>,
-    consumer: Arc<StageConsumer<H>>,
+    /// Not ours: a committer that is stuck must not keep its consumer in the group.
+    consumer: Weak<StageConsumer<H>>,
 }
 
 /// How a transaction ended.
@@ -226,9 +231,11 @@ impl<H: Handler> Committer<'_, H> {
             if ended {
                 return Ok(Ended::Stopped);
             }
-            let metadata = self.consumer.group_metadata();
+            let Some(consumer) = self.consumer.upgrade() else { return Ok(Ended::Stopped) };
+            let metadata = consumer.group_metadata();
             // Asked after the metadata was taken: a loss that spoilt it shows here, or in the version.
-            let lost = self.consumer.assignment_lost();
+            let lost = consumer.assignment_lost();
+            drop(consumer);
             let prepared = self.engine.lock().state.commits(version, batch)?;
             match (prepared, metadata) {
                 (Prepared::Nothing, _) => return Ok(Ended::Published),
@@ -276,7 +283,9 @@ impl<H: Handler> Committer<'_, H> {
             element.set_offset(KafkaOffset::Offset(commit.next.0)).map_err(ProducerError::Abortable)?;
             element.set_metadata(&commit.metadata);
         }
-        self.repeat(begun, || self.producer.send_offsets_to_transaction(&offsets, metadata, STEP))?;
+        self.repeat(begun, || {
+            self.engine.watched(|| self.producer.send_offsets_to_transaction(&offsets, metadata, STEP))
+        })?;
         self.commit()
     }
 

@@ -61,6 +61,8 @@ pub(super) struct Engine<H> {
     inner: Mutex<Inner>,
     /// When the group last gave us up.
     lost_at: Mutex<Option<Instant>>,
+    /// Since when the committer is in a call of the client that may never come back.
+    calling_since: Mutex<Option<Instant>>,
     /// Whether a dependency was thought to be down when last looked at; read without the lock.
     is_outage: AtomicBool,
     /// There may be a transaction to write, or the phase changed.
@@ -81,6 +83,7 @@ impl<H: Handler> Engine<H> {
             config,
             handler,
             lost_at: Mutex::new(None),
+            calling_since: Mutex::new(None),
             metrics,
             inner: Mutex::new(Inner { state, tasks: HashMap::new(), failure: None }),
             is_outage: AtomicBool::new(false),
@@ -286,6 +289,21 @@ impl<H: Handler> Engine<H> {
         for expired in held_up {
             self.expired(expired);
         }
+    }
+
+    /// Makes a call of the client that may never come back, so that [`Engine::is_stalled`] can tell.
+    pub(super) fn watched<T>(&self, call: impl FnOnce() -> T) -> T {
+        let set = |since| *self.calling_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        set(Some(Instant::now()));
+        let outcome = call();
+        set(None);
+        outcome
+    }
+
+    /// Whether the committer's call takes longer than the broker keeps the transaction open: it has nothing to win any more.
+    pub(super) fn is_stalled(&self) -> bool {
+        let since = *self.calling_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|since| since.elapsed() > self.config.transaction_timeout)
     }
 
     /// Waits, unless the stage ends.

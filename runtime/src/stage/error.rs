@@ -35,6 +35,9 @@ pub enum StageError {
     /// The group took our own session from before an outage for another member; the stage starts anew by itself.
     #[error("the consumer group took an earlier session of this instance for another member: {0}")]
     Ghost(#[source] rdkafka::error::KafkaError),
+    /// A call of the client library does not do what it promises; the stage starts anew by itself, with new clients.
+    #[error("the kafka client is stuck: {0}")]
+    Stalled(&'static str),
     /// A Kafka client is in a state that only a restart ends.
     #[error("kafka client failed for good: {0}")]
     Fatal(#[source] rdkafka::error::KafkaError),
@@ -85,7 +88,7 @@ impl StageError {
             Self::Client(_) => "KC-0231",
             Self::Start { .. } => "KC-0232",
             Self::Fenced { .. } | Self::Ghost(_) => "KC-0233",
-            Self::Fatal(_) => "KC-0234",
+            Self::Fatal(_) | Self::Stalled(_) => "KC-0234",
             Self::Aborting { .. } => "KC-0235",
             Self::MissingOffset { .. } => "KC-0236",
             Self::OutOfRange(_) => "KC-0237",
@@ -107,7 +110,7 @@ impl StageError {
             Self::Settings(_) | Self::Client(_) | Self::Window { .. } => Exit::Configuration,
             Self::Start { .. } | Self::MissingOffset { .. } | Self::OutOfRange(_) => Exit::Refused,
             Self::Fenced { .. } | Self::Ghost(_) => Exit::Fenced,
-            Self::Fatal(_) | Self::Aborting { .. } => Exit::KafkaFatal,
+            Self::Fatal(_) | Self::Stalled(_) | Self::Aborting { .. } => Exit::KafkaFatal,
             Self::Thread(_) => Exit::Internal,
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram};
 
 use super::{
+    error::StageError,
     schedule::{Intake, Leaving},
     state::State,
 };
@@ -38,9 +39,16 @@ pub fn describe() {
         "Commits whose metadata did not decode, so that finished records replay"
     );
     counter!("kms_connector_stage_rebuilds_total", "Ledgers rebuilt from the outcome topics");
+    counter!("kms_connector_stage_starts_anew_total", "Starts anew with new Kafka clients, by the reason's code");
     histogram!("kms_connector_stage_transaction_seconds", Unit::Seconds, "Begin to commit of a transaction");
     histogram!("kms_connector_stage_transaction_records", "Records closed by one transaction");
     histogram!("kms_connector_stage_attempt_seconds", Unit::Seconds, "Duration of an attempt");
+}
+
+/// The stage leaves its clients behind and starts with new ones.
+pub(super) fn anew(stage: &'static str, error: &StageError) {
+    metrics::counter!("kms_connector_stage_starts_anew_total", "stage" => stage, "reason" => error.code()).increment(1);
+    tracing::warn!(stage, code = error.code(), %error, "starting anew with new Kafka clients");
 }
 
 /// Handles of what happens per record, and the labels of the rest.

@@ -74,12 +74,12 @@ pub async fn run<H: Handler>(
     loop {
         let outcome = run_once(kafka, config.clone(), Arc::clone(&handler), &check, &shutdown).await;
         match &outcome {
-            Err(ghost @ StageError::Ghost(_)) => {
+            Err(error @ (StageError::Ghost(_) | StageError::Stalled(_))) => {
                 // The new session takes the transactional id over first, so an attempt of the old one can commit nothing.
-                tracing::warn!(stage = config.name, error = %ghost, "starting anew after an outage of the group");
-                check.not_ready("starting anew after an outage of the consumer group");
+                metrics::anew(config.name, error);
+                check.not_ready(format!("starting anew: {error}"));
                 tokio::select! {
-                    () = tokio::time::sleep(AFTER_GHOST) => {}
+                    () = tokio::time::sleep(BEFORE_ANEW) => {}
                     () = shutdown.cancelled() => return Ok(()),
                 }
                 continue;
@@ -95,7 +95,7 @@ pub async fn run<H: Handler>(
 }
 
 /// Pause before a stage starts anew.
-const AFTER_GHOST: Duration = Duration::from_secs(1);
+const BEFORE_ANEW: Duration = Duration::from_secs(1);
 
 async fn run_once<H: Handler>(
     kafka: &KafkaConfig,
@@ -115,7 +115,7 @@ async fn run_once<H: Handler>(
     }
     engine.enter(Phase::Ended);
     engine.cancel_all();
-    threads.join().await;
+    threads.join(&engine).await;
     engine.take_failure().map_or(Ok(()), Err)
 }
 
@@ -126,6 +126,9 @@ async fn attend<H: Handler>(engine: &Arc<Engine<H>>, mut reporter: Reporter<'_>,
     loop {
         let deadline = engine.turn();
         reporter.report(engine);
+        if engine.is_stalled() {
+            engine.fail(StageError::Stalled("offsets of a transaction are not taken and not refused"));
+        }
         if engine.has_ended() {
             return;
         }
@@ -213,9 +216,12 @@ impl Reporter<'_> {
     }
 }
 
+/// Name of the thread that writes transactions.
+const COMMITTER: &str = "commit";
+
 /// The stage's own threads. Each tells when it has ended, so that no async thread blocks on a join.
 struct Threads {
-    handles: Vec<(JoinHandle<()>, oneshot::Receiver<()>)>,
+    handles: Vec<(&'static str, JoinHandle<()>, oneshot::Receiver<()>)>,
     guard: Guard,
 }
 
@@ -238,8 +244,8 @@ impl Threads {
             ending.cancel_all();
         }));
         let mut threads = Self { handles: Vec::new(), guard };
-        let (of, with, settings) = (Arc::clone(engine), Arc::clone(&consumer), kafka.clone());
-        threads.spawn(engine, "commit", move || committer::run(of, &settings, producer, with))?;
+        let (of, with, settings) = (Arc::clone(engine), Arc::downgrade(&consumer), kafka.clone());
+        threads.spawn(engine, COMMITTER, move || committer::run(of, &settings, producer, with))?;
         let (of, with, settings) = (Arc::clone(engine), Arc::clone(&consumer), kafka.clone());
         threads.spawn(engine, "restore", move || restore::run(of, &settings, with))?;
         let of = Arc::clone(engine);
@@ -262,16 +268,26 @@ impl Threads {
             drop(ended);
         };
         let handle = Builder::new().name(format!("stage-{name}")).spawn(body).map_err(|_| StageError::Thread(name))?;
-        self.handles.push((handle, told));
+        self.handles.push((name, handle, told));
         Ok(())
     }
 
-    async fn join(self) {
+    /// Waits for all of them, but not for a committer that is stuck in its client: that one ends when its client wakes.
+    async fn join<H: Handler>(self, engine: &Engine<H>) {
+        const LOOK: Duration = Duration::from_millis(250);
         let Self { handles, guard } = self;
-        for (handle, told) in handles {
-            let _ = told.await;
-            // It has ended, and told of a panic itself.
-            let _ = handle.join();
+        for (name, handle, mut told) in handles {
+            let is_left_behind = loop {
+                match tokio::time::timeout(LOOK, &mut told).await {
+                    Ok(_) => break false,
+                    Err(_) if name == COMMITTER && engine.is_stalled() => break true,
+                    Err(_) => {}
+                }
+            };
+            if !is_left_behind {
+                // It has ended, and told of a panic itself.
+                let _ = handle.join();
+            }
         }
         drop(guard);
     }

@@ -44,6 +44,9 @@ const GHOST: Duration = Duration::from_secs(60);
 const BATCH: usize = 512;
 /// Longest wait until the client has taken a new position in; it needs well under a millisecond.
 const SEEK: Duration = Duration::from_millis(500);
+/// How long the client may refuse to be moved. It does while a fresh assignment is being set up, and for ever where it has
+/// given the partition up.
+const UNMOVED: Duration = Duration::from_secs(30);
 
 /// Makes the consumer. It joins the group only when it subscribes.
 pub(super) fn consumer<H: Handler>(
@@ -97,12 +100,15 @@ impl<H: Handler> ConsumerContext for StageContext<H> {
 }
 
 impl<H: Handler> StageContext<H> {
-    /// New partitions begin at their end, paused: where to read is known only when the ledger is restored, and the consumer is
-    /// moved there then. A committed offset that the client looked up by itself would be a second opinion.
+    /// New partitions begin paused: where to read is known only when the ledger is restored, and the consumer is moved there
+    /// then. Until then it stands at an offset that needs no question to the broker. Had it asked for the partition's end, an
+    /// answer that comes late, as while a leader changes, would make it ask once more *after* it was moved, and go on from the
+    /// end of then: past requests that nobody would ever read. A committed offset that the client looked up by itself would
+    /// be a second opinion.
     fn assign(&self, consumer: &BaseConsumer<Self>, names: &[(Arc<str>, i32)]) -> Result<(), KafkaError> {
         let mut list = TopicPartitionList::with_capacity(names.len());
         for (topic, partition) in names {
-            list.add_partition_offset(topic, *partition, KafkaOffset::End)?;
+            list.add_partition_offset(topic, *partition, KafkaOffset::Offset(0))?;
         }
         match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(&list)?,
@@ -140,7 +146,10 @@ pub(super) fn run<H: Handler>(engine: &Arc<Engine<H>>, consumer: Arc<StageConsum
     if engine.wait_until_started() {
         let topics: Vec<&str> = engine.config.input_topics.iter().map(String::as_str).collect();
         match consumer.subscribe(&topics) {
-            Ok(()) => Poll { engine, consumer: &consumer, topics: HashSet::new(), last_report: None }.run(),
+            Ok(()) => {
+                let topics = HashSet::new();
+                Poll { engine, consumer: &consumer, topics, last_report: None, unmoved: None }.run();
+            }
             Err(error) => engine.fail(StageError::Fatal(error)),
         }
     }
@@ -152,6 +161,8 @@ struct Poll<'a, H: Handler> {
     consumer: &'a StageConsumer<H>,
     topics: HashSet<Arc<str>>,
     last_report: Option<Instant>,
+    /// Since when some partition cannot be moved.
+    unmoved: Option<Instant>,
 }
 
 impl<H: Handler> Poll<'_, H> {
@@ -170,13 +181,19 @@ impl<H: Handler> Poll<'_, H> {
         }
     }
 
-    fn apply(&self, commands: Commands) {
+    fn apply(&mut self, commands: Commands) {
         self.tell("pause", &commands.pause, |list| self.consumer.pause(list));
         let names: Vec<_> =
             commands.resume.iter().map(|(_, topic, partition, _)| (topic.clone(), *partition)).collect();
         self.tell("resume", &names, |list| self.consumer.resume(list));
+        let mut all_moved = true;
         for (epoch, topic, partition, position) in commands.resume {
-            self.go_on(epoch, &topic, partition, position);
+            all_moved &= self.go_on(epoch, &topic, partition, position);
+        }
+        if all_moved {
+            self.unmoved = None;
+        } else if self.unmoved.get_or_insert_with(Instant::now).elapsed() > UNMOVED {
+            self.engine.fail(StageError::Stalled("a partition cannot be moved to where reading goes on"));
         }
     }
 
@@ -200,13 +217,19 @@ impl<H: Handler> Poll<'_, H> {
 
     /// Moves the consumer to where reading goes on. Also after a mere pause, where it stands there already: only a move wakes
     /// the client's thread, which otherwise sleeps for up to a second once all its partitions are paused. A move to an
-    /// absolute 0 does not wake it either, one to the beginning does. A fresh assignment may not be ready to be moved; then
-    /// the next round tries again.
-    fn go_on(&self, epoch: Epoch, topic: &str, partition: i32, position: NextOffset) {
+    /// absolute 0 does not wake it either, one to the beginning does; asked for twice (see `assign`), that reads again what the
+    /// ledger knows. A fresh assignment may not be ready to be moved: then `false`, and the next round tries again.
+    fn go_on(&self, epoch: Epoch, topic: &str, partition: i32, position: NextOffset) -> bool {
         let target = if position.0 == 0 { KafkaOffset::Beginning } else { KafkaOffset::Offset(position.0) };
         match self.consumer.seek(topic, partition, target, SEEK) {
-            Ok(()) => self.engine.lock().state.resumed(epoch),
-            Err(error) => tracing::debug!(topic, partition, %error, "the consumer cannot be moved yet"),
+            Ok(()) => {
+                self.engine.lock().state.resumed(epoch);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(topic, partition, %error, "the consumer cannot be moved yet");
+                false
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use alloy::primitives::{Address, Bytes, U256};
 use alloy::signers::local::PrivateKeySigner;
@@ -565,13 +566,20 @@ async fn p2_a_broker_that_goes_away_in_the_middle_of_a_run_is_waited_for_by_ever
 async fn all_wait(services: &[Service], words: &[&str]) {
     for service in services {
         let url = format!("http://{}/readyz", service.listen());
-        eventually(&format!("{} waits for {words:?}", service.kind()), LIMIT, async || {
+        let begun = Instant::now();
+        loop {
             assert!(service.process().is_running(), "{}", service.process().log());
-            let response = kms_tests::get(&url).await.ok()?;
-            let ready = response.status().is_success();
-            let text = response.text().await.ok()?;
-            (!ready && words.iter().all(|word| text.contains(word))).then_some(())
-        })
-        .await;
+            let text = match kms_tests::get(&url).await {
+                Ok(response) if response.status().is_success() => "ready".to_owned(),
+                Ok(response) => response.text().await.unwrap_or_default(),
+                Err(error) => error.to_string(),
+            };
+            if words.iter().all(|word| text.contains(word)) {
+                break;
+            }
+            let (kind, log) = (service.kind(), service.process().log());
+            assert!(begun.elapsed() < LIMIT, "{kind} does not wait for {words:?} but says {text}\n{log}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 }

@@ -93,3 +93,34 @@ async fn p2_a_broker_that_is_silent_for_longer_than_a_session_stops_nobody_for_g
     }
     stack.stop().await;
 }
+
+/// Longer than the controller lets a broker be silent (9 s): it leaves the cluster's metadata, and with it the clients'.
+const ABSENCE: Duration = Duration::from_secs(12);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_p3_brokers_that_restart_one_after_the_other_stop_nobody_for_good() {
+    let workspace = new_workspace();
+    let stack = Stack::builder().brokers(3).start(&workspace).await.unwrap();
+    let kafka = stack.kafka().unwrap();
+    let pids: Vec<_> = stack.node().services().iter().map(|service| service.process().pid()).collect();
+    let args = JobArgs { rate: 20.0, patience: 90, ..load(1_600) };
+    let restarts = async {
+        let emitter = stack.node().emitter();
+        eventually("the first answers are on chain", Duration::from_secs(60), async || {
+            emitter.metric("kms_connector_submissions_total").await.filter(|settled| *settled > 10.0)
+        })
+        .await;
+        for broker in kafka.brokers() {
+            let _ = broker.kill().await;
+            // The length of the absence is the subject of the test, not a wait for something.
+            tokio::time::sleep(ABSENCE).await;
+            broker.start().unwrap();
+            kafka.wait_ready().await.unwrap();
+        }
+    };
+    let (report, ()) = tokio::join!(job::run(&stack, &args, Instant::now()), restarts);
+    assert_whole(&report.unwrap());
+    let now: Vec<_> = stack.node().services().iter().map(|service| service.process().pid()).collect();
+    assert_eq!(now, pids, "no restart was needed");
+    stack.stop().await;
+}

@@ -17,7 +17,7 @@ use kms_stack::simulator::{CallsByRpc, ControlClient, Fault};
 use kms_stack::{Service, ServiceKind, Stack, StackBuilder, StackError, Workspace};
 use kms_tests::{eventually, get, kafka, new_workspace, prefix};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::metadata::MetadataPartition;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -257,11 +257,7 @@ impl Bench {
             if missing.is_empty() {
                 return found.into_iter().flatten().collect();
             }
-            assert!(
-                begun.elapsed() < LIMIT,
-                "no outcome of {missing:?}; dead letters {letters:?}\n{}",
-                self.processor().process().log()
-            );
+            assert!(begun.elapsed() < LIMIT, "no outcome of {missing:?}; dead letters {letters:?}\n{}", self.logs());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -290,6 +286,12 @@ impl Bench {
             (!ready && words.iter().all(|word| text.contains(word))).then_some(text)
         })
         .await
+    }
+
+    /// What every service says, for a test that fails.
+    fn logs(&self) -> String {
+        let services = self.stack.node().services().iter();
+        services.map(|service| format!("== {}\n{}\n", service.kind(), service.process().log())).collect()
     }
 
     // --- KMS Core ---------------------------------------------------------------------------------------------------
@@ -459,11 +461,22 @@ fn read_committed(kafka: &KafkaConfig, topic: &str) -> Vec<Stored> {
                 value: message.payload().map(<[u8]>::to_vec),
             }),
             Err(KafkaError::PartitionEOF(partition)) => drop(unread.remove(&partition)),
+            // Of a broker that was away a moment ago; the client goes on by itself.
+            Err(error) if is_disturbance(&error) => {}
             Err(error) => panic!("{topic}: {error}"),
         }
     }
     records.sort_by_key(|record| (record.at.partition, record.at.offset));
     records
+}
+
+fn is_disturbance(error: &KafkaError) -> bool {
+    let disturbances = [
+        RDKafkaErrorCode::AllBrokersDown,
+        RDKafkaErrorCode::BrokerTransportFailure,
+        RDKafkaErrorCode::OperationTimedOut,
+    ];
+    error.rdkafka_error_code().is_some_and(|code| disturbances.contains(&code))
 }
 
 /// Starts a service and waits until it is ready.
