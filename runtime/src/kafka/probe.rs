@@ -4,10 +4,11 @@
 //! readers or lose the metadata of committed offsets. Both would break "once" in silence, so both are tried at start:
 //! an aborted and a committed record are written, the metadata goes with the committed one, and all is read back.
 
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use kms_schemas::topics::TopicSpec;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -84,8 +85,8 @@ fn attempt(config: &KafkaConfig, service: &str) -> Result<(), Finding> {
     // Each service and instance has its own id and group, so that starts side by side do not disturb each other.
     let name = config.transactional_id("probe", service);
     let timeout = config.request_timeout();
-    let producer: BaseProducer<LogContextProducer> =
-        config.producer(service, &name, 1 << 20).create_with_context(LogContextProducer)?;
+    let producer: Arc<BaseProducer<LogContextProducer>> =
+        Arc::new(config.producer(service, &name, 1 << 20).create_with_context(LogContextProducer)?);
     producer.init_transactions(timeout).map_err(classify_error)?;
 
     let mark: u64 = rand::random();
@@ -103,11 +104,34 @@ fn attempt(config: &KafkaConfig, service: &str) -> Result<(), Finding> {
     let group = consumer.group_metadata().ok_or_else(|| Finding::Failed("no group metadata".to_owned()))?;
     producer.begin_transaction().map_err(classify_error)?;
     write(&producer, &topic, &format!("{mark}:committed"), timeout)?;
-    producer.send_offsets_to_transaction(&offsets, &group, timeout).map_err(refused_metadata)?;
+    add_offsets(&producer, offsets, group, timeout)?;
     producer.commit_transaction(timeout).map_err(classify_error)?;
 
     check_records(config, service, &topic, mark)?;
     check_metadata(&consumer, &topic, &metadata, timeout)
+}
+
+/// The call may never come back, whatever its time-out, when the group's coordinator is just being elected or has left
+/// (librdkafka's issues 5456 and 5511): so it has a thread, which is left behind then. The next attempt fences it.
+fn add_offsets(
+    producer: &Arc<BaseProducer<LogContextProducer>>,
+    offsets: TopicPartitionList,
+    group: ConsumerGroupMetadata,
+    timeout: Duration,
+) -> Result<(), Finding> {
+    const GRACE: Duration = Duration::from_secs(1);
+    let (end, ended) = mpsc::channel();
+    let producer = Arc::clone(producer);
+    let call = move || {
+        // Nobody waits any more after the time-out.
+        let _ = end.send(producer.send_offsets_to_transaction(&offsets, &group, timeout));
+    };
+    let thread = std::thread::Builder::new().name("broker-probe".to_owned()).spawn(call);
+    thread.map_err(|error| Finding::Failed(format!("no thread: {error}")))?;
+    match ended.recv_timeout(timeout + GRACE) {
+        Ok(outcome) => outcome.map_err(refused_metadata),
+        Err(_) => Err(Finding::Failed("the client does not come back from adding offsets to a transaction".to_owned())),
+    }
 }
 
 fn refused_metadata(error: KafkaError) -> Finding {

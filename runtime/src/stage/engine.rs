@@ -53,6 +53,9 @@ impl Inner {
     }
 }
 
+/// A call of the client that was given a second and takes this long will not come back soon.
+const STALLED: Duration = Duration::from_secs(5);
+
 /// What the threads of a stage share.
 pub(super) struct Engine<H> {
     pub(super) config: StageConfig,
@@ -300,10 +303,11 @@ impl<H: Handler> Engine<H> {
         outcome
     }
 
-    /// Whether the committer's call takes longer than the broker keeps the transaction open: it has nothing to win any more.
+    /// Whether the committer's call takes several times as long as it may, or longer than the broker keeps the transaction
+    /// open.
     pub(super) fn is_stalled(&self) -> bool {
         let since = *self.calling_since.lock().unwrap_or_else(PoisonError::into_inner);
-        since.is_some_and(|since| since.elapsed() > self.config.transaction_timeout)
+        since.is_some_and(|since| since.elapsed() > self.config.transaction_timeout.min(STALLED))
     }
 
     /// Waits, unless the stage ends.
