@@ -46,7 +46,7 @@ const BATCH: usize = 512;
 const SEEK: Duration = Duration::from_millis(500);
 /// How long the client may refuse to be moved. It does while a fresh assignment is being set up, and for ever where it has
 /// given the partition up.
-const UNMOVED: Duration = Duration::from_secs(30);
+const UNMOVED: Duration = Duration::from_secs(10);
 
 /// Makes the consumer. It joins the group only when it subscribes.
 pub(super) fn consumer<H: Handler>(
