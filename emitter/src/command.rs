@@ -1,8 +1,10 @@
 //! What people want of this account: the commands in `emitter.commands`, and what came of them.
 //!
-//! A term begins by reading the topic to its end: the last pause or resume says whether anything may be sent, and what has no
-//! outcome yet is obeyed, or refused if it is too late. Afterwards the topic is followed. Outcomes are written by the journal's
-//! fenced producer, so that a paused predecessor can tell nobody that it did something.
+//! A term begins by reading the topic to its end: the last pause or resume that changed anything says whether anything may be
+//! sent, and what has no outcome yet is obeyed, or refused if it is too late. Afterwards the topic is followed. Outcomes are
+//! written by the journal's fenced producer, so that a paused predecessor can tell nobody that it did something.
+//!
+//! A pause of what is paused changes nothing: who began it, why and since when stay what they are, at work and after a restart.
 //!
 //! Who may write the topic may command; nothing here makes that safe beyond this: a command names a nonce and a fee, never
 //! bytes, so the worst is a pause, and fees up to the cap. See `docs/emitter.md`, "Commands".
@@ -52,6 +54,16 @@ impl Command {
         }
     }
 
+    /// What this pause says to a second one.
+    #[must_use]
+    pub fn already(&self, now_ms: u64) -> String {
+        format!(
+            "paused already for {} s by {}; nothing changes, and one resume ends it for everybody",
+            now_ms.saturating_sub(self.record.written_ms) / 1_000,
+            self.who()
+        )
+    }
+
     /// Whether it is too late to obey it.
     #[must_use]
     pub fn is_expired(&self, now_ms: u64) -> bool {
@@ -72,7 +84,10 @@ pub fn shown(text: &str, most: usize) -> String {
 /// What the topic says of one account. Pure.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
+    /// The last pause or resume that changed anything.
     switch: Option<Command>,
+    /// An emitter has said that it holds.
+    obeyed: bool,
     /// Without a last outcome, by offset; whether one has begun.
     open: BTreeMap<i64, (Command, bool)>,
 }
@@ -83,18 +98,30 @@ impl Standing {
         if let WalletBody::Outcome { command_offset, end, .. } = record.body {
             // An outcome of what comes later, or of another command, is nobody's.
             let of = self.open.get_mut(&command_offset);
-            let Some((_, begun)) = of.filter(|(command, _)| command.record.command_id == record.command_id) else {
+            let Some((command, begun)) = of.filter(|(command, _)| command.record.command_id == record.command_id)
+            else {
                 return;
             };
             *begun = true;
+            // Whoever repeats the switch hears that it holds, too; whoever was overtaken by it does not.
+            let holds = self
+                .switch
+                .as_ref()
+                .is_some_and(|switch| switch.record.body == command.record.body && switch.offset <= command_offset);
+            self.obeyed |= holds && end == WalletEnd::Done;
             if end != WalletEnd::Accepted {
                 self.open.remove(&command_offset);
             }
             return;
         }
         let command = Command { offset, record };
-        if matches!(command.record.body, WalletBody::Pause | WalletBody::Resume) {
-            self.switch = Some(command.clone());
+        let changes = match command.record.body {
+            WalletBody::Pause => self.paused().is_none(),
+            WalletBody::Resume => self.paused().is_some(),
+            _ => false,
+        };
+        if changes {
+            (self.switch, self.obeyed) = (Some(command.clone()), false);
         }
         self.open.insert(offset, (command, false));
         while self.open.len() > MOST_OPEN {
@@ -102,16 +129,22 @@ impl Standing {
         }
     }
 
-    /// The command by which the account is paused.
+    /// The command by which the account is paused: the first since it last was not.
     #[must_use]
     pub fn paused(&self) -> Option<&Command> {
         self.switch.as_ref().filter(|command| command.record.body == WalletBody::Pause)
     }
 
-    /// The last pause or resume.
+    /// The last pause or resume that changed anything.
     #[must_use]
     pub fn switch(&self) -> Option<&Command> {
         self.switch.as_ref()
+    }
+
+    /// The pause or resume that no emitter has said anything to yet.
+    #[must_use]
+    pub fn unobeyed(&self) -> Option<&Command> {
+        self.switch.as_ref().filter(|_| !self.obeyed)
     }
 
     /// Commands without a last outcome, oldest first, and whether an emitter has begun with each.
@@ -360,6 +393,45 @@ mod tests {
     }
 
     #[test]
+    fn a_second_pause_or_resume_leaves_the_first_as_it_is() {
+        let (pause, resume) = (record(1, WalletBody::Pause), record(2, WalletBody::Resume));
+        let again = WalletRecord { by: "bob".to_owned(), ..record(3, WalletBody::Pause) };
+        let switch = |records: &[&WalletRecord]| {
+            let standing = standing(records.iter().map(|record| (*record).clone()));
+            (standing.paused().map(|command| command.offset), standing.switch().map(|command| command.offset))
+        };
+        let done = record(1, outcome(0, WalletEnd::Done));
+        assert_eq!(switch(&[&pause, &again]), (Some(0), Some(0)));
+        assert_eq!(switch(&[&pause, &done, &again]), (Some(0), Some(0)));
+        // One resume ends both, and the next pause is a first one.
+        assert_eq!(switch(&[&pause, &again, &resume]), (None, Some(2)));
+        assert_eq!(switch(&[&pause, &again, &resume, &again, &pause]), (Some(3), Some(3)));
+        assert_eq!(switch(&[&pause, &resume, &resume]), (None, Some(1)));
+        assert_eq!(switch(&[&resume]), (None, None));
+    }
+
+    #[test]
+    fn a_pause_or_resume_is_obeyed_when_an_emitter_has_said_so() {
+        let (pause, resume) = (record(1, WalletBody::Pause), record(2, WalletBody::Resume));
+        let unobeyed = |records: &[&WalletRecord]| {
+            let standing = standing(records.iter().map(|record| (*record).clone()));
+            standing.unobeyed().map(|command| command.offset)
+        };
+        let done = |id, offset| record(id, outcome(offset, WalletEnd::Done));
+        assert_eq!(unobeyed(&[]), None);
+        assert_eq!(unobeyed(&[&pause]), Some(0));
+        assert_eq!(unobeyed(&[&pause, &done(1, 0)]), None);
+        assert_eq!(unobeyed(&[&pause, &record(1, outcome(0, WalletEnd::Refused))]), Some(0));
+        assert_eq!(unobeyed(&[&pause, &done(1, 0), &resume]), Some(2));
+        assert_eq!(unobeyed(&[&pause, &done(1, 0), &resume, &done(2, 2)]), None);
+        // An emitter that answers a second pause holds the first.
+        assert_eq!(unobeyed(&[&pause, &pause, &done(1, 1)]), None);
+        // What a later command overtook says nothing of that.
+        assert_eq!(unobeyed(&[&pause, &resume, &done(1, 0)]), Some(1));
+        assert_eq!(unobeyed(&[&pause, &resume, &pause, &done(1, 0)]), Some(2));
+    }
+
+    #[test]
     fn p2_a_command_is_open_until_its_own_last_outcome() {
         let cancel = record(1, WalletBody::Cancel { nonce: 5, expires_ms: 10 });
         let begun = record(1, outcome(0, WalletEnd::Accepted));
@@ -390,5 +462,13 @@ mod tests {
         let bump = at(WalletBody::Bump { nonce: None, max_fee_per_gas: None, expires_ms: 10 });
         assert!(!bump.is_expired(10) && bump.is_expired(11));
         assert!(!at(WalletBody::Pause).is_expired(u64::MAX));
+    }
+
+    #[test]
+    fn a_second_pause_hears_who_paused_why_and_for_how_long() {
+        let pause = Command { offset: 0, record: record(1, WalletBody::Pause) };
+        let expected =
+            "paused already for 90 s by ann @bastion: why; nothing changes, and one resume ends it for everybody";
+        assert_eq!(pause.already(90_500), expected);
     }
 }

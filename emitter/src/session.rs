@@ -504,10 +504,16 @@ async fn run_submitter(parts: Parts, first: Vec<Action<ItemKey>>, inbox: Inbox, 
     Submitter::new(parts, first).run(inbox, stop).await;
 }
 
+/// The consumer group whose positions say which results of a lane the emitter of an account has settled.
+#[must_use]
+pub fn results_group(prefix: &str, lane: Lane, chain_id: u64, sender: Address) -> String {
+    format!("{prefix}.{SERVICE}.{}.{chain_id}.{sender:#x}", lane.as_str())
+}
+
 /// Groups and transactional ids are by chain and sender and not by instance: each destination has its own place in the
 /// topics, and whoever leads takes over from whoever led at once.
 fn stage_ids(prefix: &str, lane: Lane, chain_id: u64, sender: Address) -> StageIds {
-    let group_id = format!("{prefix}.{SERVICE}.{}.{chain_id}.{sender:#x}", lane.as_str());
+    let group_id = results_group(prefix, lane, chain_id, sender);
     StageIds { transactional_id: group_id.clone(), group_instance_id: group_id.clone(), group_id }
 }
 

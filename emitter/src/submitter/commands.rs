@@ -98,11 +98,12 @@ impl Submitter {
         for (command, begun) in standing.open() {
             let is_switch = matches!(command.record.body, WalletBody::Pause | WalletBody::Resume);
             match (is_switch, begun) {
-                (true, _) if last == Some(command.offset) => {
-                    self.outcome(command, WalletEnd::Done, self.switched(), Vec::new());
-                }
                 (true, _) => {
-                    let text = "a later command overtook it".to_owned();
+                    let text = match last {
+                        Some(last) if command.offset < last => "a later command overtook it".to_owned(),
+                        Some(last) if command.offset == last => self.switched(),
+                        _ => self.repeated(),
+                    };
                     self.outcome(command, WalletEnd::Done, text, Vec::new());
                 }
                 (false, false) => self.command(command.clone()),
@@ -114,6 +115,13 @@ impl Submitter {
     pub(super) fn command(&mut self, command: Command) {
         self.metrics.command(command.record.body.as_str(), &command.who(), command.offset);
         match command.record.body {
+            // As the standing of a term that begins has it: what is so already is left as it is.
+            WalletBody::Pause if self.hand.paused.is_some() => {
+                self.outcome(&command, WalletEnd::Done, self.repeated(), Vec::new());
+            }
+            WalletBody::Resume if self.hand.paused.is_none() => {
+                self.outcome(&command, WalletEnd::Done, self.repeated(), Vec::new());
+            }
             WalletBody::Pause => {
                 self.planner.pause();
                 // It is sent again when the pause is over; what a node is being told at this moment it is told.
@@ -380,6 +388,15 @@ impl Submitter {
             ),
             None => format!("answers are sent; {open} transactions are on their way"),
         }
+    }
+
+    /// What is told to a pause of what is paused, and to a resume of what is not.
+    fn repeated(&self) -> String {
+        let now = unix_ms(SystemTime::now());
+        self.hand
+            .paused
+            .as_ref()
+            .map_or_else(|| format!("it was not paused: {}", self.switched()), |first| first.already(now))
     }
 
     fn show_pause(&mut self, paused: Option<Command>) {
