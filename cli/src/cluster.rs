@@ -81,7 +81,8 @@ impl Cluster {
         CtlError::read(error, &self.config.kafka.bootstrap_servers)
     }
 
-    fn patience(&self) -> Duration {
+    /// How long nothing may move while records are read.
+    pub(crate) fn patience(&self) -> Duration {
         self.config.kafka.transaction_timeout() + Duration::from_secs(15)
     }
 }

@@ -24,6 +24,7 @@ use crate::Output;
 use crate::cluster::SERVICE;
 use crate::config::CtlConfig;
 use crate::error::CtlError;
+use crate::gwei::Gwei;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub(crate) enum Verb {
@@ -79,9 +80,9 @@ pub(crate) struct Paid {
     /// Gas limit of the transaction.
     #[arg(long, default_value_t = 1_000_000, value_name = "GAS")]
     gas_limit: u64,
-    /// Most gwei per gas that is offered.
-    #[arg(long, default_value_t = 1_000, value_name = "GWEI")]
-    max_fee_gwei: u64,
+    /// Most gwei per gas that is offered; decimals are taken.
+    #[arg(long, default_value = "1000", value_name = "GWEI")]
+    max_fee_gwei: Gwei,
     /// Priority fee in wei per gas.
     #[arg(long, default_value_t = 1, value_name = "WEI")]
     priority_fee_wei: u64,
@@ -257,7 +258,7 @@ async fn payer(paid: &Paid) -> Result<Payer, CtlError> {
         fees: FeePolicy {
             base_fee_percent: 200,
             priority: paid.priority_fee_wei.into(),
-            cap: u128::from(paid.max_fee_gwei) * 1_000_000_000,
+            cap: paid.max_fee_gwei.wei,
             bump_percent: 10,
         },
         gas_limit: paid.gas_limit,

@@ -31,6 +31,7 @@ mod costs;
 mod dead_letters;
 mod error;
 mod executor;
+mod gwei;
 mod lifecycle;
 mod read;
 mod topics;

@@ -1,6 +1,6 @@
 //! How accounts stand, from the topics alone: intents, submissions, commands; with `--rpc-url` also from the chain.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::io::Write as _;
 use std::time::SystemTime;
 
@@ -11,11 +11,12 @@ use kms_emitter::command::{Command, Standing, shown};
 use kms_emitter::fees::Fees;
 use kms_emitter::provision;
 use kms_emitter::wallet::read_back;
-use kms_schemas::identity::Identity;
-use kms_schemas::record::{Intent, Submission, Verdict, WalletBody, WalletRecord};
+use kms_schemas::identity::{Coordinates, Identity};
+use kms_schemas::record::{Intent, IntentItem, Submission, Verdict, WalletBody, WalletRecord};
 use serde_json::{Value, json};
 
 use super::Account;
+use super::waiting::{self, Waiting};
 use crate::Output;
 use crate::cluster::Cluster;
 use crate::error::CtlError;
@@ -32,7 +33,8 @@ pub(crate) struct Args {
     commands: usize,
 }
 
-type Id = (u64, Address);
+/// Chain id and transaction sender.
+pub(super) type Id = (u64, Address);
 
 /// The intents in which accounts are looked for: many days of a quiet node, minutes of a loaded one.
 const TAIL: i64 = 5_000;
@@ -45,7 +47,7 @@ struct Variant {
     hash: B256,
     fees: Fees,
     written_ms: u64,
-    answers: Vec<Identity>,
+    answers: Vec<IntentItem>,
 }
 
 /// What the topics say of one account.
@@ -60,6 +62,19 @@ struct Found {
     answered: bool,
     /// The last commands, each with what came of it.
     commands: VecDeque<(Command, Vec<WalletRecord>)>,
+}
+
+impl Found {
+    /// Nonces that are not known to be used.
+    fn open(&self, chain: Option<&OnChain>) -> impl Iterator<Item = (&u64, &Vec<Variant>)> {
+        self.variants.range(self.used.max(chain.map_or(0, |chain| chain.latest))..)
+    }
+
+    /// Results that transactions on their way carry.
+    fn carried(&self, chain: Option<&OnChain>) -> HashSet<Coordinates> {
+        let variants = self.open(chain).flat_map(|(_, variants)| variants);
+        variants.flat_map(|variant| &variant.answers).map(|item| item.result.clone()).collect()
+    }
 }
 
 /// What a chain says of one account.
@@ -88,7 +103,13 @@ pub(super) fn run(cluster: &Cluster, args: &Args, output: Output) -> Result<(), 
     let now_ms = unix_ms(SystemTime::now());
     let mut out = std::io::stdout().lock();
     for (id, account) in &found {
-        let line = as_json(*id, account, chains.get(id), now_ms);
+        let chain = chains.get(id);
+        // A person who may not look at groups still sees the rest.
+        let waiting = waiting::of(cluster, *id, &account.carried(chain)).unwrap_or_else(|error| {
+            eprintln!("warning: it is not known how many answers of {} on chain {} wait: {error}", id.1, id.0);
+            None
+        });
+        let line = as_json(*id, account, chain, waiting, now_ms);
         match output {
             Output::Json => writeln!(out, "{line}")?,
             Output::Text => write_text(&mut out, &line)?,
@@ -98,6 +119,14 @@ pub(super) fn run(cluster: &Cluster, args: &Args, output: Output) -> Result<(), 
         eprintln!("the topics under {} know no such account", cluster.topics.prefix());
     }
     Ok(())
+}
+
+/// What the commands say of one account.
+pub(super) fn standing(cluster: &Cluster, (chain_id, sender): Id) -> Result<Standing, CtlError> {
+    let mut found = BTreeMap::new();
+    let wanted = Account { chain_id: Some(chain_id), sender: Some(sender) };
+    read_commands(cluster, wanted, 0, &mut found)?;
+    Ok(found.remove(&(chain_id, sender)).unwrap_or_default().standing)
 }
 
 fn found(cluster: &Cluster, wanted: Account, commands: usize) -> Result<BTreeMap<Id, Found>, CtlError> {
@@ -146,7 +175,7 @@ fn take_intent(found: &mut BTreeMap<Id, Found>, intent: Intent) {
             hash: intent.hash,
             fees: signed.fees,
             written_ms: intent.written_ms,
-            answers: intent.items.into_iter().map(|item| item.identity).collect(),
+            answers: intent.items,
         });
     }
 }
@@ -235,14 +264,20 @@ fn chains(urls: &[String], accounts: impl Iterator<Item = Id>) -> Result<BTreeMa
     Ok(told)
 }
 
-fn as_json((chain_id, sender): Id, account: &Found, chain: Option<&OnChain>, now_ms: u64) -> Value {
+fn as_json(
+    (chain_id, sender): Id,
+    account: &Found,
+    chain: Option<&OnChain>,
+    waiting: Option<Waiting>,
+    now_ms: u64,
+) -> Value {
     let age = |then: u64| now_ms.saturating_sub(then) / 1_000;
     let floor = account.used.max(chain.map_or(0, |chain| chain.latest));
     let mut open = Vec::new();
-    for (nonce, variants) in account.variants.range(floor..) {
+    for (nonce, variants) in account.open(chain) {
         let mut answers: Vec<&Identity> = Vec::new();
         let mut seen = BTreeSet::new();
-        for identity in variants.iter().flat_map(|variant| &variant.answers) {
+        for IntentItem { identity, .. } in variants.iter().flat_map(|variant| &variant.answers) {
             if seen.insert((identity.kind.as_str(), identity.id.0, identity.contract)) {
                 answers.push(identity);
             }
@@ -267,10 +302,12 @@ fn as_json((chain_id, sender): Id, account: &Found, chain: Option<&OnChain>, now
         let oldest = variants.iter().map(|one| one.written_ms).min().unwrap_or(now_ms);
         open.push(json!({"nonce": nonce, "age_s": age(oldest), "answers": answers, "variants": shown}));
     }
-    let paused = account.standing.paused().map(|command| {
+    let switched = |command: &Command| {
         json!({"by": command.record.by, "since_ms": command.record.written_ms, "since_s": age(command.record.written_ms),
-               "reason": command.record.text})
-    });
+               "reason": command.record.text, "obeyed": account.standing.unobeyed().is_none()})
+    };
+    let paused = account.standing.paused().map(switched);
+    let resume_asked = account.standing.unobeyed().filter(|_| paused.is_none()).map(switched);
     let commands: Vec<Value> =
         account.commands.iter().map(|(command, outcomes)| told(command, outcomes, &age)).collect();
     let next = account.variants.last_key_value().map(|(nonce, _)| nonce + 1);
@@ -278,6 +315,9 @@ fn as_json((chain_id, sender): Id, account: &Found, chain: Option<&OnChain>, now
         "chain_id": chain_id,
         "sender": sender,
         "paused": paused,
+        "resume_asked": resume_asked,
+        "waiting_answers": waiting.map(|waiting| waiting.answers),
+        "waiting_at_least": waiting.map(|waiting| waiting.at_least),
         "next_nonce": next.map(|next| next.max(floor)),
         "latest_nonce": chain.map(|chain| chain.latest),
         "pending_nonce": chain.map(|chain| chain.pending),
@@ -315,19 +355,43 @@ fn told(command: &Command, outcomes: &[WalletRecord], age: &impl Fn(u64) -> u64)
     })
 }
 
+/// Whether an account is paused, in a line for people.
+fn pause(paused: &Value, resume_asked: &Value) -> String {
+    let who = |switch: &Value| {
+        let text = |value: &Value| shown(value.as_str().unwrap_or_default(), 300);
+        match text(&switch["reason"]) {
+            reason if reason.is_empty() => text(&switch["by"]),
+            reason => format!("{}: {reason}", text(&switch["by"])),
+        }
+    };
+    if !resume_asked.is_null() {
+        let since = &resume_asked["since_s"];
+        return format!("RESUME ASKED FOR, and not obeyed by any emitter yet, {since} s ago by {}", who(resume_asked));
+    }
+    match (paused.is_null(), paused["obeyed"].as_bool()) {
+        (true, _) => "not paused".to_owned(),
+        (false, Some(true)) => format!("PAUSED for {} s by {}", paused["since_s"], who(paused)),
+        (false, _) => {
+            format!(
+                "PAUSE ASKED FOR, and not obeyed by any emitter yet, {} s ago by {}",
+                paused["since_s"],
+                who(paused)
+            )
+        }
+    }
+}
+
 fn write_text(out: &mut impl std::io::Write, line: &Value) -> std::io::Result<()> {
     let text = |value: &Value| shown(value.as_str().unwrap_or_default(), 300);
     let number = |value: &Value| value.as_u64().map_or("?".to_owned(), |number| number.to_string());
     writeln!(out, "{} on chain {}", text(&line["sender"]), line["chain_id"])?;
-    match &line["paused"] {
-        Value::Null => writeln!(out, "  not paused")?,
-        paused => writeln!(
-            out,
-            "  PAUSED for {} s by {}: {}",
-            paused["since_s"],
-            text(&paused["by"]),
-            text(&paused["reason"])
-        )?,
+    writeln!(out, "  {}", pause(&line["paused"], &line["resume_asked"]))?;
+    match (line["waiting_answers"].as_u64(), line["waiting_at_least"].as_bool()) {
+        (Some(waiting), Some(false)) => writeln!(out, "  {waiting} answers wait")?,
+        (Some(waiting), _) => writeln!(out, "  at least {waiting} answers wait, no more were counted")?,
+        (None, _) => {
+            writeln!(out, "  how many answers wait is not known: an emitter's place in the results was not found")?;
+        }
     }
     writeln!(
         out,
@@ -374,4 +438,46 @@ fn write_text(out: &mut impl std::io::Write, line: &Value) -> std::io::Result<()
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The line for people of an account with these records.
+    fn line(records: &[(i64, &WalletBody, &str)]) -> String {
+        let mut account = Found::default();
+        for (offset, body, by) in records {
+            let record = WalletRecord {
+                chain_id: 1,
+                sender: Address::ZERO,
+                command_id: B256::ZERO,
+                by: (*by).to_owned(),
+                written_ms: 1_000,
+                text: if *by == "ann" { "the node is moved".to_owned() } else { String::new() },
+                body: (*body).clone(),
+            };
+            account.standing.take(*offset, record);
+        }
+        let line = as_json((1, Address::ZERO), &account, None, None, 61_000);
+        pause(&line["paused"], &line["resume_asked"])
+    }
+
+    #[test]
+    fn a_pause_that_no_emitter_obeyed_is_not_shown_as_one() {
+        let done = |command_offset| WalletBody::Outcome {
+            command_offset,
+            end: kms_schemas::record::WalletEnd::Done,
+            transactions: vec![],
+        };
+        let (pause, resume) = (&WalletBody::Pause, &WalletBody::Resume);
+        let asked = line(&[(0, pause, "ann")]);
+        assert_eq!(asked, "PAUSE ASKED FOR, and not obeyed by any emitter yet, 60 s ago by ann: the node is moved");
+        let obeyed = line(&[(0, pause, "ann"), (1, &done(0), "emitter"), (2, pause, "bob"), (3, &done(2), "emitter")]);
+        assert_eq!(obeyed, "PAUSED for 60 s by ann: the node is moved");
+        let resume_asked = line(&[(0, pause, "ann"), (1, &done(0), "emitter"), (2, resume, "bob")]);
+        assert_eq!(resume_asked, "RESUME ASKED FOR, and not obeyed by any emitter yet, 60 s ago by bob");
+        let resumed = line(&[(0, pause, "ann"), (1, resume, "bob"), (2, &done(1), "emitter")]);
+        assert_eq!((resumed.as_str(), line(&[]).as_str()), ("not paused", "not paused"));
+    }
 }

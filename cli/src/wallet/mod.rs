@@ -5,6 +5,7 @@
 //! are the rights to do it.
 
 mod list;
+mod waiting;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant, SystemTime};
@@ -22,12 +23,14 @@ use serde_json::json;
 use crate::Output;
 use crate::cluster::{Cluster, SERVICE};
 use crate::error::CtlError;
+use crate::gwei::Gwei;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub(crate) enum Verb {
-    /// Show how accounts stand: nonces, what is on its way, whether somebody paused them, the last commands.
+    /// Show how accounts stand: nonces, what is on its way, what waits, whether somebody paused them, the last commands.
     List(list::Args),
-    /// Have nothing more signed or sent until `resume`, over restarts and takeovers. What was sent is still followed.
+    /// Have nothing more signed or sent until `resume`, over restarts and takeovers. What was sent is still followed. A pause of
+    /// what is paused is told who paused it, and changes nothing.
     Pause(Order),
     /// Have answers sent again.
     Resume(Order),
@@ -35,9 +38,10 @@ pub(crate) enum Verb {
     Bump {
         #[command(flatten)]
         which: Which,
-        /// Gwei per gas to offer, within submission.max_fee_per_gas_wei; as much as a replacement takes without it.
-        #[arg(long, value_name = "GWEI")]
-        max_fee_gwei: Option<u64>,
+        /// Gwei per gas to offer, such as 30 or 0.5, within submission.max_fee_per_gas_wei; as much as a replacement takes
+        /// without it.
+        #[arg(long, value_name = "GWEI", allow_negative_numbers = true)]
+        max_fee_gwei: Option<Gwei>,
         #[command(flatten)]
         order: Order,
     },
@@ -106,7 +110,7 @@ pub(crate) fn run(cluster: &Cluster, verb: Verb, output: Output) -> Result<(), C
         Verb::Pause(order) => (order, WalletBody::Pause),
         Verb::Resume(order) => (order, WalletBody::Resume),
         Verb::Bump { which, max_fee_gwei, order } => {
-            let max_fee_per_gas = max_fee_gwei.map(|gwei| u128::from(gwei) * 1_000_000_000);
+            let max_fee_per_gas = max_fee_gwei.map(|gwei| gwei.wei);
             let expires_ms = expiry(&order);
             (order, WalletBody::Bump { nonce: which.nonce, max_fee_per_gas, expires_ms })
         }
@@ -232,8 +236,25 @@ impl Waiting<'_> {
         }
         match accepted {
             Some((text, transactions)) => self.told(WalletEnd::Accepted, &text, &transactions, ""),
-            None => Err(CtlError::Unanswered(self.unanswered(patience))),
+            None => match self.held_by(patience)? {
+                Some(text) => self.told(WalletEnd::Done, &text, &[], ""),
+                None => Err(CtlError::Unanswered(self.unanswered(patience))),
+            },
         }
+    }
+
+    /// Nobody answered, and nothing is lost by it: an emitter has obeyed an earlier pause, which every later one finds before it
+    /// sends anything.
+    fn held_by(&self, patience: Duration) -> Result<Option<String>, CtlError> {
+        if self.record.body != WalletBody::Pause {
+            return Ok(None);
+        }
+        let standing = list::standing(self.cluster, (self.record.chain_id, self.record.sender))?;
+        let first = standing.paused().filter(|first| first.offset < self.offset && standing.unobeyed().is_none());
+        Ok(first.map(|first| {
+            let (already, waited) = (first.already(unix_ms(SystemTime::now())), patience.as_secs());
+            format!("{already}; no emitter answered within {waited} s, and whichever starts finds it paused")
+        }))
     }
 
     fn unanswered(&self, patience: Duration) -> String {

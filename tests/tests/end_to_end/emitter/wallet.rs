@@ -107,11 +107,20 @@ async fn p3_a_paused_account_sends_nothing_over_a_kill_and_a_restart_until_it_is
     made.extend(bench.requests(10).await);
     bench.publish(&bench.results(&made[1..])).await;
     await_metric(&bench, "kms_connector_answers_waiting", 10.0).await;
+    // Somebody else has the same idea, and hears of the first; so does who asks while no emitter runs, later.
+    let outcome = obeyed(&bench, &["pause", "--reason", "an alarm", "--as", "bob"]).await;
+    let told = outcome["text"].as_str().unwrap();
+    assert!(told.contains("paused already for") && told.contains("by ann: the node is moved"), "{outcome}");
+    assert!(readiness(&bench).await.1.contains("paused, nothing is sent: ann: the node is moved"));
     for how in ["killed", "stopped"] {
         if how == "killed" {
             emitter.kill().await;
         } else {
             emitter.stop().await;
+            let (code, lines, error) = wallet(&bench, &["pause", "--as", "carl", "--timeout", "1"]).await;
+            assert_eq!((code, lines.len()), (0, 1), "{error}");
+            let told = lines[0]["text"].as_str().unwrap();
+            assert!(told.contains("by ann: the node is moved") && told.contains("no emitter answered"), "{told}");
         }
         emitter.process().start().unwrap();
         emitter.wait_ready().await.unwrap();
@@ -120,15 +129,30 @@ async fn p3_a_paused_account_sends_nothing_over_a_kill_and_a_restart_until_it_is
     }
     assert_eq!((bench.account_nonce().await, bench.pending().await), (nonce, 0));
     assert_eq!(bench.intents().await.len(), 1, "nothing is signed");
-    let account = listed(&bench).await;
-    assert_eq!(account["paused"]["by"], "ann", "{account}");
+    let account = eventually("the last pause is answered", LIMIT, async || {
+        Some(listed(&bench).await).filter(|account| {
+            let last = account["commands"].as_array().and_then(|commands| commands.last());
+            last.is_some_and(|last| !last["outcomes"][0].is_null())
+        })
+    })
+    .await;
+    assert_eq!((&account["paused"]["by"], &account["paused"]["reason"]), (&json!("ann"), &json!("the node is moved")));
+    assert_eq!((&account["paused"]["obeyed"], &account["resume_asked"]), (&json!(true), &json!(null)), "{account}");
+    assert_eq!((&account["waiting_answers"], &account["waiting_at_least"]), (&json!(10), &json!(false)), "{account}");
+    let by_carl = account["commands"].as_array().unwrap().last().unwrap();
+    assert_eq!((&by_carl["by"], &by_carl["outcomes"][0]["end"]), (&json!("carl"), &json!("done")), "{account}");
+    let told = by_carl["outcomes"][0]["text"].as_str().unwrap();
+    assert!(told.contains("paused already for") && told.contains("by ann: the node is moved"), "{account}");
     assert_eq!(account["sender"], json!(bench.sender()));
 
     obeyed(&bench, &["resume"]).await;
     bench.await_all_accepted(&made).await;
     await_metric(&bench, "kms_connector_emitter_paused", 0.0).await;
+    let outcome = obeyed(&bench, &["resume"]).await;
+    assert!(outcome["text"].as_str().unwrap().contains("it was not paused"), "{outcome}");
     let account = listed(&bench).await;
     assert_eq!((&account["paused"], &account["open"]), (&json!(null), &json!([])), "{account}");
+    assert_eq!((&account["waiting_answers"], &account["resume_asked"]), (&json!(0), &json!(null)), "{account}");
     assert_eq!(account["latest_nonce"], json!(11), "{account}");
     assert_eq!(bench.account_nonce().await, 11);
 }
@@ -152,19 +176,22 @@ async fn p3_a_stuck_transaction_is_bumped_by_hand_and_mined() {
     let account = listed(&bench).await;
     let open = account["open"].as_array().unwrap();
     assert_eq!((open.len(), &account["pending_nonce"]), (2, &json!(3)), "{account}");
+    assert_eq!(account["waiting_answers"], json!(0), "what is on its way does not wait: {account}");
     assert_eq!((&open[0]["nonce"], &open[0]["answers"][0]["kind"]), (&json!(1), &json!("public_decryption")));
     let before: B256 = serde_json::from_value(open[0]["variants"][0]["hash"].clone()).unwrap();
     assert!(in_pool(&bench, &before).await);
 
-    let outcome = obeyed(&bench, &["bump", "--nonce", "1", "--max-fee-gwei", "77", "--reason", "stuck"]).await;
+    let outcome = obeyed(&bench, &["bump", "--nonce", "1", "--max-fee-gwei", "77.25", "--reason", "stuck"]).await;
     let bumped = hash_of(&outcome);
     eventually("the replacement in the pool", LIMIT, async || in_pool(&bench, &bumped).await.then_some(())).await;
     assert!(!in_pool(&bench, &before).await);
     let offered = bench.rpc("eth_getTransactionByHash", json!([bumped])).await["maxFeePerGas"].clone();
-    assert_eq!(serde_json::from_value::<U256>(offered).unwrap(), U256::from(77_000_000_000_u64));
+    assert_eq!(serde_json::from_value::<U256>(offered).unwrap(), U256::from(77_250_000_000_u64));
 
+    let (code, _, error) = wallet(&bench, &["bump", "--all", "--max-fee-gwei", "0.0000000001"]).await;
+    assert!(code == 2 && error.contains("10 decimals"), "{error}");
     // Not less than before, not above the cap, nothing that is not there.
-    let error = refused(&bench, &["bump", "--nonce", "1", "--max-fee-gwei", "10"]).await;
+    let error = refused(&bench, &["bump", "--nonce", "1", "--max-fee-gwei", "0.5"]).await;
     assert!(error.contains("a replacement takes"), "{error}");
     let error = refused(&bench, &["bump", "--nonce", "1", "--max-fee-gwei", "9000000000"]).await;
     assert!(error.contains("submission.max_fee_per_gas_wei"), "{error}");
@@ -325,9 +352,14 @@ async fn where_there_is_no_pool_nothing_is_replaced_by_hand_and_nobody_waits_for
     assert!(code == 3 && error.contains("KC-0126") && error.contains("not obeyed any more"), "{error}");
     let (code, _, error) = wallet(&bench, &["pause", "--timeout", "1"]).await;
     assert!(code == 3 && error.contains("KC-0126") && error.contains("when one starts"), "{error}");
+    let account = listed(&bench).await;
+    assert_eq!(account["paused"]["obeyed"], false, "asked for, and nobody has obeyed: {account}");
     bench.stack.node().emitter().start().await.unwrap();
     await_metric(&bench, "kms_connector_emitter_paused", 1.0).await;
-    let account = listed(&bench).await;
+    let account = eventually("the pause is obeyed", LIMIT, async || {
+        Some(listed(&bench).await).filter(|account| account["paused"]["obeyed"] == true)
+    })
+    .await;
     let ends = |of: &Value| of["outcomes"][0]["end"].clone();
     let commands = account["commands"].as_array().unwrap();
     assert_eq!(commands.iter().map(ends).collect::<Vec<_>>()[2..], [json!("refused"), json!("done")], "{account}");
