@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::health::{self, HealthArgs};
 use crate::job::{self, JobArgs, Output};
 use crate::parts;
 use crate::progress::Progress;
-use crate::setup::{self, PlanArgs, STACK_FILE, SetupArgs};
+use crate::setup::{self, PlanArgs, SetupArgs};
 use crate::stack::{Generation, Node, Stack, StackBuilder};
 use crate::supervise::run_reaper;
 use crate::workspace::{Workspace, WorkspaceOptions};
@@ -71,9 +71,9 @@ enum Command {
     Plan(PlanArgs),
     /// Set up a stack whose processes somebody else starts, as containers: contracts, topics, and each service's files.
     Setup(Box<SetupArgs>),
-    /// The main job's load on a stack that was set up: makes requests, follows them, reports.
+    /// The main job's load on a stack that is up, of `up` or of a setup: makes requests, follows them, reports.
     Load(LoadArgs),
-    /// The main job's report on every request so far of a stack that was set up, without making any.
+    /// The main job's report on every request so far of such a stack, without making any.
     Judge(JudgeArgs),
     /// Ask a service of a container, or any address, whether it is well: 0 if so, 1 with the reason if not.
     Health(HealthArgs),
@@ -111,10 +111,10 @@ pub struct JudgeArgs {
     output: Output,
 }
 
-/// Where a stack is that was set up.
+/// Where a stack is described.
 #[derive(Args, Clone, Debug)]
 pub struct SiteArgs {
-    /// Directory of the setup.
+    /// Directory with the stack's `stack.json`: that of the setup, or the run directory of `kms-stack up`.
     #[arg(long, value_name = "DIR")]
     directory: PathBuf,
     /// Seconds that a part of the stack may be down without what is missing counting as lost.
@@ -157,7 +157,7 @@ pub struct StackArgs {
     /// Interval of the chain's blocks in milliseconds; 0 mines each transaction at once.
     #[arg(long, default_value_t = 250, value_name = "MS")]
     pub block_time: u64,
-    /// An empty or new directory for logs, configuration files and data, kept afterwards.
+    /// An empty or new directory for logs, configuration files, data and `stack.json`, kept afterwards.
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
     /// Keep the run directory. One of a run that failed is kept in any case.
@@ -375,7 +375,7 @@ async fn reported(
     work: impl AsyncFnOnce(&job::Site<'_>) -> Result<job::Report, StackError>,
 ) -> Ended {
     needs_output(output)?;
-    let stack = Description::read(&args.directory.join(STACK_FILE))?;
+    let stack = Description::of_directory(&args.directory)?;
     let progress = Progress::auto();
     let site = job::Site {
         stack: &stack,
@@ -538,10 +538,33 @@ fn summary(stack: &Stack) -> String {
         lines.push(format!("contract     {address} {name}"));
     }
     lines.extend(stack.nodes().iter().flat_map(node_lines));
-    let dir = stack.workspace().dir().display();
+    let workspace = stack.workspace();
+    let dir = workspace.dir().display();
+    lines.push(format!(
+        "load         {} load --directory {} --requests 100",
+        word(&here(workspace.program())),
+        word(workspace.dir())
+    ));
     lines.push(format!("logs         {dir}/logs"));
     lines.push(format!("config       {dir}/config"));
     lines.join("\n")
+}
+
+/// A path as somebody in this directory would type it.
+fn here(path: &Path) -> PathBuf {
+    let directory = std::env::current_dir().unwrap_or_default();
+    match path.strip_prefix(directory) {
+        // A single name would be looked for in PATH.
+        Ok(below) if below.components().count() > 1 => below.to_owned(),
+        _ => path.to_owned(),
+    }
+}
+
+/// A path as one word of a shell's command line.
+fn word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+@%:,=".contains(c);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 fn node_lines(node: &Node) -> Vec<String> {
@@ -561,6 +584,12 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_path_is_one_word_of_a_command_line_whatever_it_holds() {
+        assert_eq!(word(Path::new("/tmp/kms-stack-a_1")), "/tmp/kms-stack-a_1");
+        assert_eq!(word(Path::new("/tmp/it's a run")), r"'/tmp/it'\''s a run'");
     }
 
     #[test]

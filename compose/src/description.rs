@@ -1,7 +1,8 @@
 //! What has to be known of a stack to use it from outside: where everything is, what was deployed, who the nodes are.
 //!
-//! A [`Stack`](crate::Stack) describes itself ([`Stack::describe`](crate::Stack::describe)); of one whose processes somebody else starts –
-//! containers – the setup writes it down as `stack.json`. The main job works on a description, whoever started the processes.
+//! A [`Stack`](crate::Stack) describes itself ([`Stack::describe`](crate::Stack::describe)) and leaves that in its run directory as `stack.json`;
+//! of one whose processes somebody else starts – containers – the setup writes it. The main job works on a description, whoever started the
+//! processes.
 
 use std::path::Path;
 
@@ -17,6 +18,9 @@ use crate::error::{StackError, chain_of};
 use crate::keys::development_key;
 use crate::parts::Objects;
 use crate::stack::{Generation, ServiceKind};
+
+/// Name of the description in the directory of a setup, or of a run.
+pub const STACK_FILE: &str = "stack.json";
 
 /// A stack as others see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +40,7 @@ pub struct Description {
     pub ethereum: Option<ChainPlace>,
     /// Where the contracts are.
     pub contracts: Contracts,
-    /// The executor that the nodes' senders delegate to.
+    /// The executor that the nodes' senders delegate to; of several that were there before, the first node's.
     pub executor: Option<Address>,
     /// The coprocessors' buckets, as registered on chain.
     pub buckets: Vec<String>,
@@ -110,6 +114,22 @@ impl Description {
         let failed = || StackError::io(file.display().to_string());
         let text = std::fs::read(file).map_err(failed())?;
         serde_json::from_slice(&text).map_err(std::io::Error::other).map_err(failed())
+    }
+
+    /// The description in a directory that somebody named.
+    ///
+    /// # Errors
+    /// [`StackError::Usage`] when there is none; else as [`Self::read`].
+    pub fn of_directory(directory: &Path) -> Result<Self, StackError> {
+        let file = directory.join(STACK_FILE);
+        match file.try_exists() {
+            Ok(false) => Err(StackError::Usage(format!(
+                "--directory {}: there is no {STACK_FILE} in it. `kms-stack setup` writes one when it is done, and `kms-stack up` into its run \
+                 directory, which is gone when that ends",
+                directory.display()
+            ))),
+            Ok(true) | Err(_) => Self::read(&file),
+        }
     }
 
     /// As `stack.json` holds it.

@@ -244,13 +244,13 @@ pub static CODES: &[Code] = &[
         code: "KC-0812",
         name: "stack_absent",
         meaning: "A part that a stack of containers needs did not answer in time.",
-        action: "Look at the log of the part that the message names, and whether its name and port are right; on a slow machine give --wait more seconds. Run again: what was done is kept.",
+        action: "Look at the log of the part that the message names, and whether its name and port are right: a name that leads to no host is given up after a sixth of --wait. On a slow machine give --wait more seconds. Run again: what was done is kept.",
     },
     Code {
         code: "KC-0813",
         name: "stack_lost",
-        meaning: "What was set up is not there any more, or is another stack than the one asked for.",
-        action: "Ask for the stack that was set up, or start over with empty volumes: `docker compose down --volumes`, then `docker compose up`.",
+        meaning: "What was set up is not there any more, or is another stack than the one asked for: other nodes, brokers, generation, buckets or signers, another prefix of the topics, another chain, or topics of a stack that the directory does not know.",
+        action: "Ask for the stack that was set up, with its `--directory`, `--prefix` and the other flags of its setup. A second stack beside it has a `--directory` and a `--prefix` of its own, and is best put on chains of its own. Or start over with empty volumes: `docker compose down --volumes`, then `docker compose up`.",
     },
     Code {
         code: "KC-0814",

@@ -10,15 +10,18 @@
 //! against the chain, deploys nothing and writes the files again, so that changed addresses take effect. What is on chain cannot be
 //! changed by it; a chain that is not the one of `stack.json` is refused.
 
+mod addresses;
+
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use alloy::primitives::{Address, B256, Bytes};
+use alloy::primitives::{Address, B256, Bytes, U64};
 use clap::Args;
 use futures::future::try_join_all;
 use kms_chain::contracts::GatewayConfig;
+use kms_emitter::executor;
 use kms_runtime::kafka::{KafkaConfig, LogContext, ensure_topics, probe_topic};
 use kms_schemas::topics::{TopicSpec, Topics};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -26,7 +29,7 @@ use rdkafka::error::KafkaError;
 use serde::Deserialize;
 
 use crate::contracts::{ContractsError, Node};
-use crate::description::{ChainPlace, Description, NodePlace, ServicePlace, deployment, topic_prefix};
+use crate::description::{ChainPlace, Description, NodePlace, STACK_FILE, ServicePlace, deployment, topic_prefix};
 use crate::error::{StackError, chain_of};
 use crate::http::http_client;
 use crate::keys::key_file_text;
@@ -35,8 +38,6 @@ use crate::progress::Progress;
 use crate::stack::config::{self, CoreFacts, Facts};
 use crate::stack::{Generation, NodeKeys, ServiceKind, check_nodes, delegate, deploy};
 
-/// Name of the description in the directory.
-pub const STACK_FILE: &str = "stack.json";
 const PLAN_DIR: &str = "plan";
 const SERVICE: &str = "setup";
 /// How often something that is not there is looked for.
@@ -44,6 +45,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often it is said what is waited for.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
+/// What part of `--wait` a name is waited for that leads to no host: one in so many.
+const NAME_SHARE: u32 = 6;
 const INTERNAL_TOPICS: [&str; 2] = ["__consumer_offsets", "__transaction_state"];
 const RESET: &str = "start over with empty volumes (`docker compose down --volumes`)";
 
@@ -123,7 +126,7 @@ pub struct SetupArgs {
     /// What the topics' names begin with: `{prefix}-connector` for one node, `{prefix}-node-1`, … for several.
     #[arg(long, default_value = "kms")]
     pub prefix: String,
-    /// Seconds to wait for what is not there yet.
+    /// Seconds to wait for what is not there yet; for a host whose name leads nowhere, a sixth of it.
     #[arg(long, value_name = "SECONDS", default_value_t = 180)]
     pub wait: u64,
 }
@@ -142,6 +145,7 @@ struct Shape {
 /// [`StackError::Usage`] for a wish that cannot be; [`StackError::Lost`] when another stack is set up already.
 pub fn plan(args: &PlanArgs) -> Result<(), StackError> {
     let Wish { nodes, brokers, generation } = &args.wish;
+    args.kafka.as_deref().map_or(Ok(()), addresses::check_brokers)?;
     let shape = decide(&args.wish, None, existing(&args.directory)?.as_ref())?;
     let noted = [
         ("nodes", nodes.map(|_| shape.nodes.to_string())),
@@ -224,6 +228,8 @@ impl Shape {
 /// [`StackError::Absent`] when something does not answer in time, [`StackError::Lost`] when the chain or the topics are not those of
 /// the stack that was set up here, [`StackError::Contracts`], [`StackError::Usage`], [`StackError::Io`].
 pub async fn setup(args: &SetupArgs, progress: &Progress) -> Result<Description, StackError> {
+    addresses::check(args)?;
+    must_be_writable(&args.directory)?;
     let kafka = note(&args.directory, "kafka")?.unwrap_or_else(|| args.kafka.clone());
     let args = &SetupArgs { kafka, ..args.clone() };
     let before = existing(&args.directory)?;
@@ -232,6 +238,12 @@ pub async fn setup(args: &SetupArgs, progress: &Progress) -> Result<Description,
     let signers = plan.signers()?;
     if let Some(before) = &before {
         plan.must_fit(before, &signers)?;
+    }
+    for number in 1..=shape.nodes {
+        let folder = args.directory.join(format!("node-{number}"));
+        if folder.exists() {
+            must_be_writable(&folder)?;
+        }
     }
     let (gateway, ethereum) = plan.wait().await?;
     let nodes = plan.nodes(&signers);
@@ -254,6 +266,15 @@ pub async fn setup(args: &SetupArgs, progress: &Progress) -> Result<Description,
     plan.topics(&description).await?;
     plan.write(&description).await?;
     Ok(description)
+}
+
+/// Nothing is put on a chain for files that cannot be written afterwards.
+fn must_be_writable(folder: &Path) -> Result<(), StackError> {
+    let tried = std::fs::create_dir_all(folder);
+    // A file that is removed when it is dropped.
+    let tried = tried.and_then(|()| tempfile::Builder::new().prefix(".setup-").tempfile_in(folder));
+    let what = format!("--directory: no file can be written in {}, and nothing was set up", folder.display());
+    tried.map(drop).map_err(StackError::io(what))
 }
 
 impl SetupArgs {
@@ -303,8 +324,14 @@ impl Setup<'_> {
         }
         let prefix = topic_prefix(&self.args.prefix, self.shape.nodes, 1);
         if let Some(node) = before.nodes.first().filter(|node| node.prefix != prefix) {
-            let text = format!("the topics of this stack begin with {}, not with {prefix}: {RESET}", node.prefix);
-            return Err(StackError::Lost(text));
+            return Err(StackError::Lost(format!(
+                "the topics of the stack in {} are {}.* ({}), and --prefix {} would make them {prefix}.*: give the first, give a second stack a \
+                 --directory of its own, or {RESET}",
+                self.args.directory.display(),
+                node.prefix,
+                self.flag_of(&node.prefix),
+                self.args.prefix
+            )));
         }
         if before.buckets != self.args.bucket {
             return Err(StackError::Lost(format!(
@@ -314,6 +341,12 @@ impl Setup<'_> {
             )));
         }
         Ok(())
+    }
+
+    /// The flag by which a first node's topics have this prefix.
+    fn flag_of(&self, prefix: &str) -> String {
+        let end = topic_prefix("", self.shape.nodes, 1);
+        format!("--prefix {}", prefix.strip_suffix(&end).unwrap_or(prefix))
     }
 
     fn nodes(&self, signers: &[Address]) -> Vec<NodePlace> {
@@ -362,16 +395,34 @@ impl Setup<'_> {
         Ok((gateway, ethereum))
     }
 
-    /// Looks until it is there.
-    async fn until<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> Result<T, StackError> {
+    /// Looks until it is there. A name that leads nowhere is more often misspelt than that of a container which has not started yet.
+    async fn until<T>(
+        &self,
+        what: &str,
+        address: &str,
+        mut look: impl AsyncFnMut() -> Result<T, String>,
+    ) -> Result<T, StackError> {
+        let hosts = addresses::hosts(address);
         let begun = Instant::now();
-        let mut told: Option<Instant> = None;
+        let (mut told, mut unknown_since) = (None::<Instant>, None::<Instant>);
         loop {
-            let last = match look().await {
+            let mut last = match look().await {
                 Ok(found) => return Ok(found),
                 Err(last) => last,
             };
-            if Instant::now() >= self.deadline {
+            let mut is_misspelt = false;
+            match addresses::unknown(&hosts).await {
+                None => unknown_since = None,
+                Some(why) => {
+                    let limit = Duration::from_secs(self.args.wait) / NAME_SHARE;
+                    is_misspelt = unknown_since.get_or_insert(begun).elapsed() >= limit;
+                    last = format!(
+                        "{why}: is it spelt rightly? A name that leads nowhere is waited for {} s",
+                        limit.as_secs()
+                    );
+                }
+            }
+            if is_misspelt || Instant::now() >= self.deadline {
                 return Err(StackError::Absent { what: what.to_owned(), waited: begun.elapsed(), last });
             }
             if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
@@ -385,13 +436,13 @@ impl Setup<'_> {
     async fn chain(&self, name: &str, url: &str) -> Result<ChainPlace, StackError> {
         let node = Node::new(url).map_err(|error| StackError::Usage(chain_of(&error)))?;
         let what = format!("the {name} at {url}");
-        let chain_id = self.until(&what, async || node.chain_id().await.map_err(|error| chain_of(&error))).await?;
+        let chain_id = self.until(&what, url, async || node.chain_id().await.map_err(|error| chain_of(&error))).await?;
         Ok(ChainPlace { url: url.to_owned(), chain_id, first_block: None })
     }
 
     async fn bucket(&self, url: &String) -> Result<(), StackError> {
         let objects = Objects::new(url);
-        self.until(&format!("the bucket {url}"), async || match objects.answers().await {
+        self.until(&format!("the bucket {url}"), url, async || match objects.answers().await {
             Ok(()) => Ok(()),
             // A server that lets anybody write may let anybody make a bucket; if not, its first answer says more.
             Err(why) => objects.make().await.map_err(|_| why),
@@ -402,7 +453,7 @@ impl Setup<'_> {
     async fn registry(&self) -> Result<(), StackError> {
         let Some(url) = self.args.registry() else { return Ok(()) };
         let client = http_client();
-        self.until(&format!("the schema registry {url}"), async || {
+        self.until(&format!("the schema registry {url}"), &url, async || {
             let asked = client.get(format!("{url}/subjects")).timeout(LOOK_LIMIT).send().await;
             let status = asked.map_err(|error| chain_of(&error))?.status();
             if status.is_success() { Ok(()) } else { Err(format!("it answers {status}")) }
@@ -413,7 +464,7 @@ impl Setup<'_> {
     async fn kafka(&self) -> Result<(), StackError> {
         let brokers = usize::from(self.shape.brokers);
         let config = self.kafka_config(&self.args.prefix);
-        self.until(&format!("{brokers} broker(s) at {}", self.args.kafka), async || {
+        self.until(&format!("{brokers} broker(s) at {}", self.args.kafka), &self.args.kafka, async || {
             let config = config.clone();
             let found = tokio::task::spawn_blocking(move || brokers_of(&config)).await;
             match found.map_err(|error| error.to_string())?? {
@@ -442,6 +493,10 @@ impl Setup<'_> {
         nodes: Vec<NodePlace>,
     ) -> Result<Description, StackError> {
         self.no_earlier_records(&nodes).await?;
+        let places = [Some(&gateway), ethereum.as_ref()];
+        for place in places.into_iter().flatten() {
+            self.tell_of_used_accounts(place, &nodes).await?;
+        }
         let pairs: Vec<(Address, Address)> = nodes.iter().map(|node| (node.signer, node.sender)).collect();
         let wanted = deployment(self.shape.generation, &pairs, &self.args.bucket, &gateway, ethereum.as_ref());
         let contracts = deploy(self.progress, &gateway.url, &wanted).await?;
@@ -468,16 +523,46 @@ impl Setup<'_> {
         Ok(description)
     }
 
+    /// Development keys are those of every stack: one that runs on this chain sends from the same accounts.
+    async fn tell_of_used_accounts(&self, place: &ChainPlace, nodes: &[NodePlace]) -> Result<(), StackError> {
+        let failed = |error: ContractsError| StackError::Contracts(chain_of(&error));
+        let chain = Node::new(&place.url).map_err(failed)?;
+        let mut used = Vec::new();
+        for node in nodes {
+            let sent: U64 = chain.request("eth_getTransactionCount", (node.sender, "pending")).await.map_err(failed)?;
+            let code: Bytes = chain.request("eth_getCode", (node.sender, "latest")).await.map_err(failed)?;
+            let delegated = executor::delegate(&code).map_or_else(String::new, |to| format!(", delegated to {to}"));
+            if !sent.is_zero() || !code.is_empty() {
+                used.push(format!("{} of node {} (nonce {sent}{delegated})", node.sender, node.number));
+            }
+        }
+        if !used.is_empty() {
+            self.progress.say(&format!(
+                "! the chain at {} knows the nodes' accounts already: {}. Another stack was set up on it, whose development keys are the same. If it \
+                 still runs, its emitters and these ones take each other's nonces: stop it, or give this one a chain of its own. A delegation to \
+                 an executor of this release is left as it is",
+                place.url,
+                used.join(", ")
+            ));
+        }
+        Ok(())
+    }
+
     /// A cursor of other contracts would make the services refuse to start, one after the other.
     async fn no_earlier_records(&self, nodes: &[NodePlace]) -> Result<(), StackError> {
         for node in nodes {
             let config = self.kafka_config(&node.prefix);
             let topic = Topics::new(&node.prefix).cursor().to_owned();
-            let looked = tokio::task::spawn_blocking(move || has_records(&config, &topic)).await;
-            if looked.is_ok_and(|has| has) {
+            let looked = tokio::task::spawn_blocking(move || {
+                has_records(&config, &topic).then(|| (topic, prefixes_of(&config)))
+            });
+            if let Ok(Some((topic, there))) = looked.await {
                 return Err(StackError::Lost(format!(
-                    "Kafka holds records of an earlier stack ({}.*), whose contracts are not known here: {RESET}",
-                    node.prefix
+                    "{topic} at {} holds records of an earlier stack, whose contracts nothing tells of: there is no {STACK_FILE} in {}. Give the \
+                     --directory of its setup, or another --prefix than {} for a second stack on this cluster (taken are: {there}), or {RESET}",
+                    self.args.kafka,
+                    self.args.directory.display(),
+                    self.args.prefix
                 )));
             }
         }
@@ -651,6 +736,23 @@ fn brokers_of(config: &KafkaConfig) -> Result<usize, String> {
 fn has_records(config: &KafkaConfig, topic: &str) -> bool {
     let marks = client_of(config).and_then(|client| client.fetch_watermarks(topic, 0, LOOK_LIMIT));
     marks.is_ok_and(|(low, high)| high > low)
+}
+
+/// What the topics of every connector on the cluster begin with, in words.
+fn prefixes_of(config: &KafkaConfig) -> String {
+    const MOST: usize = 10;
+    let end = Topics::new("").cursor().to_owned();
+    let Ok(metadata) = client_of(config).and_then(|client| client.fetch_metadata(None, LOOK_LIMIT)) else {
+        return "Kafka does not say which".to_owned();
+    };
+    let mut prefixes: Vec<&str> =
+        metadata.topics().iter().filter_map(|topic| topic.name().strip_suffix(&end)).collect();
+    prefixes.sort_unstable();
+    let named: Vec<String> = prefixes.iter().take(MOST).map(|prefix| format!("{prefix}.*")).collect();
+    match prefixes.len() - named.len() {
+        0 => named.join(", "),
+        more => format!("{}, and {more} more", named.join(", ")),
+    }
 }
 
 /// The brokers' own topics must outlive a broker too. They are made once, by whoever comes first.

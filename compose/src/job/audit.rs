@@ -76,19 +76,9 @@ impl Audit {
     /// Reads until every request's trail is whole, or nothing new came for `patience`; then to the end once more, so that a
     /// second record is not missed.
     pub(super) async fn read(stack: &Description, chain: &ChainView, patience: Duration) -> Result<Self, StackError> {
-        let codec_of = |prefix: &str| {
-            let topics = Topics::new(prefix);
-            let url = stack.registry.clone();
-            async move {
-                match url {
-                    None => Ok(Codec::single_object()),
-                    Some(url) => Codec::with_registry(&url, &topics).await.map_err(unreadable),
-                }
-            }
-        };
         let mut readers = Vec::new();
         for node in &stack.nodes {
-            let codec = codec_of(&node.prefix).await?;
+            let codec = codec_of(stack, &Topics::new(&node.prefix)).await?;
             let kafka = KafkaConfig {
                 bootstrap_servers: stack.kafka.clone(),
                 topic_prefix: node.prefix.clone(),
@@ -104,6 +94,14 @@ impl Audit {
             audit.oddities.extend(oddities);
         }
         Ok(audit)
+    }
+}
+
+/// How the records of these topics are encoded.
+pub(super) async fn codec_of(stack: &Description, topics: &Topics) -> Result<Codec, StackError> {
+    match &stack.registry {
+        None => Ok(Codec::single_object()),
+        Some(url) => Codec::with_registry(url, topics).await.map_err(unreadable),
     }
 }
 
@@ -137,7 +135,10 @@ fn read_node(
             match read {
                 Ok(0) => {}
                 Ok(_) => last_news = Instant::now(),
-                Err(error) if last_news.elapsed() > patience => return Err(unreadable(error)),
+                Err(error) if last_news.elapsed() > patience => {
+                    let (topic, brokers) = (&tail.topic, &kafka.bootstrap_servers);
+                    return Err(unreadable(format!("{topic} at {brokers}, which stack.json names: {error}")));
+                }
                 // Brokers come and go; the client finds them again.
                 Err(_) => {}
             }

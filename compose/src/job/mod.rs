@@ -16,6 +16,7 @@ mod lifecycle;
 mod load;
 mod mix;
 mod observer;
+mod pause;
 mod report;
 mod watch;
 
@@ -111,6 +112,11 @@ pub struct Site<'a> {
 }
 
 impl Site<'_> {
+    /// Says who has paused what, where somebody may have: on a stack that was up before.
+    fn lookout(&self) -> Option<pause::Lookout> {
+        (!self.outage.is_zero()).then(|| pause::Lookout::start(self.stack, self.progress))
+    }
+
     /// Connections to the chains that bear an outage.
     fn connect(&self) -> Result<(Node, Option<Node>), ContractsError> {
         let connect = |url: &String| Node::new(url).map(|node| node.patient(self.outage));
@@ -155,6 +161,7 @@ pub async fn run_at(site: &Site<'_>, args: &JobArgs, begun: Instant) -> Result<R
     let task = site.progress.begin("requests", "preparing");
     let patience = Duration::from_secs(args.patience);
     let watch = Watch::start(stack, site.progress, site.outage);
+    let _lookout = site.lookout();
     let (gateway, host) = site.connect().map_err(load::chain_error)?;
     let mut requester = stack.requester_over(gateway.clone(), host.clone()).await.map_err(load::chain_error)?;
     // What an earlier load sent has to be on the chain before it can be told from what this one sends.
@@ -184,7 +191,10 @@ pub async fn run_at(site: &Site<'_>, args: &JobArgs, begun: Instant) -> Result<R
         Ok(observer.wait_for_answers(before + args.requests as usize, patience, &task).await)
     };
     let chain = tokio::select! {
-        chain = work => chain?,
+        chain = work => match chain {
+            Ok(chain) => chain,
+            Err(error) => return Err(pause::explained(stack, error).await),
+        },
         // Never ends by itself.
         () = load.keep_sent() => return Err(StackError::Job("the load was given up".to_owned())),
     };
@@ -204,6 +214,7 @@ pub async fn judge_at(site: &Site<'_>, patience: Duration, begun: Instant) -> Re
     let seconds_to_ready = begun.elapsed().as_secs_f64();
     let task = site.progress.begin("requests", "looking back");
     let watch = Watch::start(stack, site.progress, site.outage);
+    let _lookout = site.lookout();
     let (gateway, host) = site.connect().map_err(load::chain_error)?;
     let mut observer = Observer::start(stack, watch)?;
     let before = observer.look_back(&gateway, host.as_ref(), patience).await?;
@@ -226,6 +237,9 @@ async fn judge(
     observer.watch().wait_for_topics().await;
     let audit = Audit::read(site.stack, chain, patience).await?;
     let times = report::Times { begun, seconds_to_ready, fetching: site.fetching };
-    let surroundings = report::Surroundings { ended: (site.ended)(), down: observer.watch().down() };
+    let mut surroundings = report::Surroundings { ended: (site.ended)(), reasons: observer.watch().down() };
+    if observer.lacks_answers(chain, requests) {
+        surroundings.reasons.extend(pause::paused(site.stack).await);
+    }
     Ok(Report::new(requests, site.stack, chain, &audit, &times, surroundings))
 }

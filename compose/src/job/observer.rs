@@ -363,6 +363,11 @@ impl Observer {
         found
     }
 
+    /// Whether an answer that was waited for is not there.
+    pub(super) fn lacks_answers(&self, view: &ChainView, requests: usize) -> bool {
+        view.requests.len() < requests || view.requests.keys().any(|name| !view.is_answered(name, &self.signers))
+    }
+
     /// Waits until `holds`, or until nothing new came for `patience`; tells which.
     async fn wait_until(&self, patience: Duration, mut holds: impl FnMut(&ChainView) -> bool) -> bool {
         let mut changed = self.changed.clone();

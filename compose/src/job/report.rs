@@ -142,9 +142,9 @@ impl Report {
         for oddity in chain.oddities.iter().chain(&audit.oddities) {
             problems.add(oddity.clone());
         }
-        // What is down explains what is missing, and is no problem by itself.
+        // What is down or paused explains what is missing, and is no problem by itself.
         if !problems.is_empty() {
-            surroundings.down.into_iter().for_each(|line| problems.add(line));
+            problems.explain(surroundings.reasons);
         }
         let span = match (first_request, last_answer) {
             (Some(first), Some(last)) => last.saturating_duration_since(first),
@@ -261,8 +261,8 @@ pub(super) struct Times {
 pub(super) struct Surroundings {
     /// What has ended, in words: a problem.
     pub(super) ended: Vec<String>,
-    /// What does not answer, in words: said where something else is a problem.
-    pub(super) down: Vec<String>,
+    /// What does not answer, and who has paused what, in words: said where something else is a problem.
+    pub(super) reasons: Vec<String>,
 }
 
 /// What is known of one request over all nodes.
@@ -344,6 +344,14 @@ impl Problems {
         self.lines.is_empty()
     }
 
+    /// Puts what explains the others before them.
+    fn explain(&mut self, mut reasons: Vec<String>) {
+        reasons.append(&mut self.lines);
+        self.more += reasons.len().saturating_sub(MAX_NAMED);
+        reasons.truncate(MAX_NAMED);
+        self.lines = reasons;
+    }
+
     fn named(mut self) -> Vec<String> {
         if self.more > 0 {
             self.lines.push(format!("and {} more", self.more));
@@ -364,4 +372,19 @@ fn latency(histogram: &Histogram<u64>) -> Latency {
     }
     let at = |quantile| Some(histogram.value_at_quantile(quantile) as f64);
     Latency { p50: at(0.5), p99: at(0.99) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reasons_come_before_what_they_explain_however_much_that_is() {
+        let mut problems = Problems::default();
+        (0..25).for_each(|number| problems.add(format!("lost: {number}")));
+        problems.explain(vec!["node 1: paused".to_owned()]);
+        let named = problems.named();
+        assert_eq!((named.len(), named[0].as_str(), named[1].as_str()), (MAX_NAMED + 1, "node 1: paused", "lost: 0"));
+        assert_eq!(named[MAX_NAMED], "and 6 more");
+    }
 }

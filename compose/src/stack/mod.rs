@@ -23,7 +23,7 @@ use futures::future::{join_all, try_join_all};
 
 use crate::contracts::{Contracts, ContractsError, DeploymentConfig, Material, Requester};
 use crate::description::{
-    ChainPlace, Description, FollowedChain, NodePlace, ServicePlace, deployment, owner_key, topic_prefix,
+    ChainPlace, Description, FollowedChain, NodePlace, STACK_FILE, ServicePlace, deployment, owner_key, topic_prefix,
 };
 use crate::error::{StackError, chain_of};
 use crate::keys::key_file_text;
@@ -319,6 +319,7 @@ impl StackBuilder {
             stack.nodes.push(node);
         }
         self.start_services(&stack).await?;
+        workspace.write(STACK_FILE, &stack.describe().to_json())?;
         stack.times.ready = begun.elapsed();
         Ok(stack)
     }

@@ -63,15 +63,20 @@ impl Site {
 
     /// `kms-stack setup` as a container runs it, but for the addresses.
     fn setup(&self, further: &[&str]) -> Output {
+        self.setup_in(self.dir(), &self.prefix, further)
+    }
+
+    /// The same with another directory or prefix.
+    fn setup_in(&self, directory: &Path, prefix: &str, further: &[&str]) -> Output {
         let core = self.core;
         let mut command = Command::new(program());
-        command.args(["setup", "--directory"]).arg(self.dir());
+        command.args(["setup", "--directory"]).arg(directory);
         command.args(["--kafka", &self.kafka, "--gateway", &self.gateway.url(), "--bucket", &self.bucket.url()]);
         if let Some(ethereum) = &self.ethereum {
             command.args(["--generation", "b", "--ethereum", &ethereum.url()]);
         }
         command.args(["--core", &format!("http://127.0.0.1:{core}"), "--core-listen", &format!("127.0.0.1:{core}")]);
-        command.args(["--core-control", &format!("http://127.0.0.1:{}", core + 1), "--prefix", &self.prefix]);
+        command.args(["--core-control", &format!("http://127.0.0.1:{}", core + 1), "--prefix", prefix]);
         command.arg("--core-state").arg(self.dir().join("state"));
         command.args(["--telemetry", "127.0.0.1:9464", "--service", "http://127.0.0.1:1", "--wait", "60"]);
         command.args(further).output().unwrap()
@@ -165,6 +170,49 @@ async fn p2_p3_a_load_over_processes_that_were_set_up_is_accepted_and_a_second_o
     let judged = wait(site.job("judge", &[]).spawn().unwrap()).await;
     assert_success(&judged);
     assert_eq!(report(&judged)["accepted"], 32);
+
+    // What a person paused is named as the reason, and nothing of it is lost.
+    let wallet = |further: &[&str]| {
+        let mut command = Command::new(program());
+        command.args(["ctl", "--config"]).arg(site.file("kmsctl.toml")).arg("wallet").args(further).output().unwrap()
+    };
+    assert_success(&wallet(&["pause", "--as", "ann", "--reason", "noon"]));
+    let few = ["--requests", "8", "--rate", "0", "--patience", "3"];
+    let paused = wait(site.job("load", &few).spawn().unwrap()).await;
+    assert_eq!(paused.status.code(), Some(1));
+    let why = "node 1: sending on chain 31337 is paused by ann: noon";
+    assert!(report(&paused)["problems"][0].as_str().unwrap().starts_with(why), "{}", report(&paused));
+    assert!(text(&paused.stderr).contains(&format!("! {why}")), "{}", text(&paused.stderr));
+    assert_success(&wallet(&["resume"]));
+    let judged = wait(site.job("judge", &[]).spawn().unwrap()).await;
+    assert_success(&judged);
+    assert_eq!(report(&judged)["accepted"], 40);
+
+    // A setup that knows nothing of it does not take its topics.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let lost = site.setup_in(elsewhere.path(), &site.prefix, &[]);
+    assert_lost(&lost, &format!("{}-connector.ingest.cursor", site.prefix));
+    assert!(text(&lost.stderr).contains("another --prefix"), "{}", text(&lost.stderr));
+}
+
+/// A second stack's emitters would use the same accounts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_setup_on_a_chain_says_that_the_accounts_are_in_use_and_leaves_their_delegations() {
+    let site = Site::new("second", Generation::A).await;
+    let first = site.setup(&[]);
+    assert_success(&first);
+    assert!(!text(&first.stderr).contains("knows the nodes' accounts"), "{}", text(&first.stderr));
+    let executor = kms_stack::Description::of_directory(site.dir()).unwrap().executor.unwrap();
+
+    let other = format!("{}-other", site.prefix);
+    assert_lost(&site.setup_in(site.dir(), &other, &[]), &format!("(--prefix {})", site.prefix));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let second = site.setup_in(elsewhere.path(), &other, &[]);
+    assert_success(&second);
+    let said = text(&second.stderr);
+    assert!(said.contains("knows the nodes' accounts already") && said.contains("stop it"), "{said}");
+    assert!(said.contains(&format!("were delegated before to {executor}")), "{said}");
+    assert_eq!(kms_stack::Description::of_directory(elsewhere.path()).unwrap().executor, Some(executor));
 }
 
 /// SIGKILL of the services and of the chain's node, and a stop of the bucket, while a load runs.
@@ -268,15 +316,58 @@ async fn a_setup_takes_the_noted_wishes_and_refuses_what_cannot_be_changed() {
 #[tokio::test]
 async fn a_setup_that_finds_nothing_says_what_it_waited_for() {
     let directory = tempfile::tempdir().unwrap();
-    let mut command = Command::new(program());
-    command.args(["setup", "--wait", "1", "--directory"]).arg(directory.path());
-    command.args(["--kafka", "127.0.0.1:1", "--gateway", "http://127.0.0.1:1", "--bucket", "http://127.0.0.1:1/b"]);
-    let output = command.output().unwrap();
+    let nothing = ["--gateway", "http://127.0.0.1:1", "--kafka", "127.0.0.1:1", "--bucket", "http://127.0.0.1:1/b"];
+    let output = setup_of_nothing(directory.path(), &[&nothing[..], &["--wait", "1"]].concat());
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("error[KC-0812]"), "{said}");
     assert!(said.contains("waiting for the Gateway at http://127.0.0.1:1"), "{said}");
     assert!(!directory.path().join("stack.json").exists());
+}
+
+/// `kms-stack setup` with addresses where nothing is.
+fn setup_of_nothing(directory: &Path, further: &[&str]) -> Output {
+    let mut command = Command::new(program());
+    command.args(["setup", "--directory"]).arg(directory);
+    command.args(further).output().unwrap()
+}
+
+#[test]
+fn a_setup_refuses_at_once_what_can_never_be_an_address() {
+    let directory = tempfile::tempdir().unwrap();
+    let wrong = ["--gateway", "localhost:8545", "--kafka", "http://kafka:9092", "--bucket", "s3://bucket"];
+    let output = setup_of_nothing(directory.path(), &wrong);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for why in ["give http://localhost:8545", "--kafka `http://kafka:9092`", "s3:// is not spoken"] {
+        assert!(said.contains(why), "{why}: {said}");
+    }
+    assert!(!said.contains("waiting for"), "{said}");
+}
+
+#[test]
+fn a_setup_waits_for_a_name_that_leads_nowhere_a_sixth_of_its_patience() {
+    let directory = tempfile::tempdir().unwrap();
+    // A name that is nobody's (RFC 2606).
+    let nobody =
+        ["--gateway", "http://chain.invalid:8545", "--kafka", "127.0.0.1:1", "--bucket", "http://127.0.0.1:1/b"];
+    let output = setup_of_nothing(directory.path(), &[&nobody[..], &["--wait", "6"]].concat());
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("error[KC-0812]") && said.contains("`chain.invalid` is the name of no host"), "{said}");
+}
+
+#[test]
+fn a_setup_that_cannot_write_its_files_asks_nobody_for_anything() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let nothing = ["--gateway", "http://127.0.0.1:1", "--kafka", "127.0.0.1:1", "--bucket", "http://127.0.0.1:1/b"];
+    let output = setup_of_nothing(&file.join("config"), &nothing);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("error[KC-0809]") && said.contains("nothing was set up"), "{said}");
+    assert!(!said.contains("waiting for"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -130,6 +130,8 @@ struct Up {
     run_dir: TempDir,
     /// Every address that it printed.
     addresses: Vec<String>,
+    /// The command line for a load that it printed.
+    load: String,
 }
 
 fn up() -> Up {
@@ -141,16 +143,19 @@ fn up() -> Up {
         .spawn()
         .unwrap();
     let output = BufReader::new(child.stdout.take().unwrap());
-    let mut addresses = Vec::new();
+    let (mut addresses, mut load) = (Vec::new(), String::new());
     for line in output.lines() {
         let line = line.unwrap();
         let words = line.split([' ', '/', ',']).filter(|word| word.starts_with("127.0.0.1:"));
         addresses.extend(words.map(str::to_owned));
+        if let Some(command) = line.strip_prefix("load ") {
+            command.trim().clone_into(&mut load);
+        }
         if line.starts_with("config ") {
             break;
         }
     }
-    Up { child, run_dir, addresses }
+    Up { child, run_dir, addresses, load }
 }
 
 impl Up {
@@ -165,6 +170,25 @@ impl Up {
         })
         .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_p3_the_load_that_up_names_is_accepted_and_said_to_be_gone_with_it() {
+    let mut up = up();
+    let command = up.load.replace("--requests 100", "--requests 10 --rate 0 --output json");
+    let load = || Command::new("sh").args(["-c", &command]).output().unwrap();
+    let done = load();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{command}\n{said}");
+    let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!((&report["requested"], &report["accepted"]), (&10.into(), &10.into()));
+
+    up.signal(Signal::SIGTERM);
+    up.child.wait().unwrap();
+    std::fs::remove_dir_all(up.run_dir.path()).unwrap();
+    let gone = load();
+    let said = String::from_utf8_lossy(&gone.stderr);
+    assert!(gone.status.code() == Some(2) && said.contains("there is no stack.json"), "{said}");
 }
 
 #[tokio::test]
