@@ -66,6 +66,25 @@ impl Cluster {
         read_ranges(kafka, SERVICE, topic, &ranges, self.patience(), each).map_err(|error| self.unread(error))
     }
 
+    /// [`Self::read_all`] of the records that are not older than `timestamp_ms`, and of what lies behind them. One client for
+    /// all partitions: each alone takes half a second to begin.
+    pub(crate) fn read_since(
+        &self,
+        topic: &str,
+        timestamp_ms: i64,
+        each: impl FnMut(i32, StoredRecord),
+    ) -> Result<(), CtlError> {
+        let kafka = &self.config.kafka;
+        let ends = watermarks(kafka, SERVICE, topic, self.topic(topic)?.partitions);
+        let mut ranges = Vec::new();
+        for (partition, (_, end)) in (0..).zip(ends.map_err(|error| self.unread(error))?) {
+            if let Some(from) = self.offset_at(topic, partition, timestamp_ms)? {
+                ranges.push((partition, from, end));
+            }
+        }
+        read_ranges(kafka, SERVICE, topic, &ranges, self.patience(), each).map_err(|error| self.unread(error))
+    }
+
     /// The high watermark of a topic's first partition.
     pub(crate) fn end(&self, topic: &str) -> Result<i64, CtlError> {
         let ends = watermarks(&self.config.kafka, SERVICE, topic, 1).map_err(|error| self.unread(error))?;

@@ -220,17 +220,13 @@ fn settled(cluster: &Cluster, found: &mut BTreeMap<Id, Found>) -> Result<(), Ctl
     let Some(oldest) = oldest.map(|variant| variant.written_ms).min() else { return Ok(()) };
     let since = i64::try_from(oldest).unwrap_or(i64::MAX).saturating_sub(CLOCKS_DIFFER_MS);
     let topic = cluster.topics.submissions();
-    for partition in 0..cluster.topic(topic)?.partitions {
-        let Some(from) = cluster.offset_at(topic, partition, since)? else { continue };
-        cluster.read(topic, partition, Some(from), |record| {
-            let decoded = cluster.codec.decode::<Submission>(topic, record.value.as_deref().unwrap_or_default());
-            let Ok(Submission { identity, verdict: Verdict::Accepted(inclusion), .. }) = decoded else { return };
-            if let Some(account) = found.get_mut(&(identity.chain_id, inclusion.sender)) {
-                account.used = account.used.max(inclusion.nonce + 1);
-            }
-        })?;
-    }
-    Ok(())
+    cluster.read_since(topic, since, |_, record| {
+        let decoded = cluster.codec.decode::<Submission>(topic, record.value.as_deref().unwrap_or_default());
+        let Ok(Submission { identity, verdict: Verdict::Accepted(inclusion), .. }) = decoded else { return };
+        if let Some(account) = found.get_mut(&(identity.chain_id, inclusion.sender)) {
+            account.used = account.used.max(inclusion.nonce + 1);
+        }
+    })
 }
 
 /// What the chains behind the endpoints say of the accounts on them.
