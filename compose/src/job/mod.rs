@@ -237,9 +237,12 @@ async fn judge(
     observer.watch().wait_for_topics().await;
     let audit = Audit::read(site.stack, chain, patience).await?;
     let times = report::Times { begun, seconds_to_ready, fetching: site.fetching };
-    let mut surroundings = report::Surroundings { ended: (site.ended)(), reasons: observer.watch().down() };
-    if observer.lacks_answers(chain, requests) {
-        surroundings.reasons.extend(pause::paused(site.stack).await);
-    }
+    // What a person ordered explains more than what happened.
+    let mut reasons = match observer.lacks_answers(chain, requests) {
+        true => pause::paused(site.stack).await,
+        false => Vec::new(),
+    };
+    reasons.extend(observer.watch().down());
+    let surroundings = report::Surroundings { ended: (site.ended)(), reasons };
     Ok(Report::new(requests, site.stack, chain, &audit, &times, surroundings))
 }

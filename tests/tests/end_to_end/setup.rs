@@ -177,7 +177,8 @@ async fn p2_p3_a_load_over_processes_that_were_set_up_is_accepted_and_a_second_o
         command.args(["ctl", "--config"]).arg(site.file("kmsctl.toml")).arg("wallet").args(further).output().unwrap()
     };
     assert_success(&wallet(&["pause", "--as", "ann", "--reason", "noon"]));
-    let few = ["--requests", "8", "--rate", "0", "--patience", "3"];
+    // The services' addresses are nowhere here, so that an outage would be borne.
+    let few = ["--requests", "8", "--rate", "0", "--patience", "3", "--outage", "1"];
     let paused = wait(site.job("load", &few).spawn().unwrap()).await;
     assert_eq!(paused.status.code(), Some(1));
     let why = "node 1: sending on chain 31337 is paused by ann: noon";
