@@ -64,11 +64,19 @@ pub(super) struct Answer {
     signed: Vec<Signed>,
     stage: Stage,
     reply: Option<oneshot::Sender<Ended>>,
-    /// Ended before anybody asked.
-    unclaimed: Option<(Ended, Millis)>,
+    /// How it ended. Kept while a transaction still carries it, because whoever was told may have to ask again: a stage that
+    /// could not publish what it was told reads its record anew.
+    ended: Option<Known>,
     /// The nonce that carries it, until that is over.
     nonce: Option<Nonce>,
     taken: Option<Instant>,
+}
+
+/// An end, and whether anybody was told of it.
+struct Known {
+    ended: Ended,
+    at: Millis,
+    is_told: bool,
 }
 
 /// See the [module](self).
@@ -94,7 +102,7 @@ impl Answers {
             signed: Vec::new(),
             stage: Stage::Recovered,
             reply: None,
-            unclaimed: None,
+            ended: None,
             nonce: None,
             taken: None,
         });
@@ -123,7 +131,7 @@ impl Answers {
                     signed: Vec::new(),
                     stage: Stage::Planned,
                     reply: Some(reply),
-                    unclaimed: None,
+                    ended: None,
                     nonce: None,
                     taken: Some(Instant::now()),
                 },
@@ -139,11 +147,9 @@ impl Answers {
             answer.payload.data = call.calldata;
         }
         answer.taken = Some(Instant::now());
-        match answer.unclaimed.take() {
-            Some((ended, at)) => {
-                if let Err(ended) = reply.send(ended) {
-                    answer.unclaimed = Some((ended, at));
-                }
+        match &mut answer.ended {
+            Some(known) => {
+                known.is_told |= reply.send(known.ended.clone()).is_ok();
                 self.drop_if_over(&key);
             }
             None => answer.reply = Some(reply),
@@ -212,10 +218,8 @@ impl Answers {
         answer.stage = Stage::Settled;
         let told = (answer.item.identity.kind, name(&end), answer.taken.map(|at| at.elapsed()));
         let ended = Ended { end, attempts: answer.history.transactions };
-        answer.unclaimed = match answer.reply.take() {
-            Some(reply) => reply.send(ended).err().map(|ended| (ended, now)),
-            None => Some((ended, now)),
-        };
+        let is_told = answer.reply.take().is_some_and(|reply| reply.send(ended.clone()).is_ok());
+        answer.ended = Some(Known { ended, at: now, is_told });
         self.drop_if_over(key);
         Some(told)
     }
@@ -241,8 +245,7 @@ impl Answers {
     }
 
     fn drop_if_over(&mut self, key: &ItemKey) {
-        let over =
-            |answer: &Answer| answer.stage == Stage::Settled && answer.unclaimed.is_none() && answer.nonce.is_none();
+        let over = |answer: &Answer| answer.nonce.is_none() && answer.ended.as_ref().is_some_and(|known| known.is_told);
         if self.answers.get(key).is_some_and(over) {
             self.answers.remove(key);
         }
@@ -263,12 +266,14 @@ impl Answers {
         let stale: Vec<ItemKey> = self
             .answers
             .iter()
-            .filter(|(_, answer)| answer.unclaimed.as_ref().is_some_and(|(_, at)| at.plus(memory) <= now))
+            .filter(|(_, answer)| {
+                answer.ended.as_ref().is_some_and(|known| !known.is_told && known.at.plus(memory) <= now)
+            })
             .map(|(key, _)| *key)
             .collect();
         for key in stale {
-            if let Some(answer) = self.answers.get_mut(&key) {
-                answer.unclaimed = None;
+            if let Some(known) = self.answers.get_mut(&key).and_then(|answer| answer.ended.as_mut()) {
+                known.is_told = true;
             }
             self.drop_if_over(&key);
         }
@@ -288,5 +293,79 @@ fn name(end: &End) -> &'static str {
         End::Verdict(Verdict::Refused { .. }) => "refused",
         End::Verdict(Verdict::Retracted) => "retracted",
         End::GivenUp { .. } => "given_up",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::{Address, Bytes};
+    use kms_schemas::identity::{Coordinates, Lane};
+
+    use super::*;
+    use crate::verify::Call;
+
+    const KEY: ItemKey = ItemKey { lane: Lane::Decryption, partition: 0, offset: 7 };
+    const NONCE: Nonce = Nonce(3);
+    const NOW: Millis = Millis(1_000);
+
+    fn job() -> (Job, oneshot::Receiver<Ended>) {
+        let (reply, ended) = oneshot::channel();
+        let id = RequestId(B256::with_last_byte(4));
+        let identity = Identity { chain_id: 1, contract: Address::ZERO, kind: Kind::PublicDecryption, id };
+        let result = Coordinates { topic: "results".to_owned(), partition: 0, offset: 7 };
+        let call = Call {
+            kind: Kind::PublicDecryption,
+            to: Address::ZERO,
+            calldata: Bytes::new(),
+            mark: Mark::TxSender,
+            context: None,
+        };
+        (Job { key: KEY, item: IntentItem { result, identity }, block: 9, call, reply }, ended)
+    }
+
+    fn end() -> End {
+        End::Verdict(Verdict::NoAnswerOnChain)
+    }
+
+    #[test]
+    fn p3_whoever_could_not_publish_an_end_is_told_it_again_while_its_transaction_is_open() {
+        let mut answers = Answers::default();
+        let (first, mut ended) = job();
+        assert_eq!(answers.claim(first), Stage::New);
+        answers.placed(&KEY, NONCE);
+        answers.settle(&KEY, end(), NOW);
+        let told = ended.try_recv().unwrap();
+        // The stage that was told starts anew before it could publish.
+        for _ in 0..2 {
+            let (again, mut ended) = job();
+            assert_eq!(answers.claim(again), Stage::Settled);
+            assert_eq!(ended.try_recv().unwrap(), told);
+        }
+        answers.closed(NONCE);
+        assert!(answers.get(&KEY).is_none(), "told, and its nonce is over");
+    }
+
+    #[test]
+    fn p3_an_end_that_nobody_heard_is_kept_for_whoever_asks_within_the_memory() {
+        let memory = Duration::from_secs(60);
+        let mut answers = Answers::default();
+        let (first, ended) = job();
+        answers.claim(first);
+        answers.placed(&KEY, NONCE);
+        drop(ended);
+        answers.settle(&KEY, end(), NOW);
+        answers.closed(NONCE);
+        answers.forget_unclaimed(NOW.plus(599_999), memory);
+        let (again, mut ended) = job();
+        assert_eq!(answers.claim(again), Stage::Settled);
+        assert_eq!(ended.try_recv().unwrap().end, end());
+        assert!(answers.get(&KEY).is_none());
+
+        let (first, ended) = job();
+        answers.claim(first);
+        drop(ended);
+        answers.settle(&KEY, end(), NOW);
+        answers.forget_unclaimed(NOW.plus(600_000), memory);
+        assert!(answers.get(&KEY).is_none(), "nobody asked for long");
     }
 }
