@@ -140,10 +140,12 @@ async fn contend(index: usize, session: Arc<Session>) -> Told {
 /// and again, somebody leads beside it, and it gives way.
 async fn terms(session: &Session, mut leadership: Leadership) -> Result<(), Stopped> {
     const FENCED_IN_A_ROW: u32 = 5;
+    const FAILED_IN_A_ROW: u32 = 10;
+    const PAUSE: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30), factor: 2.0 };
     /// What lasted for so long was a term of its own.
     const LASTING: Duration = Duration::from_secs(60);
     let shutdown = session.context.shutdown.clone();
-    let mut fenced = 0;
+    let (mut fenced, mut failed) = (0, 0);
     let outcome = loop {
         tokio::select! {
             () = shutdown.cancelled() => break Ok(()),
@@ -169,6 +171,21 @@ async fn terms(session: &Session, mut leadership: Leadership) -> Result<(), Stop
                 }
                 let reason = stopped.text;
                 tracing::warn!(destination, reason, "fenced by an emitter that does not lead, taking the account back");
+            }
+            // The clients of a term end with it, and so does what Kafka did to them.
+            Err(stopped) if stopped.exit == Exit::KafkaFatal => {
+                failed = if began.elapsed() > LASTING { 1 } else { failed + 1 };
+                if failed > FAILED_IN_A_ROW {
+                    break Err(stopped);
+                }
+                let pause = PAUSE.bound(failed);
+                let reason = format!("{}: {}", stopped.code, stopped.text);
+                tracing::warn!(destination, reason, ?pause, "Kafka failed, taking the account up anew");
+                session.checks.leader.not_ready(reason);
+                tokio::select! {
+                    () = shutdown.cancelled() => break Ok(()),
+                    () = tokio::time::sleep(pause) => {}
+                }
             }
             Err(stopped) => break Err(stopped),
         }

@@ -601,10 +601,10 @@ fn journal_stopped(error: &JournalError) -> Stopped {
         JournalError::Client(_) => {
             Stopped::new(Exit::Configuration, &kms_runtime::codes::CONFIG_VALUE, error.to_string())
         }
-        JournalError::Read(_)
-        | JournalError::Watermarks(_)
-        | JournalError::DeadLetters(_)
-        | JournalError::Cancelled => internal(error.to_string()),
+        JournalError::Read(_) | JournalError::Watermarks(_) | JournalError::DeadLetters(_) => {
+            Stopped::new(Exit::KafkaFatal, &kms_runtime::codes::KAFKA_FATAL, error.to_string())
+        }
+        JournalError::Cancelled => internal(error.to_string()),
     }
 }
 

@@ -157,6 +157,23 @@ impl Kafka {
         Ok(())
     }
 
+    /// How many replicas are in sync where they are fewest, over all partitions of all topics.
+    ///
+    /// # Errors
+    /// What the client says when no broker answers within 5 s.
+    pub async fn replicas_in_sync(&self) -> Result<usize, StackError> {
+        let refused = |error: String| StackError::io("asking Kafka for its replicas")(std::io::Error::other(error));
+        let bootstrap = self.bootstrap.clone();
+        let look = move || -> Result<usize, rdkafka::error::KafkaError> {
+            let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &bootstrap).create()?;
+            let metadata = client.fetch_metadata(None, Duration::from_secs(5))?;
+            let partitions = metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions);
+            Ok(partitions.map(|partition| partition.isr().len()).min().unwrap_or_default())
+        };
+        let looked = tokio::task::spawn_blocking(look).await.map_err(|error| refused(error.to_string()))?;
+        looked.map_err(|error| refused(error.to_string()))
+    }
+
     /// Stops all brokers in order.
     pub async fn stop(&self) {
         futures::future::join_all(self.brokers.iter().map(|broker| broker.stop(STOP_GRACE))).await;

@@ -38,7 +38,7 @@ pub enum StageError {
     /// A call of the client library does not do what it promises; the stage starts anew by itself, with new clients.
     #[error("the kafka client is stuck: {0}")]
     Stalled(&'static str),
-    /// A Kafka client is in a state that only a restart ends.
+    /// A Kafka client is in a state that only a new one ends: the stage starts anew by itself, some times in a row.
     #[error("kafka client failed for good: {0}")]
     Fatal(#[source] rdkafka::error::KafkaError),
     /// Transactions keep failing although the broker answers.
@@ -186,8 +186,8 @@ pub static CODES: &[Code] = &[
     Code {
         code: "KC-0234",
         name: "fatal_kafka_error",
-        meaning: "A Kafka client is in a state that only a restart ends.",
-        action: "Let the supervisor restart the process; if it repeats, read the client's reason.",
+        meaning: "A Kafka client failed for good or does not come back from a call. The lane starts anew with new ones; ten times in a row end the process.",
+        action: "None at first. If it repeats, read the client's reason and look at the brokers.",
     },
     Code {
         code: "KC-0235",

@@ -71,10 +71,15 @@ pub async fn run<H: Handler>(
         return Err(StageError::Settings(problems));
     }
     let handler = Arc::new(handler);
+    let mut failures = 0;
     loop {
+        let began = Instant::now();
         let outcome = run_once(kafka, config.clone(), Arc::clone(&handler), &check, &shutdown).await;
+        failures = if began.elapsed() > LASTING { 1 } else { failures + 1 };
         match &outcome {
-            Err(error @ (StageError::Ghost(_) | StageError::Stalled(_))) => {
+            Err(error @ (StageError::Ghost(_) | StageError::Stalled(_) | StageError::Fatal(_)))
+                if failures <= FAILURES_IN_A_ROW =>
+            {
                 // The new session takes the transactional id over first, so an attempt of the old one can commit nothing.
                 metrics::anew(config.name, error);
                 check.not_ready(format!("starting anew: {error}"));
@@ -94,6 +99,10 @@ pub async fn run<H: Handler>(
     }
 }
 
+/// So often in a row a stage starts anew before the process ends, which is all that is left then.
+const FAILURES_IN_A_ROW: u32 = 10;
+/// What lasted for so long was no failure at the start.
+const LASTING: Duration = Duration::from_secs(60);
 /// Pause before a stage starts anew.
 const BEFORE_ANEW: Duration = Duration::from_secs(1);
 

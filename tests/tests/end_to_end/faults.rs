@@ -116,9 +116,22 @@ async fn p2_p3_brokers_that_restart_one_after_the_other_stop_nobody_for_good() {
             tokio::time::sleep(ABSENCE).await;
             broker.start().unwrap();
             kafka.wait_ready().await.unwrap();
+            // As whoever restarts brokers in order: the next one when nothing lacks this one's copy.
+            eventually("every partition has three replicas in sync", Duration::from_secs(120), async || {
+                kafka.replicas_in_sync().await.ok().filter(|fewest| *fewest == 3)
+            })
+            .await;
         }
     };
     let (report, ()) = tokio::join!(job::run(&stack, &args, Instant::now()), restarts);
+    for service in stack.node().services() {
+        std::fs::write(format!("/tmp/loop/roll-{}.txt", service.kind()), service.process().log()).unwrap();
+        std::fs::write(
+            format!("/tmp/loop/roll-{}.metrics", service.kind()),
+            kms_tests::get(&format!("http://{}/metrics", service.listen())).await.unwrap().text().await.unwrap(),
+        )
+        .unwrap();
+    }
     assert_whole(&report.unwrap());
     let now: Vec<_> = stack.node().services().iter().map(|service| service.process().pid()).collect();
     assert_eq!(now, pids, "no restart was needed");

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy::primitives::{B256, Bytes, U256, keccak256};
 use kms_schemas::codec::Codec;
@@ -238,11 +238,16 @@ log_filter = "info,kms_ingest=debug"
     }
 
     async fn await_requests(&self, lane: Lane, count: usize) -> Vec<Request> {
-        eventually(&format!("{count} requests in {lane}"), LIMIT, async || {
+        let begun = Instant::now();
+        loop {
             let found = self.requests(lane).await;
-            (found.len() >= count).then_some(found)
-        })
-        .await
+            if found.len() >= count {
+                return found;
+            }
+            let log = self.process.log();
+            assert!(begun.elapsed() < LIMIT, "{} of {count} requests in {lane}\n{log}", found.len());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn dead_letters(&self) -> Vec<DeadLetter> {
