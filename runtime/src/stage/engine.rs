@@ -119,6 +119,12 @@ impl<H: Handler> Engine<H> {
         self.phase() == Phase::Ended
     }
 
+    /// Whether the transactional id is ours, so that Kafka answers, and the group has not let us in.
+    pub(super) fn is_outside(&self) -> bool {
+        let inner = self.lock();
+        inner.state.phase == Phase::Running && !inner.state.joined
+    }
+
     /// Ends the stage with an error; the first one counts.
     pub(super) fn fail(&self, error: StageError) {
         let mut inner = self.lock();

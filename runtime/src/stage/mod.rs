@@ -78,7 +78,7 @@ pub async fn run<H: Handler>(
         failures = if began.elapsed() > LASTING { 1 } else { failures + 1 };
         match &outcome {
             Err(error @ (StageError::Ghost(_) | StageError::Stalled(_) | StageError::Fatal(_)))
-                if failures <= FAILURES_IN_A_ROW =>
+                if failures <= FAILURES_IN_A_ROW || !matches!(error, StageError::Fatal(_)) =>
             {
                 // The new session takes the transactional id over first, so an attempt of the old one can commit nothing.
                 metrics::anew(config.name, error);
@@ -99,7 +99,7 @@ pub async fn run<H: Handler>(
     }
 }
 
-/// So often in a row a stage starts anew before the process ends, which is all that is left then.
+/// So often in a row a stage starts anew after clients that failed for good, before the process ends.
 const FAILURES_IN_A_ROW: u32 = 10;
 /// What lasted for so long was no failure at the start.
 const LASTING: Duration = Duration::from_secs(60);
@@ -132,11 +132,21 @@ async fn run_once<H: Handler>(
 async fn attend<H: Handler>(engine: &Arc<Engine<H>>, mut reporter: Reporter<'_>, shutdown: &CancellationToken) {
     /// At least this often gauges and the readiness check are looked at.
     const LOOK: Duration = Duration::from_millis(250);
+    /// A group lets a member in within seconds. A client that lost its brokers may never ask again.
+    const JOIN: Duration = Duration::from_secs(30);
+    let mut outside_since = None;
     loop {
         let deadline = engine.turn();
         reporter.report(engine);
         if engine.is_stalled() {
             engine.fail(StageError::Stalled("offsets of a transaction are not taken and not refused"));
+        }
+        if engine.is_outside() {
+            if outside_since.get_or_insert_with(Instant::now).elapsed() > JOIN {
+                engine.fail(StageError::Stalled("the consumer group does not answer"));
+            }
+        } else {
+            outside_since = None;
         }
         if engine.has_ended() {
             return;

@@ -553,7 +553,7 @@ async fn p2_a_broker_that_goes_away_in_the_middle_of_a_run_is_waited_for_by_ever
             service.wait_ready().await.unwrap_or_else(|error| panic!("{error}"));
         }
     }
-    eventually("every answer is settled", LIMIT, async || {
+    eventually("every answer is settled", LIMIT * 2, async || {
         (bench.submissions().await.len() == made.len()).then_some(())
     })
     .await;
