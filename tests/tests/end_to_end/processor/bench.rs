@@ -289,7 +289,7 @@ impl Bench {
     }
 
     /// What every service says, for a test that fails.
-    fn logs(&self) -> String {
+    pub(crate) fn logs(&self) -> String {
         let services = self.stack.node().services().iter();
         services.map(|service| format!("== {}\n{}\n", service.kind(), service.process().log())).collect()
     }
