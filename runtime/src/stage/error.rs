@@ -186,7 +186,7 @@ pub static CODES: &[Code] = &[
     Code {
         code: "KC-0234",
         name: "fatal_kafka_error",
-        meaning: "A Kafka client failed for good or does not come back from a call. The lane starts anew with new ones; ten times in a row end the process.",
+        meaning: "A Kafka client failed for good or does not come back from a call. The lane starts anew with new ones; clients that fail for good ten times in a row end the process.",
         action: "None at first. If it repeats, read the client's reason and look at the brokers.",
     },
     Code {
