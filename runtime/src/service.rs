@@ -138,7 +138,7 @@ async fn check_cluster(
         let keep_on = || !shutdown.is_cancelled();
         let on_outage = |reason: &str| check.not_ready(reason);
         wait_for_broker(&kafka, service, keep_on, on_outage).map_err(|error| error.stopped())?;
-        check_session(&kafka, service).map_err(|error| error.stopped())?;
+        check_session(&kafka, service, keep_on, on_outage).map_err(|error| error.stopped())?;
         let mut specs = topics.all();
         if kafka.probe {
             specs.push(probe_topic(&kafka));

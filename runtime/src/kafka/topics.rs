@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kms_schemas::topics::TopicSpec;
+use rand::seq::IndexedRandom as _;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -156,15 +157,30 @@ impl<'a> Cluster<'a> {
         Ok(())
     }
 
-    /// Least and most milliseconds of a session, as a broker has them configured; none where it does not say.
-    fn session_limits(&self) -> Option<(u32, u32)> {
+    /// Least and most milliseconds of a session, as a broker has them configured; none where it does not say. Each call
+    /// asks any broker, so that one that is away is not asked for ever.
+    fn session_limits(&self) -> Result<Option<(u32, u32)>, KafkaError> {
         let topic = format!("{}.ingest.cursor", self.config.topic_prefix);
-        let metadata = self.consumer.fetch_metadata(Some(&topic), self.config.request_timeout());
-        let broker = ResourceSpecifier::Broker(metadata.ok()?.orig_broker_id());
-        let found = block_on(self.admin.describe_configs([&broker], &self.options())).ok()?;
-        let resource = found.into_iter().next()?.ok()?;
-        let value = |key: &str| resource.get(key)?.value.as_deref()?.parse().ok();
-        Some((value("group.min.session.timeout.ms")?, value("group.max.session.timeout.ms")?))
+        let metadata = self.consumer.fetch_metadata(Some(&topic), self.config.request_timeout())?;
+        // Not the metadata's own broker: its id is not known yet when a bootstrap address has given the first answer.
+        let Some(broker) = metadata.brokers().choose(&mut rand::rng()) else {
+            return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::BrokerNotAvailable));
+        };
+        let resource = ResourceSpecifier::Broker(broker.id());
+        let code = match block_on(self.admin.describe_configs([&resource], &self.options())) {
+            Ok(found) => match found.into_iter().next() {
+                Some(Ok(resource)) => return Ok(session_limits(&resource)),
+                Some(Err(code)) => code,
+                None => return Ok(None),
+            },
+            Err(KafkaError::AdminOp(code)) => code,
+            Err(error) => return Err(error),
+        };
+        if is_outage(code) {
+            return Err(KafkaError::AdminOp(code));
+        }
+        tracing::debug!(%code, "the broker does not show its configuration");
+        Ok(None)
     }
 
     fn settings(&self, specs: &[&TopicSpec]) -> Result<Vec<ConfigResource>, KafkaError> {
@@ -180,6 +196,11 @@ impl<'a> Cluster<'a> {
         });
         Ok(readable.collect())
     }
+}
+
+fn session_limits(broker: &ConfigResource) -> Option<(u32, u32)> {
+    let value = |key: &str| broker.get(key)?.value.as_deref()?.parse().ok();
+    Some((value("group.min.session.timeout.ms")?, value("group.max.session.timeout.ms")?))
 }
 
 /// Waits for the admin client, whose own thread completes its futures.
@@ -262,12 +283,20 @@ fn pause(duration: Duration, keep_on: &mut impl FnMut() -> bool) -> bool {
 }
 
 /// Verifies that the broker takes group members with the configured session. One that does not refuses them for ever, which
-/// the client library takes for an outage.
+/// the client library takes for an outage. Outages are waited for.
 ///
 /// # Errors
-/// [`TopicsError::Session`]. A broker that does not tell its limits is believed to have none.
-pub fn check_session(config: &KafkaConfig, service: &str) -> Result<(), TopicsError> {
-    let Some((least, most)) = Cluster::connect(config, service)?.session_limits() else {
+/// [`TopicsError::Session`]; [`TopicsError::Unreachable`] when `keep_on` said no. A broker that does not tell its limits is
+/// believed to have none.
+pub fn check_session(
+    config: &KafkaConfig,
+    service: &str,
+    mut keep_on: impl FnMut() -> bool,
+    mut on_outage: impl FnMut(&str),
+) -> Result<(), TopicsError> {
+    let cluster = Cluster::connect(config, service)?;
+    let limits = retry_through_outages(config, &mut keep_on, &mut on_outage, || cluster.session_limits())?;
+    let Some((least, most)) = limits else {
         tracing::debug!("the broker does not tell its limits of session timeouts");
         return Ok(());
     };
@@ -428,6 +457,23 @@ fn is_outage(code: RDKafkaErrorCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_outage_is_not_taken_for_a_broker_that_does_not_tell_its_limits() {
+        // Nobody listens on a port of the system's that needs privileges.
+        let config = KafkaConfig {
+            bootstrap_servers: "127.0.0.1:1".to_owned(),
+            request_timeout_ms: 200,
+            ..KafkaConfig::default()
+        };
+        let mut attempts = 0;
+        let keep_on = || {
+            attempts += 1;
+            attempts < 3
+        };
+        let outcome = check_session(&config, "test", keep_on, |_| {});
+        assert!(matches!(outcome, Err(TopicsError::Unreachable { .. })), "{outcome:?}");
+    }
 
     #[test]
     fn the_order_of_cleanup_policies_does_not_matter_and_another_policy_breaks_a_promise() {
