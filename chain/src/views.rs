@@ -50,6 +50,24 @@ impl ViewError {
         matches!(self, Self::Call { source, .. } if source.is_outage())
     }
 
+    /// What came instead of the call's execution: no answer, or an error of the node that is no revert. Whatever it is, it
+    /// says nothing of the contract, and the same call may succeed later. None where the contract was executed, or is not
+    /// there.
+    #[must_use]
+    pub fn unexecuted(&self) -> Option<&RpcError> {
+        match self {
+            Self::Call { source: CallError::Rpc(error), .. } => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Whether the contract has answered, in whatever way. An error object of the node is no answer of the contract: it may
+    /// lack the block's state or be out of breath, and says something else a moment later.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        !matches!(self, Self::Call { source: CallError::Rpc(_), .. })
+    }
+
     /// The stable code (`docs/errors.md`).
     #[must_use]
     pub fn code(&self) -> &'static str {

@@ -10,7 +10,7 @@ use kms_chain::contracts::{GatewayConfig, HostAcl, KeyDigest, Proxy, b};
 use kms_chain::eip712::Domain;
 use kms_chain::event::ContractSet;
 use kms_chain::finality::Finality;
-use kms_chain::release::{Release, ReleaseChoice, ReleaseError, detect_release, resolve_release};
+use kms_chain::release::{Release, ReleaseChoice, ReleaseError, detect_release, resolve_release, version};
 use kms_chain::revert::Revert;
 use kms_chain::rpc::{
     BlockId, BlockNumberOrTag, CallError, CallRequest, EndpointUrl, LogQuery, OutageCause, Receipt, RpcError,
@@ -609,7 +609,21 @@ async fn a_call_that_was_not_executed_is_no_revert() {
         let request = CallRequest::view(Address::ZERO, Vec::new());
         let error = client(&[&node]).call(&request, BlockId::latest()).await.expect_err("an error");
         assert!(matches!(error, CallError::Rpc(RpcError::Response { .. })), "{error}");
+        let error = version(&client(&[&node]), Address::ZERO, BlockId::latest()).await.expect_err("an error");
+        assert!(matches!(error.unexecuted(), Some(RpcError::Response { .. })), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_contract_that_reverts_or_is_not_there_was_asked() {
+    for (code, message) in [(3, "execution reverted"), (-32000, "VM Exception while processing transaction: revert")] {
+        let node = Node::start(move |_, _| Err(json!({ "code": code, "message": message }))).await;
+        let error = version(&client(&[&node]), Address::ZERO, BlockId::latest()).await.expect_err("a revert");
+        assert!(error.unexecuted().is_none(), "{error}");
+    }
+    let nobody = Node::start(answering(|_| Vec::new())).await;
+    let error = version(&client(&[&nobody]), Address::ZERO, BlockId::latest()).await.expect_err("nothing there");
+    assert!(error.unexecuted().is_none(), "{error}");
 }
 
 fn answering(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> impl Fn(&str, &Value) -> node::Outcome {
