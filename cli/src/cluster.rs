@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use kms_runtime::kafka::{ReadError, StoredRecord, offset_at, read_ranges, read_to_end, watermarks};
+use kms_runtime::kafka::{LogContext, ReadError, StoredRecord, offset_at, read_ranges, read_to_end, watermarks};
 use kms_schemas::codec::Codec;
 use kms_schemas::topics::{TopicSpec, Topics};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::config::CtlConfig;
 use crate::error::CtlError;
@@ -97,7 +99,26 @@ impl Cluster {
     }
 
     fn unread(&self, error: ReadError) -> CtlError {
-        CtlError::read(error, &self.config.kafka.bootstrap_servers)
+        CtlError::read(self.told_apart(error), &self.config.kafka.bootstrap_servers)
+    }
+
+    /// The client says the same of a partition without a leader as of a topic that is not there. Only the metadata tell.
+    fn told_apart(&self, error: ReadError) -> ReadError {
+        let ReadError::Kafka { topic, partition, error: cause } = error else { return error };
+        let is_unknown = cause.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition);
+        let cause = if is_unknown && self.exists(&topic) {
+            KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable)
+        } else {
+            cause
+        };
+        ReadError::Kafka { topic, partition, error: cause }
+    }
+
+    fn exists(&self, topic: &str) -> bool {
+        let kafka = &self.config.kafka;
+        let consumer: Result<BaseConsumer<LogContext>, _> = kafka.client(SERVICE).create_with_context(LogContext);
+        let metadata = consumer.and_then(|consumer| consumer.fetch_metadata(Some(topic), kafka.request_timeout()));
+        metadata.is_ok_and(|all| all.topics().iter().any(|one| one.name() == topic && !one.partitions().is_empty()))
     }
 
     /// How long nothing may move while records are read.

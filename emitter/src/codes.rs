@@ -92,10 +92,10 @@ codes! {
     COMMAND_UNREADABLE = "KC-0761", "command_unreadable",
         "a record of `emitter.commands` is no command that this release knows",
         "nothing was done about it; either a newer `kmsctl` wrote it, or somebody else writes to the topic";
-    /// The commands topic is not there, or was made anew.
+    /// The commands topic has no leader, is not there, or may not be read.
     COMMANDS_UNFOLLOWED = "KC-0762", "commands_unfollowed",
-        "the emitter cannot follow `emitter.commands`, so `kmsctl wallet` reaches nobody; answers are sent as before",
-        "make the topic (`kmsctl topics create`) or allow the emitter to read it, and restart the emitter";
+        "the emitter cannot read `emitter.commands`: where it is at work `kmsctl wallet` reaches nobody and answers are sent as before; where it begins, nothing is sent before it has read whether somebody paused the account",
+        "nothing while it passes, as where the partition has no leader for a moment; otherwise make the topic (`kmsctl topics create`) or allow the emitter to read it: it goes on by itself";
     /// A signer elsewhere does not sign.
     SIGNER_OUTAGE = "KC-0770", "signer_outage",
         "AWS KMS does not answer, refuses, or signs with another key than that of `wallet.address`",

@@ -11,10 +11,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use alloy::primitives::{Address, B256};
+use kms_runtime::http::Check;
 use kms_runtime::kafka::{KafkaConfig, LogContext, OutgoingRecord, ReadError, StoredRecord, read_to_end};
+use kms_runtime::retry::Backoff;
 use kms_schemas::codec::Codec;
 use kms_schemas::headers::headers;
 use kms_schemas::record::{WalletBody, WalletEnd, WalletRecord};
@@ -33,6 +35,9 @@ use crate::metrics::Metrics;
 
 /// Commands without an outcome that a start takes up; of more, the oldest are left.
 const MOST_OPEN: usize = 1_000;
+
+/// Longest wait for a record, and until a stop is noticed.
+const POLL: Duration = Duration::from_millis(200);
 
 /// A command with its place. Its body is no outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,38 +180,40 @@ pub struct Reader {
 pub struct Begun {
     /// What the topic says.
     pub standing: Standing,
-    /// Where it is followed from; none if there is no such topic.
-    pub from: Option<i64>,
+    /// Offset from which it is followed.
+    pub from: i64,
+}
+
+/// The topic is not the one that was read to its end: made anew, or cut short by an unclean election.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{topic} cannot be followed from offset {position}: {error}")]
+pub struct Moved {
+    topic: String,
+    position: i64,
+    error: KafkaError,
 }
 
 impl Reader {
-    /// Reads the topic to its end. Blocking. A deployment from before the topic has no commands.
+    /// Reads the topic to its end. Blocking.
     ///
     /// # Errors
-    /// Nobody answers, or the end is hidden.
+    /// Nobody answers, the end is hidden, or the client knows no such partition: it says so also of one that has no leader for
+    /// the moment. The service has seen the topic at its start, so none of these means that nobody commanded anything.
     pub fn read(&self) -> Result<Begun, ReadError> {
         let mut standing = Standing::default();
         let patience = self.kafka.transaction_timeout() + Duration::from_secs(20);
         let mut unreadable = 0_u64;
-        let read =
+        let from =
             read_to_end(&self.kafka, SERVICE, &self.topic, 0, None, patience, |record| match self.decode(&record) {
                 Ok(Some(ours)) => standing.take(record.offset, ours),
                 Ok(None) => {}
                 Err(_) => unreadable += 1,
-            });
-        let from = match read {
-            Ok(end) => end,
-            Err(ReadError::Kafka { error, .. }) if is_missing(&error) => {
-                self.unfollowed("there is no such topic; `kmsctl topics create` makes it, a restart follows it");
-                return Ok(Begun::default());
-            }
-            Err(error) => return Err(error),
-        };
+            })?;
         if unreadable > 0 {
             let destination = self.metrics.destination();
             tracing::debug!(destination, code = COMMAND_UNREADABLE, unreadable, "old commands cannot be read");
         }
-        Ok(Begun { standing, from: Some(from) })
+        Ok(Begun { standing, from })
     }
 
     /// The record, if it is of this account; else why it is no record.
@@ -216,48 +223,89 @@ impl Reader {
         Ok(Some(decoded).filter(|one| (one.chain_id, one.sender) == (self.chain_id, self.sender)))
     }
 
-    /// Tells every further command of this account until stopped. Blocking: the body of a thread.
-    pub fn follow(&self, from: i64, commands: &mpsc::Sender<Command>, stop: &CancellationToken) {
-        const POLL: Duration = Duration::from_millis(200);
-        let consumer = match self.assigned(from) {
-            Ok(consumer) => consumer,
-            Err(error) => return self.unfollowed(&error.to_string()),
-        };
+    /// Tells every further command of this account until stopped, and by the check whether it can. A client that fails is
+    /// replaced, after a pause that grows. Blocking: the body of a thread.
+    ///
+    /// # Errors
+    /// [`Moved`]: the topic is to be read anew from its beginning.
+    pub fn follow(
+        &self,
+        from: i64,
+        commands: &mpsc::Sender<Command>,
+        check: &Check,
+        stop: &CancellationToken,
+    ) -> Result<(), Moved> {
+        const RETRY: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(30), factor: 2.0 };
+        let (mut position, mut failures) = (from, 0);
+        while !stop.is_cancelled() {
+            let begun = position;
+            let Err(error) = self.follow_on(&mut position, commands, check, stop) else { return Ok(()) };
+            if is_moved(&error) {
+                return Err(Moved { topic: self.topic.clone(), position, error });
+            }
+            failures = if position == begun { failures + 1 } else { 1 };
+            self.unfollowed(check, &error.to_string());
+            let until = Instant::now() + RETRY.bound(failures);
+            while Instant::now() < until && !stop.is_cancelled() {
+                std::thread::sleep(POLL.min(until.saturating_duration_since(Instant::now())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows with one client, until stopped or until it fails.
+    fn follow_on(
+        &self,
+        position: &mut i64,
+        commands: &mpsc::Sender<Command>,
+        check: &Check,
+        stop: &CancellationToken,
+    ) -> Result<(), KafkaError> {
+        let consumer = self.assigned(*position)?;
         while !stop.is_cancelled() {
             let record = match consumer.poll(POLL) {
                 None => continue,
                 Some(Ok(message)) => stored(&message),
-                Some(Err(error)) if is_final(&error) => return self.unfollowed(&error.to_string()),
+                // It stands where it began, or behind a marker: so it reads.
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    check.ready();
+                    continue;
+                }
+                Some(Err(error)) if is_final(&error) => return Err(error),
                 Some(Err(error)) => {
                     tracing::debug!(topic = self.topic, %error, "following goes on after an error");
                     continue;
                 }
             };
+            check.ready();
+            *position = record.offset + 1;
             match self.decode(&record) {
                 Ok(Some(ours)) if !matches!(ours.body, WalletBody::Outcome { .. }) => {
                     if commands.blocking_send(Command { offset: record.offset, record: ours }).is_err() {
-                        return;
+                        return Ok(());
                     }
                 }
                 Ok(_) => {}
                 Err(reason) => self.metrics.command_unreadable(record.offset, &reason),
             }
         }
+        Ok(())
     }
 
     fn assigned(&self, from: i64) -> Result<BaseConsumer<LogContext>, KafkaError> {
         let group = format!("{}.emitter.reader", self.kafka.topic_prefix);
-        let consumer: BaseConsumer<LogContext> =
-            self.kafka.consumer(SERVICE, &group).create_with_context(LogContext)?;
+        let mut settings = self.kafka.consumer(SERVICE, &group);
+        settings.set("enable.partition.eof", "true");
+        let consumer: BaseConsumer<LogContext> = settings.create_with_context(LogContext)?;
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition_offset(&self.topic, 0, Offset::Offset(from))?;
         consumer.assign(&assignment)?;
         Ok(consumer)
     }
 
-    fn unfollowed(&self, reason: &str) {
-        let (destination, code) = (self.metrics.destination(), COMMANDS_UNFOLLOWED);
-        tracing::error!(destination, code, topic = self.topic, reason, "commands of people are not followed");
+    /// The check logs it once.
+    pub fn unfollowed(&self, check: &Check, reason: &str) {
+        check.not_ready(format!("{COMMANDS_UNFOLLOWED}: commands of people cannot be read: {reason}"));
     }
 }
 
@@ -273,24 +321,20 @@ fn stored(message: &impl Message) -> StoredRecord {
     }
 }
 
-fn is_missing(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition
-        )
-    )
+fn is_moved(error: &KafkaError) -> bool {
+    matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange))
 }
 
+/// What one client does not get over, or not soon.
 fn is_final(error: &KafkaError) -> bool {
-    let code = error.rdkafka_error_code();
-    is_missing(error)
+    matches!(error, KafkaError::MessageConsumptionFatal(_))
         || matches!(
-            code,
+            error.rdkafka_error_code(),
             Some(
-                RDKafkaErrorCode::AutoOffsetReset
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::UnknownPartition
+                    | RDKafkaErrorCode::AutoOffsetReset
                     | RDKafkaErrorCode::OffsetOutOfRange
                     | RDKafkaErrorCode::Fatal
                     | RDKafkaErrorCode::TopicAuthorizationFailed
@@ -354,6 +398,11 @@ pub fn command_record(codec: &Codec, topic: &str, source: &str, record: &WalletR
 
 #[cfg(test)]
 mod tests {
+    use kms_runtime::http::{Health, Status};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
     use super::*;
 
     fn record(id: u8, body: WalletBody) -> WalletRecord {
@@ -470,5 +519,71 @@ mod tests {
         let expected =
             "paused already for 90 s by ann @bastion: why; nothing changes, and one resume ends it for everybody";
         assert_eq!(pause.already(90_500), expected);
+    }
+
+    fn reader(cluster: &MockCluster<'_, DefaultProducerContext>) -> Reader {
+        let kafka = KafkaConfig { bootstrap_servers: cluster.bootstrap_servers(), ..KafkaConfig::default() };
+        Reader {
+            kafka: Arc::new(KafkaConfig { request_timeout_ms: 2_000, ..kafka }),
+            codec: Codec::single_object(),
+            topic: "commands".to_owned(),
+            chain_id: 1,
+            sender: Address::repeat_byte(1),
+            metrics: Metrics::of("test"),
+        }
+    }
+
+    fn write(reader: &Reader, body: WalletBody) {
+        let written = command_record(&reader.codec, &reader.topic, "/test", &record(1, body)).unwrap();
+        let producer: BaseProducer = reader.kafka.client("test").create().unwrap();
+        let value = written.value.unwrap();
+        producer.send(BaseRecord::<(), _>::to(&reader.topic).payload(&value).partition(0)).unwrap();
+        producer.flush(Duration::from_secs(20)).unwrap();
+    }
+
+    #[test]
+    fn p4_a_partition_without_a_leader_is_no_topic_without_a_pause() {
+        let cluster = MockCluster::new(1).unwrap();
+        let reader = reader(&cluster);
+        cluster.create_topic(&reader.topic, 1, 1).unwrap();
+        write(&reader, WalletBody::Pause);
+        cluster.partition_leader(&reader.topic, 0, None).unwrap();
+        let read = reader.read();
+        assert!(matches!(read, Err(ReadError::Kafka { .. })), "{read:?}");
+        cluster.partition_leader(&reader.topic, 0, Some(1)).unwrap();
+        let begun = reader.read().unwrap();
+        assert!(begun.standing.paused().is_some() && begun.from == 1, "{begun:?}");
+    }
+
+    #[test]
+    fn p6_a_follower_whose_client_fails_says_so_and_goes_on_with_another() {
+        let cluster = MockCluster::new(1).unwrap();
+        let reader = reader(&cluster);
+        cluster.create_topic(&reader.topic, 1, 1).unwrap();
+        write(&reader, WalletBody::Pause);
+        let (health, stop) = (Health::default(), CancellationToken::new());
+        let check = health.check("commands");
+        let (tell, mut told) = mpsc::channel(10);
+        let following = {
+            let (reader, stop) = (reader.clone(), stop.clone());
+            std::thread::spawn(move || reader.follow(0, &tell, &check, &stop))
+        };
+        assert_eq!(told.blocking_recv().map(|command| command.offset), Some(0));
+        let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+        cluster.request_errors(RDKafkaApiKey::Fetch, &[denied; 1]);
+        let is = |ready| {
+            let is = |status: &Status| status.is_ready() == ready;
+            let begun = Instant::now();
+            while !health.snapshot().get("commands").is_some_and(is) {
+                assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", health.snapshot());
+                std::thread::yield_now();
+            }
+        };
+        is(false);
+        write(&reader, WalletBody::Resume);
+        assert_eq!(told.blocking_recv().map(|command| command.offset), Some(1));
+        is(true);
+        stop.cancel();
+        assert!(following.join().unwrap().is_ok());
     }
 }

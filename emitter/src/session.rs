@@ -91,6 +91,8 @@ pub struct Checks {
     pub funds: Check,
     /// No person's command keeps it from sending.
     pub paused: Check,
+    /// What people command is heard.
+    pub commands: Check,
     /// The account can sign; only where somebody else is asked for signatures.
     pub signer: Option<Check>,
 }
@@ -117,6 +119,7 @@ impl Session {
             registration: check("registration"),
             funds: check("funds"),
             paused: check("paused"),
+            commands: check("commands"),
             signer: wallet.is_remote().then(|| check("signer")),
         };
         let routes = Routes::new(&config.destination, index);
@@ -244,7 +247,8 @@ impl Session {
         }
     }
 
-    /// Reads what people wanted, through outages; none when stopped before.
+    /// Reads what people wanted, through outages; none when stopped before. A pause that is not known is one that is not obeyed,
+    /// so nothing is sent before the topic was read.
     async fn commands(&self, stop: &CancellationToken) -> Result<(command::Reader, Option<command::Begun>), Stopped> {
         let reader = command::Reader {
             kafka: self.context.kafka.clone(),
@@ -258,11 +262,11 @@ impl Session {
             let reading = reader.clone();
             let read = tokio::task::spawn_blocking(move || reading.read()).await;
             match read.map_err(|error| internal(error.to_string()))? {
-                Ok(begun) => return Ok((reader, Some(begun))),
-                Err(error) => {
-                    let destination = self.metrics.destination();
-                    tracing::warn!(destination, %error, "commands of people cannot be read yet, trying again");
+                Ok(begun) => {
+                    self.checks.commands.ready();
+                    return Ok((reader, Some(begun)));
                 }
+                Err(error) => reader.unfollowed(&self.checks.commands, &error.to_string()),
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok((reader, None)),
@@ -382,10 +386,15 @@ impl Session {
         let (bound, batch, end) = (settled_below.clone(), submission.journal_batch, end_tasks.clone());
         let journal_thread =
             tokio::task::spawn_blocking(move || journal.run(draft_inbox, &journalled, &bound, batch, &signing, &end));
-        if let Some(from) = begun.from {
-            let end = end_tasks.clone();
-            tokio::task::spawn_blocking(move || commands.follow(from, &command, &end));
-        }
+        // What is taken up anew is left as at a shutdown.
+        let anew = stop.child_token();
+        let commands_thread = tokio::task::spawn_blocking({
+            let (check, end, ended) = (self.checks.commands.clone(), end_tasks.clone(), anew.clone());
+            move || {
+                let _ended = ended.drop_guard();
+                commands.follow(begun.from, &command, &check, &end)
+            }
+        });
         let follower = Follower {
             rpc: self.rpc.clone(),
             sender: self.wallet.address(),
@@ -400,8 +409,6 @@ impl Session {
             check: self.checks.chain.clone(),
             metrics: self.metrics,
         };
-        // What is taken up anew is left as at a shutdown.
-        let anew = stop.child_token();
         let parts = Parts {
             rpc: self.rpc.clone(),
             sender: self.wallet.address(),
@@ -430,15 +437,18 @@ impl Session {
         };
         let inbox =
             Inbox { jobs: job_inbox, journalled: journalled_inbox, chain: chain_inbox, commands: command_inbox };
-        let follower = tokio::spawn(follower.run(end_tasks.clone()));
-        let submitter = tokio::spawn(run_submitter(parts, first, inbox, end_tasks.clone()));
-
-        self.checks.leader.ready();
         let contracts = self.destination.contracts(standing.release);
         let (orders, search) = Orders::new(self.rpc.clone(), contracts, submission.order_blocks);
+        let mut tasks = JoinSet::new();
+        let end = || (end_tasks.clone(), anew.clone());
+        tasks.spawn(until(end(), "follower of the chain", follower.run(end_tasks.clone())));
+        tasks.spawn(until(end(), "submitter", run_submitter(parts, first, inbox, end_tasks.clone())));
+        // Without it records of submissions say less, and that is all.
         let search = search.map(|search| tokio::spawn(search.run(end_tasks.clone())));
-        let mut stages = std::pin::pin!(self.stages(jobs, orders, standing.release, anew));
-        let outcome = tokio::select! {
+
+        self.checks.leader.ready();
+        let mut stages = std::pin::pin!(self.stages(jobs, orders, standing.release, anew.clone()));
+        let mut outcome = tokio::select! {
             outcome = &mut stages => outcome,
             ended = journal_thread => {
                 // Without the journal nothing can be sent any more; what is handled is parked.
@@ -447,9 +457,14 @@ impl Session {
                 journal_ended(ended)
             }
         };
+        if commands_thread.is_finished() {
+            let followed = commands_thread.await;
+            outcome = outcome.and(commands_ended(followed));
+        }
         end_tasks.cancel();
-        let _ = submitter.await;
-        let _ = follower.await;
+        while let Some(ended) = tasks.join_next().await {
+            outcome = outcome.and(ended.unwrap_or_else(|error| Err(internal(error.to_string()))));
+        }
         if let Some(search) = search {
             let _ = search.await;
         }
@@ -484,9 +499,9 @@ impl Session {
             let handler = ResultHandler::new(codec, topics, lane, judge.clone(), patience, settling);
             let (kafka, stop) = (self.context.kafka.clone(), stop.clone());
             stages.spawn(async move {
-                let ended = stage::run(&kafka, settings, handler, check, stop.clone()).await;
-                stop.cancel();
-                ended.map_err(|error| error.stopped())
+                // However it ends.
+                let _others = stop.clone().drop_guard();
+                stage::run(&kafka, settings, handler, check, stop).await.map_err(|error| error.stopped())
             });
         }
         drop(jobs);
@@ -496,6 +511,29 @@ impl Session {
             outcome = outcome.and(ended);
         }
         outcome
+    }
+}
+
+/// A task that the term cannot do without: its end, also by a panic, ends the term.
+async fn until(
+    (end, term): (CancellationToken, CancellationToken),
+    name: &'static str,
+    task: impl Future<Output = ()>,
+) -> Result<(), Stopped> {
+    let _term = term.drop_guard();
+    task.await;
+    if end.is_cancelled() { Ok(()) } else { Err(internal(format!("the {name} ended before the service"))) }
+}
+
+fn commands_ended(outcome: Result<Result<(), command::Moved>, tokio::task::JoinError>) -> Result<(), Stopped> {
+    match outcome {
+        Ok(Ok(())) => Ok(()),
+        // The account is taken up anew, which reads the topic from its beginning.
+        Ok(Err(moved)) => {
+            tracing::warn!(%moved, "the topic of people's commands is another than before");
+            Ok(())
+        }
+        Err(error) => Err(internal(error.to_string())),
     }
 }
 
@@ -615,4 +653,34 @@ fn internal(text: String) -> Stopped {
 fn stopped(exit: Exit, code: &'static str, text: String) -> Stopped {
     let known: Option<&Code> = codes::CODES.iter().chain(kms_chain::codes::CODES).find(|known| known.code == code);
     known.map_or_else(|| internal(text.clone()), |known| Stopped::new(exit, known, text.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens() -> (CancellationToken, CancellationToken) {
+        (CancellationToken::new(), CancellationToken::new())
+    }
+
+    #[tokio::test]
+    async fn p6_a_task_that_panics_or_ends_by_itself_ends_the_term_with_an_error() {
+        for dies in [true, false] {
+            let (end, term) = tokens();
+            let mut tasks = JoinSet::new();
+            tasks.spawn(until((end, term.clone()), "follower of the chain", async move {
+                assert!(!dies, "as a bug would");
+            }));
+            term.cancelled().await;
+            let ended = tasks.join_next().await.unwrap();
+            assert!(ended.is_err() == dies && ended.is_ok_and(|ended| ended.is_err()) != dies);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_when_it_is_told_to_is_no_error() {
+        let (end, term) = tokens();
+        end.cancel();
+        assert_eq!(until((end.clone(), term), "submitter", end.cancelled()).await.map_err(|error| error.text), Ok(()));
+    }
 }

@@ -438,7 +438,10 @@ fn write_text(out: &mut impl std::io::Write, line: &Value) -> std::io::Result<()
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::mocking::MockCluster;
+
     use super::*;
+    use crate::config::CtlConfig;
 
     /// The line for people of an account with these records.
     fn line(records: &[(i64, &WalletBody, &str)]) -> String {
@@ -475,5 +478,20 @@ mod tests {
         assert_eq!(resume_asked, "RESUME ASKED FOR, and not obeyed by any emitter yet, 60 s ago by bob");
         let resumed = line(&[(0, pause, "ann"), (1, resume, "bob"), (2, &done(1), "emitter")]);
         assert_eq!((resumed.as_str(), line(&[]).as_str()), ("not paused", "not paused"));
+    }
+
+    #[test]
+    fn p4_commands_that_cannot_be_read_for_want_of_a_leader_are_not_shown_as_none() {
+        let mock = MockCluster::new(1).unwrap();
+        let mut config = CtlConfig::default();
+        config.kafka.bootstrap_servers = mock.bootstrap_servers();
+        config.kafka.request_timeout_ms = 2_000;
+        let cluster = Cluster::connect(config).unwrap();
+        let read = || standing(&cluster, (1, Address::ZERO)).map(|standing| standing.paused().is_some());
+        assert!(read().is_ok_and(|paused| !paused), "a deployment from before the topic has no commands");
+        mock.create_topic(cluster.topics.commands(), 1, 1).unwrap();
+        mock.partition_leader(cluster.topics.commands(), 0, None).unwrap();
+        let error = read().unwrap_err();
+        assert_eq!(error.code(), Some(crate::codes::TOPIC_UNREADABLE.code), "{error}");
     }
 }
