@@ -22,8 +22,8 @@ use kms_chain::views::{
 };
 use kms_schemas::identity::RequestId;
 use node::{
-    Mode, Node, basics, block, client, client_of, dead_url, eventually, hash, log, receipt, transaction_hash,
-    unknown_method,
+    DEAD_URL, Mode, Node, basics, block, client, client_of, eventually, hash, impatient, log, receipt,
+    transaction_hash, unknown_method,
 };
 use serde_json::{Value, json};
 
@@ -80,7 +80,7 @@ async fn the_primary_serves_everything_while_it_is_up() {
 #[tokio::test]
 async fn an_endpoint_that_refuses_connections_is_passed_over() {
     let secondary = Node::at_head(6).await;
-    let rpc = client_of(&[&dead_url().await, &secondary.url], |_| {});
+    let rpc = client_of(&[DEAD_URL, &secondary.url], |_| {});
     assert_eq!(rpc.block_number().await.expect("an answer"), 6);
     assert_eq!(rpc.endpoints_up(), [1]);
 }
@@ -109,6 +109,8 @@ async fn a_call_never_waits_for_an_endpoint_that_is_marked_down() {
     let (primary, secondary) = (Node::at_head(5).await, Node::at_head(5).await);
     primary.set(Mode::Hang);
     let rpc = client_of(&[&primary.url, &secondary.url], |config| {
+        // Short for the one that hangs, and long for the one that must answer.
+        config.timeout = Duration::from_secs(4);
         config.min_back_off = Duration::from_secs(60);
         config.max_back_off = Duration::from_secs(60);
     });
@@ -124,7 +126,7 @@ async fn a_call_never_waits_for_an_endpoint_that_is_marked_down() {
 async fn a_node_that_hangs_is_an_outage_after_the_deadline() {
     let node = Node::at_head(5).await;
     node.set(Mode::Hang);
-    let rpc = client(&[&node]);
+    let rpc = client_of(&[&node.url], impatient);
     let error = rpc.block_number().await.expect_err("no answer");
     assert!(error.is_outage());
     assert!(matches!(error, RpcError::Outage { endpoints: 1, cause: OutageCause::Timeout(_), .. }), "{error}");
@@ -547,7 +549,7 @@ async fn a_send_that_timed_out_is_no_failed_send_and_is_not_repeated_elsewhere()
     let error = json!({ "code": -32000, "message": "nonce too low" });
     let (primary, secondary) = (sender(error.clone()).await, sender(error).await);
     primary.set(Mode::Hang);
-    let rpc = client(&[&primary, &secondary]);
+    let rpc = client_of(&[&primary.url, &secondary.url], impatient);
     let outcome = rpc.send_raw_transaction(&Bytes::from_static(&[1])).await;
     assert!(matches!(outcome, SendOutcome::Uncertain(OutageCause::Timeout(_))), "{outcome:?}");
     assert_eq!(secondary.requests(), 0);
@@ -557,11 +559,11 @@ async fn a_send_that_timed_out_is_no_failed_send_and_is_not_repeated_elsewhere()
 #[tokio::test]
 async fn a_send_goes_to_the_next_endpoint_only_when_nothing_was_sent() {
     let node = sender(Value::Null).await;
-    let rpc = client_of(&[&dead_url().await, &node.url], |_| {});
+    let rpc = client_of(&[DEAD_URL, &node.url], |_| {});
     let outcome = rpc.send_raw_transaction(&Bytes::from_static(&[1])).await;
     assert_eq!(outcome, SendOutcome::Accepted(B256::with_last_byte(1)));
 
-    let nobody = client_of(&[&dead_url().await], |_| {});
+    let nobody = client_of(&[DEAD_URL], |_| {});
     let outcome = nobody.send_raw_transaction(&Bytes::from_static(&[1])).await;
     assert!(matches!(outcome, SendOutcome::Unsent(OutageCause::Connect(_))), "{outcome:?}");
 
@@ -707,9 +709,7 @@ async fn a_configured_release_is_taken_where_the_contracts_do_not_contradict_it(
     let error = resolve_release(&rpc, &host, ReleaseChoice::Is(Release::V0_15)).await.expect_err("retired");
     assert!(matches!(error, ReleaseError::Retired { .. }), "{error}");
     // An outage is no answer.
-    let error =
-        resolve_release(&client_of(&[dead_url().await.as_str()], |_| {}), &host, ReleaseChoice::Is(Release::V0_15))
-            .await;
+    let error = resolve_release(&client_of(&[DEAD_URL], |_| {}), &host, ReleaseChoice::Is(Release::V0_15)).await;
     assert!(error.expect_err("nobody there").is_outage());
 }
 
@@ -852,8 +852,7 @@ async fn the_registry_of_the_gateway_is_read() {
 async fn nothing_prints_the_secret_parts_of_a_url() {
     let node = Node::at_head(5).await;
     node.set(Mode::Hang);
-    let dead = dead_url().await;
-    let rpc = client_of(&[&node.url, &dead], |_| {});
+    let rpc = client_of(&[&node.url, DEAD_URL], impatient);
     let error = rpc.block_number().await.expect_err("no answer");
     let heads = rpc.heads().await;
     let url =

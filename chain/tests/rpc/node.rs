@@ -157,27 +157,30 @@ pub(crate) fn client(nodes: &[&Node]) -> Rpc {
     client_of(&nodes.iter().map(|node| node.url.as_str()).collect::<Vec<_>>(), |_| {})
 }
 
-/// A client of these URLs.
+/// A client of these URLs. It waits for long: a machine that stalls is no node that hangs.
 pub(crate) fn client_of(urls: &[&str], change: impl FnOnce(&mut RpcConfig)) -> Rpc {
     let urls = urls.iter().map(|url| EndpointUrl::parse(url).expect("a URL")).collect();
     let mut config = RpcConfig::new("test", urls);
     config.min_back_off = Duration::from_millis(10);
     config.max_back_off = Duration::from_millis(50);
-    config.timeout = Duration::from_millis(500);
-    config.send_timeout = Duration::from_millis(500);
+    config.timeout = Duration::from_secs(60);
+    config.send_timeout = Duration::from_secs(60);
     change(&mut config);
     Rpc::new(config).expect("a client")
 }
 
-/// A URL at which nothing listens.
-pub(crate) async fn dead_url() -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    format!("http://{}/secret-path", listener.local_addr().expect("an address"))
+/// For a client of nodes that hang, where nobody has to answer in time.
+pub(crate) fn impatient(config: &mut RpcConfig) {
+    config.timeout = Duration::from_millis(500);
+    config.send_timeout = Duration::from_millis(500);
 }
+
+/// A URL at which nothing listens: a port below those that are handed out.
+pub(crate) const DEAD_URL: &str = "http://127.0.0.1:1/secret-path";
 
 /// Waits until the condition holds.
 pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(tokio::time::Instant::now() < deadline, "{what} did not happen in time");
         tokio::time::sleep(Duration::from_millis(5)).await;
