@@ -65,7 +65,7 @@ impl ViewError {
     /// lack the block's state or be out of breath, and says something else a moment later.
     #[must_use]
     pub fn is_answer(&self) -> bool {
-        !matches!(self, Self::Call { source: CallError::Rpc(_), .. })
+        self.unexecuted().is_none()
     }
 
     /// The stable code (`docs/errors.md`).

@@ -27,7 +27,7 @@ codes! {
     /// A record that no topic takes.
     RECORD_TOO_LARGE = "KC-0323", "request_too_large",
         "a request's record is larger than its topic takes",
-        "see the dead letter, which holds the log; raise max.message.bytes if such requests are legitimate";
+        "see the dead letter, which holds the log; the limit is part of the topics' format and no setting raises it, so this request is not served";
     /// A cursor that no topic takes, or a dead letter without value that is refused.
     CURSOR_REFUSED = "KC-0324", "cursor_refused",
         "the broker refuses the cursor or the smallest form of a dead letter",
@@ -48,4 +48,8 @@ codes! {
     CURSOR_CONTRADICTED = "KC-0328", "cursor_contradicted",
         "the last record that the source's cursor claims is not in its requests topic",
         "find out which of the two is forged or lost: restore it, or, if the cursor is right, set verify_cursor_blocks = 0 for one start; a wrong cursor doubles or loses requests";
+    /// The release of a block cannot be learned.
+    RELEASE_UNKNOWN = "KC-0329", "release_unknown",
+        "no RPC endpoint answers calls at the block after which a source goes on, whose state is probably pruned, and a contract was upgraded since",
+        "nothing is lost: the source waits; put a node with the state of that block first in rpc_urls, or set release, which is then taken for all blocks";
 }

@@ -1,10 +1,10 @@
 //! How following a source ends.
 
-use kms_chain::release::ReleaseError;
 use kms_runtime::kafka::{ProducerError, ReadError};
 use kms_runtime::shutdown::{Exit, Stopped};
 
 use crate::codes;
+use crate::release::ReleaseUnknown;
 
 /// Why a source is not followed any longer.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +57,7 @@ pub(crate) enum SourceError {
         /// Source.
         source_id: String,
         /// What the contracts said.
-        error: Box<ReleaseError>,
+        error: Box<ReleaseUnknown>,
     },
     /// Every endpoint serves another chain.
     #[error("source {source_id}: every RPC endpoint answers, and none serves the configured chain id; one has {found}")]
@@ -94,6 +94,11 @@ pub(crate) enum SourceError {
 }
 
 impl SourceError {
+    /// What the contracts of a source said, which cannot be served.
+    pub(crate) fn release(source_id: &str, error: ReleaseUnknown) -> Self {
+        Self::Release { source_id: source_id.to_owned(), error: Box::new(error) }
+    }
+
     /// How the process ends if this is what ends it.
     pub(crate) fn stopped(&self) -> Stopped {
         let (exit, code) = match self {

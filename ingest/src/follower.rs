@@ -13,7 +13,6 @@ use alloy::primitives::B256;
 use alloy::sol_types::SolEvent;
 use kms_chain::contracts::Proxy::Upgraded;
 use kms_chain::event::ContractSet;
-use kms_chain::release::ReleaseError;
 use kms_chain::rpc::{Block, BlockNumberOrTag, ChainLog, LogPage, LogQuery, Rpc, RpcError};
 use kms_runtime::http::Check;
 use kms_runtime::retry::Backoff;
@@ -26,7 +25,7 @@ use crate::config::SourceConfig;
 use crate::error::SourceError;
 use crate::metrics::SourceMetrics;
 use crate::range::RangeSize;
-use crate::release::Releases;
+use crate::release::{ReleaseUnknown, Releases};
 use crate::resume::Resume;
 
 /// Pauses while the RPC endpoints fail.
@@ -82,8 +81,8 @@ enum Look {
 
 enum LookError {
     Rpc(RpcError),
-    /// The release after an upgrade cannot be asked for.
-    Release(ReleaseError),
+    /// The release after an upgrade is not known yet.
+    Release(ReleaseUnknown),
     Source(SourceError),
 }
 
@@ -157,7 +156,7 @@ impl Follower {
                 Err(LookError::Source(error)) => return Err(error),
                 Err(LookError::Release(error)) => {
                     failures += 1;
-                    self.check.not_ready(format!("{}: the contracts' version cannot be read", error.code()));
+                    error.tell(&self.source.id, &self.check, failures);
                     RETRY.delay(failures, rand::random())
                 }
                 Err(LookError::Rpc(error)) => {
@@ -250,11 +249,8 @@ impl Follower {
                 self.upgraded = None;
                 Ok(())
             }
-            Err(error) if error.is_outage() => Err(LookError::Release(error)),
-            Err(error) => {
-                let source_id = self.source.id.clone();
-                Err(LookError::Source(SourceError::Release { source_id, error: Box::new(error) }))
-            }
+            Err(error) if error.is_verdict() => Err(LookError::Source(SourceError::release(&self.source.id, error))),
+            Err(error) => Err(LookError::Release(error)),
         }
     }
 

@@ -33,6 +33,8 @@ mod config;
 mod error;
 mod follower;
 mod metrics;
+#[cfg(test)]
+mod mock;
 mod numbering;
 mod publisher;
 mod range;

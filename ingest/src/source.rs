@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use kms_chain::event::ContractSet;
-use kms_chain::release::ReleaseError;
 use kms_chain::rpc::{EndpointUrl, Rpc, RpcConfig};
 use kms_runtime::http::Check;
 use kms_runtime::retry::Backoff;
@@ -204,33 +203,31 @@ pub(crate) async fn contracts(
     rpc: &Rpc,
     resume: &Resume,
 ) -> Result<Option<ContractSet>, SourceError> {
-    let releases = Releases::of(source, rpc.clone());
+    let mut releases = Releases::of(source, rpc.clone());
     let before_start = source.start_block.and_then(|start| start.checked_sub(1));
     let last = resume.last.map(|block| block.number).or(before_start);
     let mut failures = 0;
     loop {
-        let error = match releases.at_start(last).await {
+        let known = tokio::select! {
+            () = context.shutdown.cancelled() => return Ok(None),
+            known = releases.at_start(last) => known,
+        };
+        let error = match known {
             Ok(release) => {
                 tracing::info!(source = source.id, %release, "release of the contracts known");
                 return Ok(Some(source.contracts(release)));
             }
-            Err(ReleaseError::View(error)) => error,
-            Err(error) => {
-                return Err(SourceError::Release { source_id: source.id.clone(), error: Box::new(error) });
-            }
+            Err(error) if error.is_verdict() => return Err(SourceError::release(&source.id, error)),
+            Err(error) => error,
         };
-        let code = error.code();
         // One endpoint of another chain is passed over; when all are, waiting does not help.
-        if code == kms_chain::codes::RPC_WRONG_CHAIN
+        if error.code() == kms_chain::codes::RPC_WRONG_CHAIN
             && let Some(found) = rpc.foreign_chain().await
         {
             return Err(SourceError::ForeignChain { source_id: source.id.clone(), found });
         }
         failures += 1;
-        if failures == 1 {
-            tracing::warn!(source = source.id, code, %error, "the contracts' version cannot be read, trying again");
-        }
-        check.not_ready(format!("{code}: the contracts' version cannot be read"));
+        error.tell(&source.id, check, failures);
         tokio::select! {
             () = context.shutdown.cancelled() => return Ok(None),
             () = tokio::time::sleep(RETRY.delay(failures, rand::random())) => {}
