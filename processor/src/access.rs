@@ -187,10 +187,12 @@ impl HostChains {
         let mut answers = self.call(id, chain, &calls, answered).await?;
         let rights = answers.split_off(others);
 
+        // What the list says shows that the node executes calls, so that what comes of the user's contract is the contract's.
+        let before = self.invalidated_before(id, chain, answers.first())?;
+        let rights = self.read_rights(id, chain, &rights)?;
         if let Some(answer) = answers.get(1) {
             self.judge_contract_signature(id, user, answer)?;
         }
-        let before = self.invalidated_before(id, chain, answers.first())?;
         if before > request.start_timestamp {
             return Err(Trouble::permanent(
                 codes::SIGNATURE_INVALIDATED,
@@ -200,7 +202,6 @@ impl HostChains {
                 ),
             ));
         }
-        let rights = self.read_rights(id, chain, &rights)?;
         let (owned, allowed) = rights.split_at(needs.len());
         judge(id, &needs, owned)?;
         let unlisted: BTreeSet<B256> = listed
@@ -303,6 +304,10 @@ impl HostChains {
     }
 
     /// What the user's contract says of the signature; the user's key did not make it.
+    ///
+    /// Contract and signature are the user's, and nodes have many texts for a call that runs out of its gas or fails in it, or whose data
+    /// alone costs more. Whatever is not certainly the node's own trouble is therefore a "no", which ends with its budget: as an outage it
+    /// would keep the request for ever, and the others with it.
     fn judge_contract_signature(
         &self,
         id: u64,
@@ -323,7 +328,10 @@ impl HostChains {
             Ok(bytes) if bytes.len() >= 32 && bytes[..4] == Erc1271::isValidSignatureCall::SELECTOR => Ok(()),
             Ok(_) => refused("the user's contract does not confirm"),
             Err(CallError::Reverted(_)) => refused("the user's contract reverts over"),
-            Err(CallError::Rpc(error)) => Err(self.outage(id, codes::ACL_UNREACHABLE, error.to_string())),
+            Err(CallError::Rpc(error)) if error.is_about_the_node() => {
+                Err(self.outage(id, codes::ACL_UNREACHABLE, error.to_string()))
+            }
+            Err(CallError::Rpc(error)) => refused(&format!("{error}; so the user's contract does not confirm")),
         }
     }
 

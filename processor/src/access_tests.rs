@@ -357,6 +357,53 @@ async fn a_users_contract_vouches_for_a_signature_within_its_gas() {
 }
 
 #[tokio::test]
+async fn p5_what_a_users_contract_or_signature_does_to_the_call_is_no_outage_of_the_chain() {
+    let scene = Scene::start().await;
+    allow_all(&scene);
+    let mut request = unified();
+    request.signature = Bytes::from_static(b"whatever the contract likes");
+    for (code, text) in [
+        (-32000, "invalid jump destination"),
+        (-32000, "stack underflow (0 <=> 2)"),
+        (-32000, "stack limit reached 1024 (1023)"),
+        (-32000, "write protection"),
+        (-32000, "return data out of bounds"),
+        (-32000, "out of gas"),
+        (-32000, "invalid opcode: INVALID"),
+        (-32000, "gas uint64 overflow"),
+        (-32000, "err: intrinsic gas too low: have 100000, want 101464 (supplied gas 100000)"),
+        (-32000, "err: insufficient gas for floor data gas cost: have 100000, want 221000 (supplied gas 100000)"),
+        (-32000, "contract creation code storage out of gas"),
+        (-32603, "CallGasCostMoreThanGasLimit"),
+        (-32000, "execution reverted: rate limit"),
+        (3, "execution reverted: too many requests"),
+        (-32000, "a text that nobody has seen yet"),
+    ] {
+        scene.chain.fails(Erc1271::isValidSignatureCall::SELECTOR, code, text);
+        assert_eq!(waits(scene.unified(&request).await), codes::CONTRACT_SIGNATURE_REFUSED, "{text}");
+    }
+    assert_eq!(scene.chains.chains[&CHAIN].rpc.endpoints_up(), [0]);
+    for text in
+        ["header not found", "missing trie node 1a2b", "execution aborted (timeout = 5s)", "state is not available"]
+    {
+        scene.chain.fails(Erc1271::isValidSignatureCall::SELECTOR, -32000, text);
+        assert_eq!(outage(scene.unified(&request).await), codes::ACL_UNREACHABLE, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_read_the_list_either_tells_nothing_about_a_users_contract() {
+    let scene = Scene::start().await;
+    allow_all(&scene);
+    let mut request = unified();
+    request.signature = Bytes::from_static(b"whatever the contract likes");
+    for selector in [HostAcl::isAllowedCall::SELECTOR, Erc1271::isValidSignatureCall::SELECTOR] {
+        scene.chain.fails(selector, -32000, "a text that nobody has seen yet");
+    }
+    assert_eq!(outage(scene.unified(&request).await), codes::ACL_UNREADABLE);
+}
+
+#[tokio::test]
 async fn p4_a_signature_that_the_user_invalidated_is_refused_for_good() {
     let scene = Scene::start().await;
     allow_all(&scene);

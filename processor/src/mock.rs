@@ -37,6 +37,8 @@ struct Shared {
     broken: Mutex<bool>,
     posts: Mutex<Vec<Vec<Value>>>,
     logs: Mutex<Vec<Value>>,
+    /// Functions whose calls end with an error object of the node's.
+    failing: Mutex<HashMap<[u8; 4], Value>>,
     /// The block under every tag; none is 100.
     tagged: Mutex<Option<u64>>,
 }
@@ -76,6 +78,11 @@ impl MockChain {
         answer: impl Fn(&[u8]) -> Result<Vec<u8>, Vec<u8>> + Send + Sync + 'static,
     ) {
         lock(&self.shared.answers).insert((None, selector), Arc::new(answer));
+    }
+
+    /// A call of this function ends with this error of the node's, without data.
+    pub(crate) fn fails(&self, selector: [u8; 4], code: i64, message: &str) {
+        lock(&self.shared.failing).insert(selector, json!({ "code": code, "message": message }));
     }
 
     /// A call of this function of this contract answers so. The contract then has code.
@@ -171,12 +178,14 @@ fn answer(shared: &Shared, call: &Value) -> Value {
         "eth_call" => {
             let data: Bytes = serde_json::from_value(call["params"][0]["data"].clone()).expect("calldata");
             let (selector, arguments) = data.split_first_chunk::<4>().expect("a selector");
+            let failing = lock(&shared.failing).get(selector).cloned();
             let to: Option<Address> = serde_json::from_value(call["params"][0]["to"].clone()).expect("a contract");
             let answer = {
                 let answers = lock(&shared.answers);
                 answers.get(&(to, *selector)).or_else(|| answers.get(&(None, *selector))).cloned()
             };
             match answer.map_or(Ok(Vec::new()), |answer| answer(arguments)) {
+                _ if failing.is_some() => Err(failing.unwrap_or_default()),
                 Ok(bytes) => Ok(json!(Bytes::from(bytes))),
                 Err(data) => Err(json!({ "code": 3, "message": "execution reverted", "data": Bytes::from(data) })),
             }

@@ -56,6 +56,24 @@ impl RpcError {
         matches!(self, Self::Outage { .. } | Self::Lagging { .. })
     }
 
+    /// Whether it certainly says nothing about what was called: nobody answered, or the node speaks of its own state, limits or
+    /// time. A contract, and whoever chooses its arguments, cause none of these.
+    #[must_use]
+    pub fn is_about_the_node(&self) -> bool {
+        match self {
+            Self::Outage { .. } | Self::Lagging { .. } => true,
+            Self::Response { code, message, .. } => {
+                let object = ErrorObject::new(*code, message, None);
+                let text = message.to_ascii_lowercase();
+                object.is_rate_limit()
+                    || object.is_unknown_method()
+                    || object.is_unknown_block()
+                    || NODE_TEXTS.iter().any(|known| text.contains(known))
+            }
+            Self::LogRangeTooLarge { .. } => false,
+        }
+    }
+
     /// The stable code (`docs/errors.md`).
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -170,19 +188,18 @@ impl ErrorObject {
         hex_digits.starts_with("0x").then(|| hex_digits.parse().ok()).flatten()
     }
 
-    /// Whether a call was executed and reverted, as opposed to not executed at all.
+    /// Whether a call was executed and failed, as opposed to not executed at all. Only a revert has a code of its own, and not at every
+    /// node.
     pub(crate) fn is_revert(&self) -> bool {
         let message = self.message.to_ascii_lowercase();
-        self.code == 3
-            || message.contains("execution reverted")
-            || message.contains("vm execution error")
-            || message.contains("vm exception")
-            || message.contains("evm error")
-            || message.contains("invalid opcode")
-            || message.contains("out of gas")
+        self.code == 3 || FAILED_EXECUTION.iter().any(|known| message.contains(known))
     }
 
+    /// Whether the provider limits the rate. What a call came to is none, whatever the contract writes into its reason.
     pub(crate) fn is_rate_limit(&self) -> bool {
+        if self.is_revert() || self.revert_data().is_some() {
+            return false;
+        }
         let message = self.message.to_ascii_lowercase();
         let says_so =
             ["rate limit", "too many requests", "compute units per second", "request limit", "capacity exceeded"]
@@ -215,6 +232,36 @@ impl ErrorObject {
         !self.is_unknown_method() && unknown.iter().any(|text| message.contains(text))
     }
 }
+
+/// What nodes write about a call that was executed and did not end well. Geth gives the errors of its machine with the code of any other
+/// failure and without data.
+const FAILED_EXECUTION: &[&str] = &[
+    "execution reverted",
+    "vm execution error",
+    "vm exception",
+    "evm error",
+    "out of gas",
+    "invalid opcode",
+    "invalid jump destination",
+    "stack underflow",
+    "stack limit reached",
+    "write protection",
+    "return data out of bounds",
+    "gas uint64 overflow",
+];
+
+/// What nodes write about themselves when they do not carry out a call.
+const NODE_TEXTS: &[&str] = &[
+    "missing trie node",
+    "state not available",
+    "state is not available",
+    "state unavailable",
+    "pruned",
+    "syncing",
+    "not synced",
+    "timeout",
+    "timed out",
+];
 
 /// Parts of texts that all stand in the messages of one provider or node.
 const LOG_RANGE_TEXTS: &[&[&str]] = &[

@@ -605,6 +605,68 @@ async fn revert_data_is_found_where_nodes_put_it() {
 }
 
 #[tokio::test]
+async fn a_call_that_was_executed_and_failed_is_told_by_every_nodes_text() {
+    for message in [
+        "invalid jump destination",
+        "stack underflow (0 <=> 2)",
+        "stack limit reached 1024 (1023)",
+        "write protection",
+        "return data out of bounds",
+        "out of gas",
+        "invalid opcode: INVALID",
+        "gas uint64 overflow",
+        "VM execution error.",
+        "EVM error: InvalidJump",
+    ] {
+        let node = Node::start(move |_, _| Err(json!({ "code": -32000, "message": message }))).await;
+        let request = CallRequest::view(Address::ZERO, Vec::new());
+        let failed = client(&[&node]).call(&request, BlockId::latest()).await;
+        assert!(matches!(&failed, Err(CallError::Reverted(data)) if data.is_empty()), "{message}: {failed:?}");
+    }
+}
+
+#[tokio::test]
+async fn p5_a_contract_that_writes_of_a_limit_on_the_rate_takes_no_endpoint_out_of_use() {
+    let reason = "0x08c379a0";
+    for error in [
+        json!({ "code": 3, "message": "execution reverted: rate limit", "data": reason }),
+        json!({ "code": -32000, "message": "execution reverted: too many requests" }),
+        json!({ "code": -32015, "message": "request limit", "data": format!("Reverted {reason}") }),
+    ] {
+        let node = Node::start(move |method, params| match (method, params[0]["data"].as_str()) {
+            ("eth_call", Some("0x01")) => Ok(json!("0xaa")),
+            _ => Err(error.clone()),
+        })
+        .await;
+        let rpc = client(&[&node]);
+        let calls = [1, 2].map(|byte| CallRequest::view(Address::ZERO, vec![byte]));
+        let answers = rpc.calls(&calls, BlockId::latest()).await.expect("answers");
+        assert!(answers[0].is_ok() && matches!(answers[1], Err(CallError::Reverted(_))), "{answers:?}");
+        assert_eq!(rpc.endpoints_up(), [0]);
+    }
+}
+
+#[test]
+fn what_a_node_says_of_itself_is_told_from_what_it_says_of_a_call() {
+    let response =
+        |code, message: &str| RpcError::Response { method: "eth_call", code, message: message.to_owned(), data: None };
+    for (code, message) in [
+        (-32000, "header not found"),
+        (-32000, "missing trie node 1a2b (path 0304)"),
+        (-32000, "execution aborted (timeout = 5s)"),
+        (-32002, "request timed out"),
+        (-32601, "the method eth_call does not exist/is not available"),
+        (429, "slow down"),
+    ] {
+        assert!(response(code, message).is_about_the_node(), "{message}");
+    }
+    for message in ["err: intrinsic gas too low: have 100000, want 101464 (supplied gas 100000)", "stack underflow", ""]
+    {
+        assert!(!response(-32000, message).is_about_the_node(), "{message}");
+    }
+}
+
+#[tokio::test]
 async fn a_call_that_was_not_executed_is_no_revert() {
     for (code, message) in [(-32000, "header not found"), (-32603, "internal error"), (-32000, "missing trie node")] {
         let node = Node::start(move |_, _| Err(json!({ "code": code, "message": message }))).await;
