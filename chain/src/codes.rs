@@ -91,7 +91,7 @@ codes! {
     /// The chain kept refusing the answer without a final reason.
     RETRIES_EXHAUSTED = "KC-0703", "submission_retries_exhausted",
         "the contract kept refusing the answer with an error that normally passes",
-        "check whether the RPC endpoint lags or the chain was reorganised, then redrive";
+        "check whether the RPC endpoint lags or the chain was reorganised. `kmsctl dead-letters redrive` takes up requests only: to have the answer tried once more, write the record that the letter names, whose key and bytes it holds, to its results topic again";
     /// The account cannot pay.
     INSUFFICIENT_FUNDS = "KC-0704", "insufficient_funds",
         "the transaction sender cannot pay for gas",

@@ -15,7 +15,7 @@ codes! {
     /// A result for another chain or contract.
     WRONG_DESTINATION = "KC-0651", "wrong_destination",
         "a result names a chain or contract that no destination of this emitter serves",
-        "check the list of `[[destination]]`, and that deployments do not share a topic prefix; then redrive";
+        "check the list of `[[destination]]`, and that deployments do not share a topic prefix. `kmsctl dead-letters redrive` takes up requests only: to have the answer tried once more, write the record that the letter names, whose key and bytes it holds, to its results topic again";
     /// The chain holds something else at the place that a result names.
     NOT_REQUESTED = "KC-0652", "not_requested",
         "the destination's own view of the chain has no such request at the place that a result names",
@@ -27,7 +27,7 @@ codes! {
     /// The request did not appear in time.
     NOT_REACHED = "KC-0654", "request_not_reached",
         "the destination's own nodes do not show the block of a request at the configured finality",
-        "compare the chain's finality and the RPC endpoints' heads with the request's block, then redrive";
+        "compare the chain's finality and the RPC endpoints' heads with the request's block, and raise `submission.not_yet_patience_ms` where the chain needs longer. `kmsctl dead-letters redrive` takes up requests only: to have the answer tried once more, write the record that the letter names, whose key and bytes it holds, to its results topic again";
     /// A retraction of what is there.
     RETRACTION_CONTRADICTED = "KC-0655", "retraction_contradicted",
         "a result says that its request left the chain, and the destination's own nodes show it there",

@@ -113,6 +113,7 @@ impl Judge {
                 then: Box::new(self.refuse(code, text)),
             },
             Unshown::Outage { code, text } => Judgement::Outage(Failure::outage(code, CHAIN, text)),
+            Unshown::Unsaid { code, text } => Judgement::Outage(Failure::partial_outage(code, CHAIN, text)),
         }
     }
 

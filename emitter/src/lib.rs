@@ -67,6 +67,8 @@ pub mod journal;
 pub mod judge;
 pub mod leader;
 pub mod metrics;
+#[cfg(test)]
+mod node;
 pub mod nonce;
 pub mod order;
 pub mod prove;

@@ -10,6 +10,7 @@ use kms_chain::authority::{Authority, Occurrence, Unproven};
 use kms_chain::event::{ContractSet, Decoded, decode_request};
 use kms_chain::release::Release;
 use kms_chain::rpc::Rpc;
+use kms_chain::views::ViewError;
 use kms_schemas::identity::Lane;
 use kms_schemas::record::{Answer, RawLog, RequestBody, ResultRecord};
 
@@ -48,6 +49,14 @@ pub enum Unshown {
         /// Why.
         text: String,
     },
+    /// A node answers with an error of its own to the one question that is left. Never a verdict either, and it concerns no other
+    /// result.
+    Unsaid {
+        /// Stable code.
+        code: &'static str,
+        /// Why.
+        text: String,
+    },
 }
 
 impl Unshown {
@@ -59,7 +68,7 @@ impl Unshown {
             Self::Orphaned(_) => "orphaned",
             Self::Forged { .. } => "forged",
             Self::Undecidable { .. } => "undecidable",
-            Self::Outage { .. } => "outage",
+            Self::Outage { .. } | Self::Unsaid { .. } => "outage",
         }
     }
 }
@@ -72,6 +81,7 @@ impl From<Unproven> for Unshown {
             Unproven::Orphaned { .. } => Self::Orphaned(text),
             Unproven::NoSuchLog { .. } => Self::Forged { code: NOT_REQUESTED, text },
             Unproven::Undecidable { .. } => Self::Undecidable { code: UNPROVABLE, text },
+            // Another node, which is silent, may show it.
             Unproven::Unavailable(error) => Self::Outage { code: error.code(), text },
         }
     }
@@ -135,7 +145,7 @@ impl Prover {
     /// Whether the answer is one to this request.
     ///
     /// # Errors
-    /// That it is not, or that nobody answered.
+    /// That it is not, or that nobody answered, or a node with an error of its own.
     pub async fn agrees(&self, answer: &Answer, request: &Decoded) -> Result<(), Unshown> {
         answer::fits(answer, request)
             .map_err(|misfit| Unshown::Forged { code: ANSWER_OF_ANOTHER, text: misfit.to_string() })?;
@@ -151,24 +161,32 @@ impl Prover {
                 let text = "keys or CRSs are missing, too many, or in another order than the contract's".to_owned();
                 Err(Unshown::Forged { code: EPOCH_INCOMPLETE, text })
             }
-            Err(error) if error.is_outage() => Err(Unshown::Outage { code: error.code(), text: error.to_string() }),
-            Err(error) => Err(Unshown::Undecidable { code: error.code(), text: error.to_string() }),
+            Err(error) => Err(unsaid(&error).unwrap_or_else(|| {
+                // Of a contract that is none, or another.
+                Unshown::Undecidable { code: error.code(), text: error.to_string() }
+            })),
         }
     }
 
     /// Whether the contract holds the request for aborted.
     ///
     /// # Errors
-    /// Nobody answered.
+    /// Nobody answered, or a node with an error of its own.
     pub async fn is_aborted(&self, result: &ResultRecord) -> Result<bool, Unshown> {
         let Some(kms_generation) = self.contracts.kms_generation else { return Ok(false) };
         match answer::is_aborted(&self.rpc, kms_generation, result.identity.id).await {
             Ok(aborted) => Ok(aborted),
-            Err(error) if error.is_outage() => Err(Unshown::Outage { code: error.code(), text: error.to_string() }),
             // A contract without aborts has aborted nothing.
-            Err(_) => Ok(false),
+            Err(error) => unsaid(&error).map_or(Ok(false), Err),
         }
     }
+}
+
+/// What came in place of the contract's word; none where the contract was asked.
+fn unsaid(error: &ViewError) -> Option<Unshown> {
+    error.unexecuted()?;
+    let (code, text) = (error.code(), error.to_string());
+    Some(if error.is_outage() { Unshown::Outage { code, text } } else { Unshown::Unsaid { code, text } })
 }
 
 /// The request in a proven log, if it is the one that the result names.
@@ -196,11 +214,13 @@ fn of_any_release(contracts: &ContractSet, log: &RawLog) -> Option<Decoded> {
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::{Address, B256};
+    use alloy::primitives::{Address, B256, U256};
     use kms_schemas::identity::{Coordinates, Identity, Kind, RequestId};
     use serde_json::Value;
 
     use super::*;
+    use crate::node::{Answered, error, node};
+    use crate::routes::tests::destination;
 
     const CHAIN: u64 = 1;
 
@@ -275,6 +295,68 @@ mod tests {
             let mut other = log.clone();
             change(&mut other);
             assert!(is_of(&contracts, &other, &naming(own)).is_err());
+        }
+    }
+
+    fn prover(rpc: Rpc) -> Prover {
+        let contracts = ContractSet {
+            release: Release::V0_15,
+            decryption: None,
+            kms_generation: Some(Address::repeat_byte(3)),
+            protocol_config: Some(Address::repeat_byte(4)),
+        };
+        Prover::new(rpc, contracts, &destination(CHAIN, [0, 3, 4]))
+    }
+
+    fn identity(kind: Kind) -> Identity {
+        Identity { chain_id: CHAIN, contract: Address::repeat_byte(3), kind, id: RequestId::default() }
+    }
+
+    #[tokio::test]
+    async fn p5_an_error_of_a_node_is_no_word_on_an_abort() {
+        for (code, message) in [(-32000, "header not found"), (-32603, "internal error"), (-32601, "no such method")] {
+            let prover = prover(node(move |_, _| error(code, message)).await);
+            let shown = prover.is_aborted(&naming(identity(Kind::Keygen))).await;
+            assert!(matches!(shown, Err(Unshown::Unsaid { .. })), "{message}: {shown:?}");
+        }
+        // A contract of a release without aborts has no such function.
+        let prover = prover(node(|_, _| error(3, "execution reverted")).await);
+        assert_eq!(prover.is_aborted(&naming(identity(Kind::Keygen))).await, Ok(false));
+    }
+
+    /// An activation of an epoch that names no key and no CRS, against a node that answers so about the material block and about
+    /// the latest.
+    async fn epoch_against(at_material: fn() -> Answered, at_latest: fn() -> Answered) -> Result<(), Unshown> {
+        let rpc = node(move |_, params| if params[1] == "latest" { at_latest() } else { at_material() }).await;
+        let context_id = RequestId(B256::repeat_byte(7));
+        let answer = Answer::EpochActivation { context_id, keys: vec![], crs_list: vec![] };
+        let body = RequestBody::NewKmsEpoch {
+            context_id,
+            previous_context_id: RequestId::default(),
+            previous_epoch_id: RequestId::default(),
+            material_block_number: U256::from(10),
+        };
+        let request = Decoded { kind: Kind::NewKmsEpoch, id: RequestId::default(), body };
+        prover(rpc).agrees(&answer, &request).await
+    }
+
+    fn empty_list() -> Answered {
+        Ok(Value::String(format!("0x{:064x}{:064x}", 32, 0)))
+    }
+
+    fn one_key() -> Answered {
+        Ok(Value::String(format!("0x{:064x}{:064x}{:064x}", 32, 1, 4)))
+    }
+
+    #[tokio::test]
+    async fn p4_an_epoch_is_held_against_less_than_its_own_block_only_where_the_nodes_state_of_that_is_gone() {
+        assert_eq!(epoch_against(empty_list, one_key).await, Ok(()));
+        assert!(matches!(epoch_against(one_key, one_key).await, Err(Unshown::Forged { code: EPOCH_INCOMPLETE, .. })));
+        let gone = || error(-32000, "missing trie node 1a2b (path ) state 0x1a2b is not available");
+        assert_eq!(epoch_against(gone, one_key).await, Ok(()));
+        for passing in [|| error(-32603, "internal error"), || error(-32000, "header not found")] {
+            let shown = epoch_against(passing, one_key).await;
+            assert!(matches!(shown, Err(Unshown::Unsaid { .. })), "{shown:?}");
         }
     }
 }

@@ -112,7 +112,7 @@ pub enum Decision {
     Hold(Revert),
     /// It is settled.
     Settle(Verdict),
-    /// It was tried long enough; for a person to redrive. With the stable code.
+    /// It was tried long enough; a dead letter keeps it. With the stable code.
     GiveUp(&'static str, Revert),
 }
 
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operators_mistake_is_waited_for_and_in_the_end_given_up_for_a_person_to_redrive() {
+    fn an_operators_mistake_is_waited_for_and_in_the_end_given_up_to_a_dead_letter() {
         let data: Bytes = [&hex!("aee86323")[..], &[0; 32]].concat().into();
         let finding = Finding::Reverts(Revert::decode(&data), data);
         let mut history = History::default();

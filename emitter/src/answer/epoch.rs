@@ -5,7 +5,7 @@
 //! against the contract's own.
 
 use alloy::primitives::{Address, U256};
-use kms_chain::rpc::{BlockId, Rpc};
+use kms_chain::rpc::{BlockId, Rpc, RpcError};
 use kms_chain::views::{KmsGenerationViews, ViewError};
 use kms_schemas::identity::RequestId;
 use kms_schemas::record::{EpochCrs, EpochKey, RequestBody};
@@ -19,11 +19,12 @@ pub(super) fn activation_fits(signed: RequestId, body: &RequestBody) -> Result<(
 
 /// Whether the keys and CRSs are those that were complete at the epoch's material block, in the contract's order.
 ///
-/// A node that no longer has the state of that block is asked for the latest one, where the lists can only have grown: then
-/// the answer's must be their beginnings. (What that cannot tell is an answer that leaves out the last ones.)
+/// A node that says that it no longer has the state of that block is asked for the latest one, where the lists can only have grown:
+/// then the answer's must be their beginnings. (What that cannot tell is an answer that leaves out the last ones.) After any other
+/// error nothing is known: the node may have the state a moment later.
 ///
 /// # Errors
-/// See [`ViewError`]; only an outage keeps both from being read.
+/// See [`ViewError`].
 pub(crate) async fn names_everything(
     rpc: &Rpc,
     kms_generation: Address,
@@ -38,7 +39,7 @@ pub(crate) async fn names_everything(
     let at = u64::try_from(material_block).unwrap_or(u64::MAX);
     match complete(&views, BlockId::number(at)).await {
         Ok(complete) => Ok(answered == complete),
-        Err(error) if error.is_outage() => Err(error),
+        Err(error) if !is_state_gone(&error) => Err(error),
         Err(error) => {
             tracing::warn!(
                 block = at,
@@ -49,6 +50,21 @@ pub(crate) async fn names_everything(
             Ok(all_keys.starts_with(&answered.0) && all_crs.starts_with(&answered.1))
         }
     }
+}
+
+/// Whether a node has thrown the block's state away, in the words of geth, Erigon, reth, Nethermind, Besu and Nitro.
+fn is_state_gone(error: &ViewError) -> bool {
+    const GONE: [&str; 6] = [
+        "missing trie node",
+        "pruned",
+        "state not available",
+        "state is not available",
+        "state unavailable",
+        "no state available",
+    ];
+    let Some(RpcError::Response { message, .. }) = error.unexecuted() else { return false };
+    let message = message.to_ascii_lowercase();
+    GONE.iter().any(|text| message.contains(text))
 }
 
 async fn complete(views: &KmsGenerationViews, block: BlockId) -> Result<(Vec<RequestId>, Vec<RequestId>), ViewError> {
