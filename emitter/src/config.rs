@@ -537,10 +537,15 @@ pub struct SubmissionConfig {
     /// Transactions after a revert that nothing explains.
     #[schemars(range(min = 0, max = 10))]
     pub unexplained_tries: u32,
-    /// Refusals of one nonce's transaction, by an error of the node that this release does not know, before its answer gets
-    /// a transaction of its own making anew.
+    /// Refusals of one nonce's transaction, for a reason other than nonce, fee or funds, before its answer gets a transaction
+    /// of its own making anew. Words of a node that this release does not know count only where other transactions were
+    /// taken in the meantime: else they are an outage.
     #[schemars(range(min = 1, max = 1000))]
     pub unknown_refusals: u32,
+    /// Milliseconds after which such words count even so. Where transactions go in the order of their nonces, one that no node
+    /// will ever take holds up all others for so long; an outage that lasts longer costs answers their first transaction.
+    #[schemars(range(min = 1000))]
+    pub unknown_refusal_limit_ms: u64,
     /// Such new transactions before the answer is given up.
     #[schemars(range(min = 0, max = 100))]
     pub unsendable_tries: u32,
@@ -626,6 +631,7 @@ impl Default for SubmissionConfig {
             gas_tries: 3,
             unexplained_tries: 3,
             unknown_refusals: 5,
+            unknown_refusal_limit_ms: 60 * 60 * 1000,
             unsendable_tries: 2,
             refusal_pause_ms: 500,
             lookup_retry_ms: 1_000,

@@ -491,7 +491,8 @@ impl Rpc {
     ///
     /// The next endpoint is tried only while it is certain that nothing has reached a node: an endpoint that took the
     /// request and then failed leaves [`SendOutcome::Uncertain`], because another node's answer about the same bytes
-    /// would be as ambiguous. The same bytes can be sent again at any time.
+    /// would be as ambiguous. So it is where an endpoint says that it takes none now. The same bytes can be sent again at any
+    /// time.
     pub async fn send_raw_transactions(&self, raw: &[Bytes]) -> Vec<SendOutcome> {
         const METHOD: &str = "eth_sendRawTransaction";
         let mut outcomes = Vec::with_capacity(raw.len());
@@ -505,6 +506,7 @@ impl Rpc {
 
     async fn send_chunk(&self, method: &'static str, calls: &[Call]) -> Vec<SendOutcome> {
         let mut unsent = OutageCause::Transport("no RPC endpoint".to_owned());
+        let mut busy = None;
         for index in self.inner.order() {
             let endpoint = &self.inner.endpoints[index];
             if let Err(cause) = self.inner.verify(endpoint).await {
@@ -520,7 +522,11 @@ impl Rpc {
                 }
                 Ok(Answer::Results(results)) => {
                     endpoint.mark_up();
-                    return results.into_iter().map(send_outcome).collect();
+                    let outcomes: Vec<SendOutcome> = results.into_iter().map(send_outcome).collect();
+                    if !outcomes.iter().all(|outcome| matches!(outcome, SendOutcome::Busy(_))) {
+                        return outcomes;
+                    }
+                    busy = Some(outcomes);
                 }
                 Ok(Answer::Refused(error)) if error.is_rate_limit() => {
                     let cause = OutageCause::RateLimited(error.message);
@@ -555,7 +561,7 @@ impl Rpc {
                 }
             }
         }
-        vec![SendOutcome::Unsent(unsent); calls.len()]
+        busy.unwrap_or_else(|| vec![SendOutcome::Unsent(unsent); calls.len()])
     }
 
     // --- Machinery ------------------------------------------------------------------------------------------------
@@ -861,7 +867,7 @@ fn is_rate_limited(result: &CallResult) -> bool {
 
 fn send_outcome(result: CallResult) -> SendOutcome {
     match result {
-        Err(error) if error.is_rate_limit() => SendOutcome::Busy,
+        Err(error) if error.is_rate_limit() => SendOutcome::Busy(error.message),
         Ok(raw) => match read::<B256>(&raw) {
             Ok(hash) => SendOutcome::Accepted(hash),
             Err(cause) => SendOutcome::Uncertain(cause),

@@ -532,7 +532,7 @@ async fn refusals_of_nodes_have_types() {
         ("transaction gas limit too high (cap: 16777216, tx: 30000000)", "gas_limit"),
         ("context deadline exceeded", "uncertain"),
         ("request timed out", "uncertain"),
-        ("invalid sender", "refused"),
+        ("invalid sender", "invalid"),
         ("only replay-protected (EIP-155) transactions allowed over RPC", "refused"),
     ];
     for (message, expected) in cases {
@@ -573,6 +573,20 @@ async fn a_send_goes_to_the_next_endpoint_only_when_nothing_was_sent() {
     let outcome = rpc.send_raw_transaction(&Bytes::from_static(&[1])).await;
     assert_eq!(outcome, SendOutcome::Uncertain(OutageCause::Status(502)));
     assert_eq!(other.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_transaction_goes_to_the_next_endpoint_where_one_takes_none_now() {
+    let none = json!({ "code": -32000, "message": "sequencer temporarily not available" });
+    let known = json!({ "code": -32000, "message": "already known" });
+    let (paused, other) = (sender(none.clone()).await, sender(known).await);
+    let outcome = client(&[&paused, &other]).send_raw_transaction(&Bytes::from_static(&[2])).await;
+    assert_eq!(outcome, SendOutcome::AlreadyKnown, "the other endpoint was not asked");
+
+    let rpc = client(&[&sender(none.clone()).await, &sender(none).await]);
+    let outcome = rpc.send_raw_transaction(&Bytes::from_static(&[2])).await;
+    assert_eq!(outcome, SendOutcome::Busy("sequencer temporarily not available".to_owned()));
+    assert_eq!(rpc.endpoints_up(), [0, 1], "reading goes on");
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ use answers::{Answers, Signed, Stage};
 use asking::{Asking, Told};
 use commands::Hand;
 use seen::{Admit, Seen};
-use sending::Sending;
+use sending::{Refusals, Sending};
 use simulating::Simulating;
 
 /// A result's record, as small as can be.
@@ -209,8 +209,8 @@ pub struct Submitter {
     funds: Check,
     fee_above_cap: bool,
     low_balance: U256,
-    /// Refusals of unknown kind, by nonce.
-    refusals: HashMap<Nonce, u32>,
+    /// Refusals that are not about nonce, fee or funds.
+    refusals: Refusals,
     /// Logs of the batch whose receipt is being told to the planner, by its hash.
     batch_logs: HashMap<B256, Vec<RawLog>>,
     hand: Hand,
@@ -239,6 +239,7 @@ impl Submitter {
         let mut submitter = Self {
             asking: Asking::new(&parts.config),
             sending: Sending::new(&parts.config),
+            refusals: Refusals::new(&parts.config),
             simulating: Simulating::new(&parts.config),
             gas: GasBook::new(parts.config.gas_policy()),
             fees: parts.config.fee_policy(),
@@ -264,7 +265,6 @@ impl Submitter {
             funds: parts.funds,
             fee_above_cap: false,
             low_balance: parts.low_balance,
-            refusals: HashMap::new(),
             batch_logs: HashMap::new(),
             hand: Hand::new(parts.clerk, parts.paused, parts.pool),
             tasks: JoinSet::new(),
@@ -428,7 +428,7 @@ impl Submitter {
                     items.into_iter().for_each(|key| self.unsendable(key, &reason));
                 }
                 Action::Closed { nonce } => {
-                    self.refusals.remove(&nonce);
+                    self.refusals.forget(nonce);
                     self.hand_taken(nonce);
                     self.open.close(nonce, self.clock.now());
                     for (key, identity) in self.answers.closed(nonce) {
