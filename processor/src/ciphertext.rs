@@ -543,8 +543,16 @@ mod tests {
         CiphertextStore::new(config, Coprocessors::known(buckets)).unwrap()
     }
 
+    /// Short pauses and much patience: a machine that stalls is no slow bucket.
     fn quick() -> CiphertextsConfig {
-        CiphertextsConfig { round_pause_ms: 1, ..CiphertextsConfig::default() }
+        CiphertextsConfig {
+            round_pause_ms: 1,
+            connect_timeout_ms: 60_000,
+            read_timeout_ms: 60_000,
+            object_timeout_ms: 60_000,
+            attestation_timeout_ms: 60_000,
+            ..CiphertextsConfig::default()
+        }
     }
 
     #[tokio::test]
@@ -619,7 +627,7 @@ mod tests {
             finished
         };
         let finished =
-            tokio::time::timeout(Duration::from_secs(30), one_by_one).await.expect("no request waits for ever");
+            tokio::time::timeout(Duration::from_secs(120), one_by_one).await.expect("no request waits for ever");
         assert_eq!(finished, 8);
     }
 
@@ -652,11 +660,19 @@ mod tests {
 
     /// A store in front of these buckets, of which coprocessors 1 to `registered` are registered with this threshold.
     async fn attesting(registered: u8, threshold: usize, buckets: &[&TestBucket]) -> CiphertextStore {
+        attesting_with(quick(), registered, threshold, buckets).await
+    }
+
+    async fn attesting_with(
+        config: CiphertextsConfig,
+        registered: u8,
+        threshold: usize,
+        buckets: &[&TestBucket],
+    ) -> CiphertextStore {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let signers: Vec<Address> = (1..=registered).map(|number| signer(number).address()).collect();
         let urls: Vec<String> = buckets.iter().map(|bucket| bucket.url.clone()).collect();
         let registry = Coprocessors::registered(&signers, threshold, &urls).await;
-        let config = CiphertextsConfig { attestation_timeout_ms: 500, ..quick() };
         CiphertextStore::new(config, registry).unwrap()
     }
 
@@ -685,9 +701,9 @@ mod tests {
     #[tokio::test]
     async fn p5_a_majority_waits_for_no_slow_bucket() {
         let (one, two) = (coprocessor(1, b"body", b"body").await, coprocessor(2, b"body", b"body").await);
-        let slow = TestBucket::slow(Duration::from_secs(60)).await;
+        let slow = TestBucket::slow(Duration::from_secs(600)).await;
         let store = attesting(3, 2, &[&slow, &one, &two]).await;
-        let quick = tokio::time::timeout(Duration::from_millis(400), fetched(&store)).await;
+        let quick = tokio::time::timeout(Duration::from_secs(20), fetched(&store)).await;
         assert!(quick.expect("before the slow bucket's time is over").is_ok());
     }
 
@@ -775,8 +791,10 @@ mod tests {
         let failing = TestBucket::failing(503).await;
         let all = fetched(&attesting(3, 2, &[&down, &failing]).await).await.unwrap_err();
         assert_eq!(reach(all), Reach::All);
-        let slow = TestBucket::slow(Duration::from_secs(60)).await;
-        let slow = fetched(&attesting(3, 2, &[&one, &slow]).await).await.unwrap_err();
+        let slow = TestBucket::slow(Duration::from_secs(600)).await;
+        // Short for the one that is slow, and long for the one that must answer.
+        let config = CiphertextsConfig { attestation_timeout_ms: 4_000, ..quick() };
+        let slow = fetched(&attesting_with(config, 3, 2, &[&one, &slow]).await).await.unwrap_err();
         assert_eq!(reach(slow), Reach::Some, "one that is too slow counts as unreachable");
         // One bucket that is down for ever is no excuse where its word could not be enough.
         let (empty, other) = (TestBucket::start([]).await, TestBucket::start([]).await);

@@ -57,12 +57,12 @@ impl MockChain {
         Self { url, shared }
     }
 
-    /// A client of this node, with short pauses.
+    /// A client of this node, with short pauses and much patience: a machine that stalls is no outage.
     pub(crate) fn rpc(&self) -> Rpc {
         let mut config = RpcConfig::new("mock", vec![EndpointUrl::parse(&self.url).expect("a URL")]);
         config.min_back_off = Duration::from_millis(1);
         config.max_back_off = Duration::from_millis(5);
-        config.timeout = Duration::from_millis(500);
+        config.timeout = Duration::from_secs(60);
         Rpc::new(config).expect("a client")
     }
 

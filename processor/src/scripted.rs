@@ -163,8 +163,8 @@ impl ScriptedCore {
             "endpoints": [self.url],
             "await_pause_ms": 20,
             "await_pause_max_ms": 160,
-            "start_timeout_ms": 5_000,
-            "await_timeout_ms": 5_000,
+            "start_timeout_ms": 60_000,
+            "await_timeout_ms": 60_000,
             "max_message_bytes": max_message_bytes,
         }))
         .unwrap();
