@@ -15,8 +15,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use kms_stack::parts::{Kafka, KafkaOptions};
+use kms_stack::parts::{Anvil, Kafka, KafkaOptions};
 use kms_stack::{Workspace, WorkspaceOptions};
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 pub use keystore::keystore;
@@ -85,6 +86,22 @@ pub async fn eventually<T>(what: &str, limit: Duration, mut look: impl AsyncFnMu
         assert!(begun.elapsed() < limit, "not within {} s: {what}", limit.as_secs());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Sends a transaction of an account that the node signs for, waits until it is mined, and returns its receipt. anvil answers before
+/// the block is there, also where every transaction is a block of its own.
+///
+/// # Panics
+/// When the node refuses it, or does not mine it in a minute.
+pub async fn mined(anvil: &Anvil, transaction: Value) -> Value {
+    let ask = async |method: &str, params| {
+        anvil.rpc(method, params).await.unwrap_or_else(|error| panic!("{method}: {error}"))
+    };
+    let sent = ask("eth_sendTransaction", json!([transaction])).await;
+    eventually("a transaction is mined", Duration::from_secs(60), async || {
+        Some(ask("eth_getTransactionReceipt", json!([sent])).await).filter(|receipt| !receipt.is_null())
+    })
+    .await
 }
 
 /// Whether a process of that id exists and is not a zombie.

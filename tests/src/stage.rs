@@ -21,13 +21,16 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
     producer::{BaseProducer, BaseRecord, Producer as _},
 };
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What a [`worker`] writes to its standard output when it listens to signals.
+pub const WORKER_LISTENS: &str = "listens to signals";
 
 /// Topics and names of one test.
 #[derive(Clone, Debug)]
@@ -74,11 +77,18 @@ impl Lab {
         if let Some(dead) = topics.pop() {
             topics.push(dead.set("max.message.bytes", "2100000"));
         }
-        let created = lab.admin().create_topics(&topics, &AdminOptions::new().operation_timeout(Some(LIMIT))).await;
-        for topic in created.expect("topics can be created") {
-            topic.expect("the topic is created");
+        let options = AdminOptions::new().operation_timeout(Some(LIMIT));
+        let begun = Instant::now();
+        // Of a cluster that has just started, brokers may be missing for a moment.
+        loop {
+            let created = lab.admin().create_topics(&topics, &options).await.expect("topics can be created");
+            let refused = |result: &Result<String, (String, RDKafkaErrorCode)>| matches!(result, Err((_, code)) if *code != RDKafkaErrorCode::TopicAlreadyExists);
+            match created.into_iter().find(refused) {
+                None => return lab,
+                Some(refused) => assert!(begun.elapsed() < LIMIT, "the topic is not created: {refused:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        lab
     }
 
     /// The same names again, in another process.
@@ -300,6 +310,8 @@ pub fn worker(mut arguments: impl Iterator<Item = String>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let ended = runtime.block_on(async {
         let shutdown = on_signal().expect("signal handlers");
+        // From here on SIGTERM ends it in order.
+        println!("{WORKER_LISTENS}");
         let check = Health::default().check("stage");
         stage::run(&lab.kafka, lab.config(&instance), lab.echo(), check, shutdown).await
     });

@@ -7,7 +7,7 @@ use kms_chain::authority::{Authority, Occurrence, Unproven};
 use kms_chain::finality::Finality;
 use kms_chain::rpc::{EndpointUrl, Rpc, RpcConfig};
 use kms_stack::parts::{Anvil, AnvilOptions};
-use kms_tests::new_workspace;
+use kms_tests::{mined, new_workspace};
 use serde_json::{Value, json};
 
 /// Emits its calldata as a log with two topics.
@@ -33,11 +33,10 @@ impl World {
         self.anvil.rpc(method, params).await.unwrap_or_else(|error| panic!("{method}: {error}"))
     }
 
-    /// A transaction of the node's own account, mined at once.
+    /// The receipt of a transaction of the node's own account.
     async fn send(&self, to: Option<Address>, data: String) -> Value {
         let accounts: Vec<Address> = serde_json::from_value(self.ask("eth_accounts", json!([])).await).unwrap();
-        let sent = self.ask("eth_sendTransaction", json!([{ "from": accounts[0], "to": to, "data": data }])).await;
-        self.ask("eth_getTransactionReceipt", json!([sent])).await
+        mined(&self.anvil, json!({ "from": accounts[0], "to": to, "data": data })).await
     }
 
     /// A log with this byte, and where it stands.

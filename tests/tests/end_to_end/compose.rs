@@ -17,7 +17,7 @@ use kms_tests::{eventually, kafka, new_workspace, program};
 pub(crate) use file::settings;
 use file::{Container, containers, document, folder};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 /// Where every service listens in its container.
 const TELEMETRY: &str = "9464";
 /// Our programs, by the verb of `kms-stack` that is the same.

@@ -30,7 +30,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
-use bench::{Bench, LIMIT};
+use bench::{Bench, LIMIT, unreplaced};
 
 const BLOCKS: Option<Duration> = Some(Duration::from_millis(100));
 
@@ -263,7 +263,7 @@ async fn p3_a_foreign_transaction_of_the_account_only_costs_the_answer_another_n
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p3_a_pool_that_lost_everything_is_filled_again() {
-    let bench = Bench::start("emitter-pool", None).await;
+    let bench = Bench::start_with("emitter-pool", None, unreplaced).await;
     let mut made = bench.warm_up().await;
     made.extend(bench.requests(30).await);
     bench.stop_mining().await;
@@ -283,7 +283,7 @@ async fn p3_a_pool_that_lost_everything_is_filled_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p3_one_dropped_transaction_does_not_hold_up_those_behind_it() {
-    let bench = Bench::start("emitter-dropped", None).await;
+    let bench = Bench::start_with("emitter-dropped", None, unreplaced).await;
     let mut made = bench.warm_up().await;
     made.extend(bench.requests(10).await);
     bench.stop_mining().await;
@@ -297,7 +297,7 @@ async fn p3_one_dropped_transaction_does_not_hold_up_those_behind_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p3_killed_with_nothing_left_in_any_pool_the_same_bytes_are_sent_after_a_restart() {
-    let bench = Bench::start("emitter-before-send", None).await;
+    let bench = Bench::start_with("emitter-before-send", None, unreplaced).await;
     let mut made = bench.warm_up().await;
     made.extend(bench.requests(20).await);
     bench.stop_mining().await;
@@ -319,7 +319,7 @@ async fn p3_killed_with_nothing_left_in_any_pool_the_same_bytes_are_sent_after_a
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p3_killed_after_a_send_what_was_mined_meanwhile_is_settled_by_its_receipt() {
-    let bench = Bench::start("emitter-after-send", None).await;
+    let bench = Bench::start_with("emitter-after-send", None, unreplaced).await;
     let mut made = bench.warm_up().await;
     made.extend(bench.requests(20).await);
     bench.stop_mining().await;

@@ -12,7 +12,7 @@ use kms_tests::{kafka, new_workspace, prefix};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 const MAX_BYTES: u32 = 4 << 20;
 
 async fn config(test: &str) -> KafkaConfig {

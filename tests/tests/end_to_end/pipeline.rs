@@ -104,7 +104,7 @@ fn first_bytes(stack: &Stack, topic: &str) -> Vec<u8> {
     };
     let mut first = Vec::new();
     for partition in 0..12 {
-        kms_runtime::kafka::read_to_end(&kafka, "test", topic, partition, None, Duration::from_secs(30), |record| {
+        kms_runtime::kafka::read_to_end(&kafka, "test", topic, partition, None, Duration::from_secs(120), |record| {
             first.extend(record.value.as_deref().and_then(<[u8]>::first));
         })
         .unwrap();

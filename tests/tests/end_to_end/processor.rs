@@ -210,8 +210,8 @@ async fn every_status_of_kms_core_and_every_broken_call_has_its_outcome() {
     let bench = Bench::start("processor-statuses", |stack| {
         stack
             .set(ServiceKind::Processor, "lanes.decryption.max_attempts=3")
-            .set(ServiceKind::Processor, "kms_core.start_timeout_ms=500")
-            .set(ServiceKind::Processor, "kms_core.await_timeout_ms=500")
+            .set(ServiceKind::Processor, "kms_core.start_timeout_ms=5000")
+            .set(ServiceKind::Processor, "kms_core.await_timeout_ms=5000")
     })
     .await;
     let cases = statuses();

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 const BLOCKS: Duration = Duration::from_millis(100);
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// What a container engine would have started, and the directory of the setup.
 struct Site {
@@ -78,7 +78,7 @@ impl Site {
         command.args(["--core", &format!("http://127.0.0.1:{core}"), "--core-listen", &format!("127.0.0.1:{core}")]);
         command.args(["--core-control", &format!("http://127.0.0.1:{}", core + 1), "--prefix", prefix]);
         command.arg("--core-state").arg(self.dir().join("state"));
-        command.args(["--telemetry", "127.0.0.1:9464", "--service", "http://127.0.0.1:1", "--wait", "60"]);
+        command.args(["--telemetry", "127.0.0.1:9464", "--service", "http://127.0.0.1:1", "--wait", "180"]);
         command.args(further).output().unwrap()
     }
 
@@ -178,7 +178,7 @@ async fn p2_p3_a_load_over_processes_that_were_set_up_is_accepted_and_a_second_o
     };
     assert_success(&wallet(&["pause", "--as", "ann", "--reason", "noon"]));
     // The services' addresses are nowhere here, so that an outage would be borne.
-    let few = ["--requests", "8", "--rate", "0", "--patience", "3", "--outage", "1"];
+    let few = ["--requests", "8", "--rate", "0", "--patience", "20", "--outage", "1"];
     let paused = wait(site.job("load", &few).spawn().unwrap()).await;
     assert_eq!(paused.status.code(), Some(1));
     let why = "node 1: sending on chain 31337 is paused by ann: noon";

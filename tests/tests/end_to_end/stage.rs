@@ -1,6 +1,7 @@
 //! The exactly-once stage on a real broker: what a mock cluster would not tell.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -10,14 +11,14 @@ use kms_runtime::stage::ledger::NextOffset;
 use kms_runtime::stage::runs::Runs;
 use kms_runtime::stage::{MissingOffsets, StageConfig, StageError};
 use kms_stack::parts::{Kafka, KafkaOptions};
-use kms_tests::stage::{Echo, Lab, Seen};
+use kms_tests::stage::{Echo, Lab, Seen, WORKER_LISTENS};
 use kms_tests::{eventually, kafka, new_workspace, prefix, program};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// A broker given by the environment is used instead of the shared one.
 async fn bootstrap() -> String {
@@ -319,7 +320,7 @@ async fn p2_a_broker_that_goes_away_and_comes_back_doubles_and_loses_nothing() {
     let lab = Lab::new(own.bootstrap_servers(), &prefix("stage-outage"), 3).await;
     let broker = &own.brokers()[0];
     flow_through_outages(&lab, async |outage| {
-        broker.stop(Duration::from_secs(20)).await;
+        broker.stop(Duration::from_secs(90)).await;
         tokio::time::sleep(outage).await;
         broker.start().unwrap();
         own.wait_ready().await.unwrap();
@@ -342,6 +343,11 @@ async fn p2_a_killed_broker_of_three_doubles_and_loses_nothing() {
         tokio::time::sleep(outage).await;
         broker.start().unwrap();
         own.wait_ready().await.unwrap();
+        // The next one goes when nothing lacks this one's copy.
+        eventually("every partition has three replicas in sync", LIMIT, async || {
+            own.replicas_in_sync().await.ok().filter(|fewest| *fewest == 3)
+        })
+        .await;
     })
     .await;
     own.stop().await;
@@ -418,7 +424,11 @@ impl Worker {
         let mut command = Command::new(program());
         command.arg("stage").arg(&lab.kafka.bootstrap_servers).arg(&lab.kafka.topic_prefix);
         command.arg(lab.partitions.to_string()).arg(instance);
-        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("the worker starts"))
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the worker starts");
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut said).expect("the worker speaks");
+        assert_eq!(said.trim_end(), WORKER_LISTENS);
+        Self(child)
     }
 
     /// SIGKILL.

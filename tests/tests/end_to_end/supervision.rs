@@ -8,7 +8,7 @@ use std::time::Duration;
 use kms_stack::supervise::{Launch, Supervised};
 use kms_tests::{eventually, is_alive, new_workspace, program};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A process that starts another one and stays, and says both ids in its log.
 fn parent_of_one(name: &str) -> Launch {

@@ -20,7 +20,7 @@ use kms_schemas::record::{Answer, Signed, Verdict};
 use kms_stack::contracts::NewRequest;
 use kms_stack::parts::{Anvil, AnvilOptions};
 use kms_stack::{ServiceKind, StackBuilder};
-use kms_tests::{eventually, new_workspace};
+use kms_tests::{eventually, mined, new_workspace};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
@@ -30,12 +30,12 @@ use super::node_proxy::{NodeProxy, Reply};
 
 const BLOCKS: Option<Duration> = Some(Duration::from_millis(100));
 
-/// Answers leave in batches, and these are full or a second old.
+/// Answers leave in batches, and these are full; one that is not waits for longer than a machine stands still.
 fn gathered(stack: StackBuilder) -> StackBuilder {
     stack
         .batches(true)
         .set(ServiceKind::Emitter, "submission.batch_eager=0")
-        .set(ServiceKind::Emitter, "submission.batch_linger_ms=1000")
+        .set(ServiceKind::Emitter, "submission.batch_linger_ms=10000")
         .set(ServiceKind::Emitter, "submission.batch_answers=40")
 }
 
@@ -123,7 +123,7 @@ async fn p3_a_batch_of_forty_with_a_duplicate_a_wrong_one_and_one_out_of_gas_set
     bench.rpc("anvil_impersonateAccount", json!([bench.sender()])).await;
     let to = bench.stack.contracts().decryption;
     let call = json!({"from": bench.sender(), "to": to, "data": Bytes::from(call.abi_encode()), "gas": "0x100000"});
-    bench.rpc("eth_sendTransaction", json!([call])).await;
+    mined(bench.stack.anvil(), call).await;
     bench.rpc("anvil_setNonce", json!([bench.sender(), format!("{nonce:#x}")])).await;
 
     let mut refused = bench.placed(&[bench.result(Kind::Crsgen, wrong.id)]).await.remove(0);
@@ -220,7 +220,7 @@ async fn p3_a_pool_that_takes_one_transaction_of_a_delegated_account_is_used_bat
     bench.publish(&bench.results(&made[1..])).await;
     bench.await_all_accepted(&made).await;
     let transactions = bench.account_nonce().await - DELEGATED;
-    assert!(transactions <= 30, "{transactions} transactions for {ANSWERS} answers");
+    assert!(transactions < ANSWERS as u64 / 2, "{transactions} transactions for {ANSWERS} answers");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -318,6 +318,6 @@ fn payer(bench: &Bench) -> Payer {
         wallet: Wallet::new(&Secret::new(key)).unwrap(),
         fees: FeePolicy { base_fee_percent: 200, priority: 1, cap: u128::MAX, bump_percent: 25 },
         gas_limit: 1_000_000,
-        patience: Duration::from_secs(20),
+        patience: Duration::from_secs(120),
     }
 }

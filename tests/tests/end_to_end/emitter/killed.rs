@@ -11,7 +11,7 @@ use kms_stack::{ServiceKind, StackBuilder};
 use kms_tests::{eventually, new_workspace};
 use serde_json::json;
 
-use super::bench::{Bench, LIMIT};
+use super::bench::{Bench, LIMIT, unreplaced};
 use super::gate::{At, Gate, Hold};
 
 const ANSWERS: usize = 6;
@@ -190,7 +190,7 @@ async fn killed_at_each_step(name: &str, mode: impl FnOnce(StackBuilder) -> Stac
     let (kafka, anvil, gate) = (kafka.unwrap(), anvil.unwrap(), Gate::default());
     let proxy = gate.before(&anvil.url()).await;
     let bench = Bench::start_with(name, None, |stack| {
-        mode(stack).kafka(kafka.bootstrap_servers()).anvil(anvil).rpc_urls([proxy.url()])
+        mode(unreplaced(stack)).kafka(kafka.bootstrap_servers()).anvil(anvil).rpc_urls([proxy.url()])
     })
     .await;
     let made = bench.warm_up().await;

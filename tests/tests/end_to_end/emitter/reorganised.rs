@@ -10,7 +10,7 @@ use kms_tests::eventually;
 use serde_json::json;
 
 use super::BLOCKS;
-use super::bench::{Bench, LIMIT, unsigned};
+use super::bench::{Bench, LIMIT, unreplaced, unsigned};
 
 async fn head(anvil: &Anvil) -> u64 {
     let number = anvil.rpc("eth_blockNumber", json!([])).await.unwrap();
@@ -34,7 +34,7 @@ async fn on_chain_again(bench: &Bench, made: &[Made]) -> Vec<B256> {
 }
 
 async fn gateway(name: &str, mode: impl FnOnce(StackBuilder) -> StackBuilder) {
-    let bench = Bench::start_with(name, None, mode).await;
+    let bench = Bench::start_with(name, None, |stack| mode(unreplaced(stack))).await;
     let mut made = bench.warm_up().await;
     let (emitter, anvil) = (bench.stack.node().emitter(), bench.stack.anvil());
     let more = bench.requests(12).await;

@@ -9,7 +9,7 @@ use kms_chain::contracts::Decryption;
 use kms_schemas::record::{Answer, ResultRecord, Submission, Verdict};
 use kms_stack::ServiceKind;
 use kms_stack::parts::{Anvil, AnvilOptions};
-use kms_tests::new_workspace;
+use kms_tests::{mined, new_workspace};
 use serde_json::json;
 
 use super::bench::{Bench, LIMIT};
@@ -56,6 +56,7 @@ async fn start(name: &str, simulate: &str, calls: Calls) -> (Bench, Arc<AtomicUs
             .batches(true)
             .set(ServiceKind::Emitter, "submission.batch_eager=0")
             .set(ServiceKind::Emitter, "submission.batch_linger_ms=1000")
+            .set(ServiceKind::Emitter, "submission.suspicion_ms=600000")
             .set(ServiceKind::Emitter, format!("submission.simulate={simulate}"))
     })
     .await;
@@ -129,7 +130,7 @@ async fn answer_elsewhere(bench: &Bench, result: &ResultRecord) {
     bench.rpc("anvil_impersonateAccount", json!([bench.sender()])).await;
     let to = bench.stack.contracts().decryption;
     let call = json!({"from": bench.sender(), "to": to, "data": Bytes::from(call.abi_encode()), "gas": "0x100000"});
-    bench.rpc("eth_sendTransaction", json!([call])).await;
+    mined(bench.stack.anvil(), call).await;
     bench.rpc("anvil_setNonce", json!([bench.sender(), format!("{nonce:#x}")])).await;
 }
 

@@ -12,15 +12,13 @@ use kms_stack::{ServiceKind, StackBuilder};
 use kms_tests::{eventually, get};
 use serde_json::{Value, json};
 
-use super::bench::{Bench, LIMIT};
+use super::bench::{Bench, LIMIT, unreplaced};
 
 const BLOCKS: Option<Duration> = Some(Duration::from_millis(100));
 
 /// A chain with a pool, in which the emitter replaces nothing by itself.
 fn by_hand(stack: StackBuilder) -> StackBuilder {
-    stack
-        .set(ServiceKind::Emitter, "destination.0.pool=true")
-        .set(ServiceKind::Emitter, "submission.replace_after_rounds=1000")
+    unreplaced(stack).set(ServiceKind::Emitter, "destination.0.pool=true")
 }
 
 /// `kmsctl wallet …` with its exit code, its lines of JSON and what it said besides.
@@ -224,7 +222,7 @@ async fn cancelled(name: &str, adjust: impl FnOnce(StackBuilder) -> StackBuilder
     let (code, lines, error) = wallet(&bench, &["cancel", "--nonce", &text]).await;
     assert!(code == 0 && lines.is_empty() && error.contains("add --yes"), "{lines:?} {error}");
     // Blocks are not made, so that it begins and does not end.
-    let cancel = ["cancel", "--nonce", &text, "--yes", "--timeout", "3"];
+    let cancel = ["cancel", "--nonce", &text, "--yes", "--timeout", "15"];
     let outcome = obeyed(&bench, &cancel).await;
     assert_eq!(outcome["end"], "accepted", "{outcome}");
     let empty = hash_of(&outcome);
@@ -271,7 +269,7 @@ async fn p3_the_answers_of_a_cancelled_batch_are_accepted_once_under_another_non
         by_hand(stack)
             .batches(true)
             .set(ServiceKind::Emitter, "submission.batch_eager=0")
-            .set(ServiceKind::Emitter, "submission.batch_linger_ms=1000")
+            .set(ServiceKind::Emitter, "submission.batch_linger_ms=10000")
             .set(ServiceKind::Emitter, "submission.batch_answers=20")
     };
     cancelled("wallet-cancel-batch", batches, 20, false).await;

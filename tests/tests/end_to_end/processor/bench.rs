@@ -23,7 +23,7 @@ use rdkafka::metadata::MetadataPartition;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 /// How long anything is waited for.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 /// The FHE type of every handle.
 const EUINT64: u8 = 5;
 /// The public key of a user, as user clients encode it.
@@ -470,7 +470,8 @@ fn read_committed(kafka: &KafkaConfig, topic: &str) -> Vec<Stored> {
     records
 }
 
-fn is_disturbance(error: &KafkaError) -> bool {
+/// Whether a reader that goes on gets what it reads all the same.
+pub(crate) fn is_disturbance(error: &KafkaError) -> bool {
     let disturbances = [
         RDKafkaErrorCode::AllBrokersDown,
         RDKafkaErrorCode::BrokerTransportFailure,
