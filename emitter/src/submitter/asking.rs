@@ -403,11 +403,15 @@ impl Submitter {
     }
 
     fn start_estimate(&mut self, shape: Shape, pause: Duration) {
-        let Some(key) = self.asking.unpriced.get(&shape).and_then(VecDeque::front).copied() else {
+        // What was settled meanwhile, or went another way, must not keep the others of its shape.
+        if let Some(keys) = self.asking.unpriced.get_mut(&shape) {
+            keys.retain(|key| self.answers.stage(key) == Some(Stage::Unpriced));
+        }
+        let first = self.asking.unpriced.get(&shape).and_then(VecDeque::front).copied();
+        let Some((key, answer)) = first.and_then(|key| Some((key, self.answers.get(&key)?))) else {
             self.asking.unpriced.remove(&shape);
             return;
         };
-        let Some(answer) = self.answers.get(&key) else { return };
         if !self.asking.estimating.insert(shape) {
             return;
         }
@@ -427,7 +431,9 @@ impl Submitter {
                 let bytes = self.answers.get(&key).map_or(0, |answer| answer.payload.data.len());
                 self.gas.estimated(shape.kind, bytes, gas);
                 for key in self.asking.unpriced.remove(&shape).unwrap_or_default() {
-                    self.price(key);
+                    if self.answers.stage(&key) == Some(Stage::Unpriced) {
+                        self.price(key);
+                    }
                 }
             }
             Err(CallError::Reverted(data)) => {
@@ -437,7 +443,7 @@ impl Submitter {
                     keys.retain(|waiting| *waiting != key);
                     keys.len() < before
                 });
-                if was_waiting {
+                if was_waiting && self.answers.stage(&key) == Some(Stage::Unpriced) {
                     self.answers.set(&key, Stage::Examined);
                     let revert = Revert::decode(&data);
                     match revert.state_check() {
@@ -599,5 +605,53 @@ impl Searched {
             (Mark::Signer, ResponseEvent::EpochActivationConfirmation { signer, .. }) => *signer == self.signer,
             (Mark::Signer, _) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::hex;
+
+    use super::super::tests::{job, key, submitter};
+    use super::*;
+    use crate::node::{error, node};
+
+    const ANSWERED: End = End::Verdict(Verdict::NoAnswerOnChain);
+
+    fn outage() -> CallError {
+        RpcError::Response { method: "eth_estimateGas", code: -32603, message: "internal error".to_owned(), data: None }.into()
+    }
+
+    #[tokio::test]
+    async fn p6_an_answer_that_was_settled_while_its_gas_was_asked_for_keeps_no_other_of_its_shape() {
+        let mut submitter = submitter(node(|_, _| error(-32603, "internal error")).await);
+        let (first, ended) = job(1);
+        submitter.take(first);
+        submitter.take(job(2).0);
+        assert_eq!(submitter.asking.unpriced(), 2);
+        let shape = *submitter.asking.unpriced.keys().next().unwrap();
+        // An earlier transaction of it, which a node had refused, was mined after all.
+        submitter.settle(key(1), ANSWERED);
+        ended.await.unwrap();
+        assert!(submitter.answers.get(&key(1)).is_none());
+        submitter.estimated(shape, key(1), Err(outage()));
+        assert!(submitter.asking.estimating.contains(&shape), "the second is estimated");
+        assert_eq!(submitter.asking.unpriced[&shape], [key(2)]);
+    }
+
+    #[tokio::test]
+    async fn p3_an_answer_that_was_settled_while_its_gas_was_asked_for_gets_no_further_transaction() {
+        let mut submitter = submitter(node(|_, _| error(-32603, "internal error")).await);
+        let (first, ended) = job(1);
+        submitter.take(first);
+        let shape = *submitter.asking.unpriced.keys().next().unwrap();
+        // Nobody heard it yet, so it is still known.
+        drop(ended);
+        submitter.settle(key(1), ANSWERED);
+        submitter.estimated(shape, key(1), Ok(100_000));
+        assert_eq!((submitter.planner.queued(), submitter.planner.in_flight()), (0, 0));
+        let reverted = CallError::Reverted(hex!("6fbcdd2b").into());
+        submitter.estimated(shape, key(1), Err(reverted));
+        assert_eq!(submitter.asking.examined(), 0);
     }
 }

@@ -677,3 +677,69 @@ impl Submitter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::Bytes;
+    use kms_runtime::http::Health;
+    use kms_schemas::codec::Codec;
+    use kms_schemas::identity::{Coordinates, Kind, RequestId};
+    use kms_schemas::topics::Topics;
+
+    use super::*;
+    use crate::answer::Mark;
+    use crate::routes::tests::destination;
+
+    const HEAD: u64 = 10;
+
+    pub(super) fn key(offset: i64) -> ItemKey {
+        ItemKey { lane: Lane::Decryption, partition: 0, offset }
+    }
+
+    /// An answer to a request of its own; all are of one shape.
+    pub(super) fn job(offset: i64) -> (Job, oneshot::Receiver<Ended>) {
+        let (reply, ended) = oneshot::channel();
+        let id = RequestId(B256::left_padding_from(&offset.to_be_bytes()));
+        let contract = Address::repeat_byte(3);
+        let identity = Identity { chain_id: 1, contract, kind: Kind::PublicDecryption, id };
+        let result = Coordinates { topic: "results".to_owned(), partition: 0, offset };
+        let (kind, calldata) = (identity.kind, Bytes::from(vec![1; 100]));
+        let call = Call { kind, to: contract, calldata, mark: Mark::TxSender, context: None };
+        (Job { key: key(offset), item: IntentItem { result, identity }, block: HEAD + 1, call, reply }, ended)
+    }
+
+    /// One that has just begun, at block 10 of a chain that this node shows.
+    pub(super) fn submitter(rpc: Rpc) -> Submitter {
+        let (config, clock, health) = (SubmissionConfig::default(), Clock::start(), Health::default());
+        let destination = destination(1, [3, 0, 0]);
+        let policy = config.nonce_policy(&destination);
+        let (planner, first) = Planner::recover(policy, [], Nonce(0), clock.now());
+        let topics = Topics::new("test");
+        let parts = Parts {
+            rpc,
+            sender: Address::repeat_byte(1),
+            signer: Address::repeat_byte(2),
+            contracts: destination.contracts(kms_chain::release::Release::V0_11),
+            config,
+            low_balance: U256::ZERO,
+            planner,
+            open: OpenIntents::new(1_000),
+            recovered: Vec::new(),
+            clock,
+            head: HEAD,
+            base_fee: 1,
+            drafts: mpsc::channel(100).0,
+            settled_below: Arc::new(AtomicI64::new(0)),
+            wishes: Arc::new(Wishes::default()),
+            registration: health.check("registration"),
+            funds: health.check("funds"),
+            paused: health.check("paused"),
+            pool: true,
+            standing: Standing::default(),
+            clerk: Clerk::new(Codec::single_object(), &topics, "0"),
+            metrics: Metrics::of("test"),
+            anew: CancellationToken::new(),
+        };
+        Submitter::new(parts, first)
+    }
+}
