@@ -62,7 +62,12 @@ impl fmt::Debug for EndpointUrl {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Health {
     Up,
-    Down { since: Instant, failures: u32 },
+    Down {
+        since: Instant,
+        failures: u32,
+        /// It answers as well as ever, of a chain that the others have left behind: no answer lets it in again, but its head.
+        is_behind: bool,
+    },
 }
 
 pub(super) struct Endpoint {
@@ -119,9 +124,21 @@ impl Endpoint {
         }
     }
 
+    /// It answered a call.
     pub(super) fn mark_up(&self) {
+        self.come_up(|health| matches!(health, Health::Down { is_behind: false, .. }));
+    }
+
+    /// It answers, and its head is not behind the others'.
+    pub(super) fn let_in(&self) {
+        self.come_up(|health| health != Health::Up);
+    }
+
+    fn come_up(&self, is_due: impl FnOnce(Health) -> bool) {
         let mut health = self.health();
-        if let Health::Down { since, .. } = *health {
+        if let Health::Down { since, .. } = *health
+            && is_due(*health)
+        {
             *health = Health::Up;
             drop(health);
             self.labels.up(&self.url.to_string(), since.elapsed());
@@ -129,11 +146,15 @@ impl Endpoint {
     }
 
     pub(super) fn mark_down(&self, cause: &OutageCause) {
+        let lags = matches!(cause, OutageCause::FarBehind { .. });
         let mut health = self.health();
         match &mut *health {
-            Health::Down { failures, .. } => *failures = failures.saturating_add(1),
+            Health::Down { failures, is_behind, .. } => {
+                *failures = failures.saturating_add(1);
+                *is_behind |= lags;
+            }
             Health::Up => {
-                *health = Health::Down { since: Instant::now(), failures: 1 };
+                *health = Health::Down { since: Instant::now(), failures: 1, is_behind: lags };
                 drop(health);
                 self.labels.down(&self.url.to_string(), cause);
             }

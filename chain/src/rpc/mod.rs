@@ -4,6 +4,10 @@
 //! One that fails is marked down and tried again in the background with a jittered back-off, so that a call never pays
 //! for the trial; only when none is up, calls try all of them. The primary is used again as soon as a probe succeeds.
 //!
+//! A node that has lost its peers answers as before, at a head that stands still. So while a client is in use the heads of
+//! its endpoints are compared now and then, beside the calls, and one far behind the others is marked down until it has
+//! caught up. There is nothing to compare a single endpoint with.
+//!
 //! Three things are told apart by type: the node's answer, the node's refusal ([`RpcError::Response`]), and that there was
 //! no answer at all ([`RpcError::Outage`], [`RpcError::Lagging`]), which is never a verdict.
 //!
@@ -14,15 +18,16 @@
 mod endpoint;
 mod error;
 mod evidence;
+mod heads;
 mod send;
 mod types;
 mod wire;
 
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 pub use alloy::eips::{BlockId, BlockNumberOrTag};
 use alloy::primitives::{Address, B256, Bytes, U64, U128, U256};
@@ -65,8 +70,11 @@ pub struct RpcConfig {
     pub min_back_off: Duration,
     /// Longest such pause.
     pub max_back_off: Duration,
-    /// Blocks that an endpoint may be behind the others before [`Rpc::heads`] marks it down.
+    /// Blocks that an endpoint may be behind the others before it is marked down.
     pub max_lag_blocks: u64,
+    /// Time between two comparisons of the endpoints' heads, each of which costs one request to every endpoint. None are made
+    /// while the client is not used.
+    pub compare_interval: Duration,
 }
 
 impl RpcConfig {
@@ -86,6 +94,7 @@ impl RpcConfig {
             min_back_off: Duration::from_millis(250),
             max_back_off: Duration::from_secs(30),
             max_lag_blocks: 64,
+            compare_interval: Duration::from_secs(10),
         }
     }
 }
@@ -118,6 +127,8 @@ pub struct Rpc {
 struct Inner {
     config: RpcConfig,
     endpoints: Vec<Endpoint>,
+    /// When the heads were compared last.
+    compared: Mutex<Instant>,
 }
 
 impl fmt::Debug for Rpc {
@@ -147,7 +158,8 @@ impl Rpc {
         }
         let endpoints: Result<Vec<Endpoint>, RpcConfigError> =
             config.urls.iter().enumerate().map(|(index, url)| Endpoint::new(&config, index, url)).collect();
-        Ok(Self { inner: Arc::new(Inner { endpoints: endpoints?, config }), needed_block: None })
+        let inner = Inner { endpoints: endpoints?, config, compared: Mutex::new(Instant::now()) };
+        Ok(Self { inner: Arc::new(inner), needed_block: None })
     }
 
     /// The same client, whose answers come only from a node whose head is at `block` or above. Where none has it, calls
@@ -186,38 +198,6 @@ impl Rpc {
     /// See [`RpcError`].
     pub async fn block_number(&self) -> Result<u64, RpcError> {
         self.call_one::<U64>("eth_blockNumber", json!([])).await.map(|number| number.to())
-    }
-
-    /// The heads of **all** endpoints, asked at the same time. An endpoint that is more than
-    /// [`RpcConfig::max_lag_blocks`] behind is marked down and counted.
-    ///
-    /// With three or more endpoints "behind" is measured against the second highest head, so that one endpoint that
-    /// states a head of its own invention cannot discredit the others. An old head is no sign of lag by itself: an
-    /// Arbitrum chain makes no empty blocks.
-    pub async fn heads(&self) -> Vec<EndpointHead> {
-        let asked = self.inner.endpoints.iter().enumerate().map(|(index, endpoint)| async move {
-            let head = self.inner.probe(endpoint).await;
-            match &head {
-                Ok(number) => endpoint.set_head(*number),
-                Err(cause) => self.inner.failed(index, cause),
-            }
-            EndpointHead { endpoint: index, url: endpoint.url.to_string(), head }
-        });
-        let heads = futures::future::join_all(asked).await;
-
-        let mut known: Vec<u64> = heads.iter().filter_map(|head| head.head.clone().ok()).collect();
-        known.sort_unstable_by(|a, b| b.cmp(a));
-        let best = known.get(usize::from(known.len() >= 3)).copied().unwrap_or(0);
-        for head in &heads {
-            let Ok(number) = head.head else { continue };
-            if number.saturating_add(self.inner.config.max_lag_blocks) < best {
-                self.inner.endpoints[head.endpoint].labels.lagging();
-                self.inner.failed(head.endpoint, &OutageCause::FarBehind { head: number, best });
-            } else {
-                self.inner.endpoints[head.endpoint].mark_up();
-            }
-        }
-        heads
     }
 
     /// The chain id that an endpoint reports, if **all** endpoints answer and none has the configured one. While one of them is
@@ -736,8 +716,10 @@ enum Step<T> {
 }
 
 impl Inner {
-    /// The endpoints to try, in order: those that are up, or all when none is.
-    fn order(&self) -> Vec<usize> {
+    /// The endpoints to try, in order: those that are up, or all when none is. Every call begins with it, and so does the
+    /// comparison of their heads.
+    fn order(self: &Arc<Self>) -> Vec<usize> {
+        self.compare_heads();
         let up: Vec<usize> = (0..self.endpoints.len()).filter(|index| self.endpoints[*index].is_up()).collect();
         if up.is_empty() { (0..self.endpoints.len()).collect() } else { up }
     }
@@ -820,7 +802,7 @@ impl Inner {
                     Ok(()) => {
                         // In this order: whoever marks it down from here on starts a probe of his own.
                         endpoint.probing.store(false, Ordering::Release);
-                        endpoint.mark_up();
+                        endpoint.let_in();
                         return;
                     }
                     Err(cause) => {
@@ -830,18 +812,6 @@ impl Inner {
                 }
             }
         });
-    }
-
-    /// Whether an endpoint answers again, for the right chain, and is not far behind the others.
-    async fn recovered(&self, endpoint: &Endpoint) -> Result<(), OutageCause> {
-        let head = self.probe(endpoint).await?;
-        endpoint.set_head(head);
-        let others = self.endpoints.iter().filter(|other| other.is_up());
-        let best = others.map(Endpoint::head).max().unwrap_or(0);
-        if head.saturating_add(self.config.max_lag_blocks) < best {
-            return Err(OutageCause::FarBehind { head, best });
-        }
-        Ok(())
     }
 
     /// The pause after so many failures in a row: doubling, with a random half.

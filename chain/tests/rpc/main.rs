@@ -2,6 +2,8 @@
 
 mod node;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use alloy::primitives::{Address, B256, Bytes, U256};
@@ -13,7 +15,7 @@ use kms_chain::finality::Finality;
 use kms_chain::release::{Release, ReleaseChoice, ReleaseError, detect_release, resolve_release, version};
 use kms_chain::revert::Revert;
 use kms_chain::rpc::{
-    BlockId, BlockNumberOrTag, CallError, CallRequest, EndpointUrl, LogQuery, OutageCause, Receipt, RpcError,
+    BlockId, BlockNumberOrTag, CallError, CallRequest, EndpointUrl, LogQuery, OutageCause, Receipt, Rpc, RpcError,
     SendOutcome,
 };
 use kms_chain::views::{
@@ -289,6 +291,88 @@ async fn one_invented_head_does_not_discredit_the_others() {
     let rpc = client(&[&nodes[0], &nodes[1], &nodes[2]]);
     rpc.heads().await;
     assert_eq!(rpc.endpoints_up(), [0, 1, 2]);
+}
+
+/// A node that says its gas price, and whose head rises when told.
+async fn rising(head: &Arc<AtomicU64>) -> Node {
+    let head = Arc::clone(head);
+    Node::start(move |method, _| match method {
+        "eth_gasPrice" => Ok(json!("0x1")),
+        other => basics(other, head.load(Ordering::Relaxed)).unwrap_or_else(|| Err(unknown_method(other))),
+    })
+    .await
+}
+
+/// Makes calls until the endpoints that are up are these.
+async fn calls_until_up(rpc: &Rpc, expected: &[usize]) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while rpc.endpoints_up() != expected {
+        assert!(tokio::time::Instant::now() < deadline, "up are {:?}", rpc.endpoints_up());
+        rpc.gas_price().await.expect("an answer");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_primary_whose_head_stands_still_is_left_until_it_has_caught_up() {
+    let heads = [Arc::new(AtomicU64::new(1_000)), Arc::new(AtomicU64::new(1_000))];
+    let (primary, secondary) = (rising(&heads[0]).await, rising(&heads[1]).await);
+    let rpc = client_of(&[&primary.url, &secondary.url], |config| config.compare_interval = Duration::from_millis(10));
+    // A few blocks behind is nothing.
+    heads[1].store(1_064, Ordering::Relaxed);
+    let compared = secondary.count("eth_chainId");
+    while secondary.count("eth_chainId") < compared + 2 {
+        rpc.gas_price().await.expect("an answer");
+    }
+    assert_eq!(rpc.endpoints_up(), [0, 1]);
+    assert_eq!(secondary.count("eth_gasPrice"), 0);
+
+    heads[1].store(1_065, Ordering::Relaxed);
+    calls_until_up(&rpc, &[1]).await;
+    let (asked, served) = (primary.count("eth_gasPrice"), secondary.count("eth_gasPrice"));
+    rpc.gas_price().await.expect("an answer");
+    assert_eq!(primary.count("eth_gasPrice"), asked, "the primary is not asked");
+    assert_eq!(secondary.count("eth_gasPrice"), served + 1);
+
+    // Where nothing else answers, it serves again, and the other one as soon as it is back.
+    secondary.set(Mode::Body(503, "try later".to_owned()));
+    // The call that finds out may be without an answer.
+    let _ = rpc.gas_price().await;
+    rpc.gas_price().await.expect("an answer of the primary");
+    secondary.set(Mode::Normal);
+    calls_until_up(&rpc, &[1]).await;
+
+    heads[0].store(1_060, Ordering::Relaxed);
+    calls_until_up(&rpc, &[0, 1]).await;
+    let served = secondary.count("eth_gasPrice");
+    rpc.gas_price().await.expect("an answer");
+    assert_eq!(secondary.count("eth_gasPrice"), served, "the primary serves again");
+}
+
+#[tokio::test]
+async fn an_invented_head_keeps_nobody_out_who_was_away() {
+    let nodes = [Node::at_head(1_000).await, Node::at_head(u64::MAX).await, Node::at_head(1_001).await];
+    let rpc = client(&[&nodes[0], &nodes[1], &nodes[2]]);
+    rpc.heads().await;
+    nodes[0].set(Mode::Body(503, "try later".to_owned()));
+    rpc.chain_id().await.expect("an answer");
+    assert_eq!(rpc.endpoints_up(), [1, 2]);
+    nodes[0].set(Mode::Normal);
+    eventually("the recovery of the first", || rpc.endpoints_up() == [0, 1, 2]).await;
+}
+
+#[tokio::test]
+async fn a_single_endpoint_is_compared_with_nothing_and_several_only_at_their_interval() {
+    let alone = Node::at_head(5).await;
+    let rpc = client_of(&[&alone.url], |config| config.compare_interval = Duration::ZERO);
+    let nodes = [Node::at_head(5).await, Node::at_head(5).await];
+    let several = client(&[&nodes[0], &nodes[1]]);
+    for _ in 0..10 {
+        rpc.block_number().await.expect("an answer");
+        several.block_number().await.expect("an answer");
+    }
+    assert_eq!(alone.requests(), 10);
+    assert_eq!((nodes[0].requests(), nodes[1].requests()), (10, 0));
 }
 
 // --- Batches -------------------------------------------------------------------------------------------------------
