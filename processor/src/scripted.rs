@@ -157,6 +157,13 @@ impl ScriptedCore {
         self.client_up_to(version, 1 << 24)
     }
 
+    /// A client of these cores as shards.
+    pub(crate) fn shards(cores: &[&Self], version: CoreVersion) -> KmsCore {
+        let urls: Vec<&str> = cores.iter().map(|core| core.url.as_str()).collect();
+        let config = serde_json::from_value(serde_json::json!({ "endpoints": urls, "await_pause_ms": 20 }));
+        KmsCore::new(&config.unwrap(), version).unwrap()
+    }
+
     /// A client of this core for messages of so many bytes.
     pub(crate) fn client_up_to(&self, version: CoreVersion, max_message_bytes: usize) -> KmsCore {
         let config: KmsCoreConfig = serde_json::from_value(serde_json::json!({

@@ -107,7 +107,8 @@ fn node(node: &KmsNodeParams) -> core::MpcNode {
         party_id: node.party_id,
         signer_address: Some(node.signer.to_vec()),
         external_url: node.ip_address.clone(),
-        ca_cert: Some(node.ca_cert.to_vec()),
+        // PEM where it is set: an empty one would be refused.
+        ca_cert: (!node.ca_cert.is_empty()).then(|| node.ca_cert.to_vec()),
         public_storage_url: node.storage_url.clone(),
         public_storage_prefix: Some(node.storage_prefix.clone()),
         extra_signer_addresses: vec![node.tx_sender.to_vec()],

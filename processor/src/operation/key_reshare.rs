@@ -29,14 +29,16 @@ pub struct Key {
 /// As KMS Core says.
 pub async fn serve(work: &Work<'_>, id: RequestId, key: Key) -> Result<Answer, Trouble> {
     work.core.version().has_until(CoreVersion::V0_13_0, "InitiateResharing")?;
-    let operation = KeyReshare { id, prep_keygen_id: key.prep_keygen_id, message: message(work, id, key)? };
+    let operation = KeyReshare { id, message: message(work, id, key)? };
     work.run(&operation).await.map(|_| Answer::Done)
 }
 
 /// A repeated start answers `INTERNAL`, so the result is asked for first.
+///
+/// It goes to the shard of its own id, not of the key's preprocessing: all nodes must ask the same one, and the protocol's other
+/// connectors go by this id.
 struct KeyReshare {
     id: RequestId,
-    prep_keygen_id: RequestId,
     message: core::InitiateResharingRequest,
 }
 
@@ -47,11 +49,6 @@ impl Operation for KeyReshare {
 
     fn id(&self) -> RequestId {
         self.id
-    }
-
-    /// The shard that holds the key.
-    fn shard_id(&self) -> RequestId {
-        self.prep_keygen_id
     }
 
     async fn start(&self, starting: Starting<'_>) -> Result<Result<(), Status>, Trouble> {

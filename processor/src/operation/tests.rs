@@ -22,7 +22,7 @@ use crate::mock::word;
 use crate::operation::epoch::NewEpoch;
 use crate::operation::key_reshare::Key;
 use crate::operation::user_decryption::Recipient;
-use crate::scripted::{Object, PROTOCOL_CONFIG, SIGNER, Scene, TestBucket};
+use crate::scripted::{Object, PROTOCOL_CONFIG, SIGNER, Scene, ScriptedCore, TestBucket};
 
 const SOURCE: &str = include_str!("tests.rs");
 
@@ -600,6 +600,31 @@ async fn same_set_resharing_asks_for_the_result_first() {
     assert_eq!(code(key_reshare::serve(&late.work(), id(6, 1), key).await), codes::CORE_VERSION_UNFIT);
 }
 
+#[tokio::test]
+async fn each_call_goes_to_the_shard_that_all_nodes_ask_for_it() {
+    let key = Key { prep_keygen_id: id(3, 1), key_id: id(4, 1), params_type: 0 };
+    let scene = Scene::start(Release::V0_11, CoreVersion::V0_12).await;
+    let (even, odd) = (ScriptedCore::start().await, ScriptedCore::start().await);
+    let kms = ScriptedCore::shards(&[&even, &odd], CoreVersion::V0_12);
+    let work = Work { core: &kms, ..scene.work() };
+    for (number, shard, other) in [(2, &even, &odd), (3, &odd, &even)] {
+        shard.refuses("get_resharing_result", Code::NotFound);
+        shard.accepts("initiate_resharing");
+        shard.answers("get_resharing_result", &kms::ResharingResultResponse::default());
+        assert_eq!(key_reshare::serve(&work, id(6, number), key).await, Ok(Answer::Done));
+        let before = other.calls().len();
+        assert_eq!(key_reshare::serve(&work, id(6, number), key).await, Ok(Answer::Done), "after a restart");
+        assert_eq!(shard.calls().len(), 4);
+        assert_eq!(other.calls().len(), before, "nothing of it is there");
+    }
+    assert_eq!(even.count("initiate_resharing") + odd.count("initiate_resharing"), 2);
+    // A key generation follows its preprocessing, whose number is odd.
+    even.refuses("key_gen", Code::InvalidArgument);
+    odd.refuses("key_gen", Code::InvalidArgument);
+    assert_eq!(code(keygen::serve(&work, id(4, 2), id(3, 1), &Bytes::new()).await), codes::CORE_REFUSED);
+    assert_eq!((even.count("key_gen"), odd.count("key_gen")), (0, 1));
+}
+
 // --- Contexts -------------------------------------------------------------------------------------------------------
 
 /// The `NewKmsContext` log whose message is the vector's, under these ids.
@@ -663,6 +688,22 @@ async fn a_new_context_is_told_after_the_previous_one_which_is_rebuilt_from_its_
     let first = kms::NewMpcContextRequest::decode(&*sent[0]).unwrap().new_context.unwrap();
     assert_eq!(first.context_id, Some(crate::core_request::id(id(7, 1))));
     assert_eq!(first.mpc_nodes.len(), 4);
+}
+
+#[tokio::test]
+async fn a_node_without_a_certificate_is_told_without_one_and_not_with_an_empty_one() {
+    let scene = Scene::start(Release::V0_15, CoreVersion::V0_15).await;
+    let (previous, new) = (context_log(id(7, 1), NO_CONTEXT), context_log(id(7, 2), id(7, 1)));
+    scene.chain.log(41, &previous);
+    anchor(&scene, 41, event::context_info_hash(&previous));
+    scene.core.accepts("new_mpc_context");
+    let mut context = context_of(&new, &scene.contracts);
+    context.nodes[0].ca_cert = Bytes::new();
+    assert!(context::serve(&scene.work(), id(7, 2), &context).await.is_ok());
+    let sent = kms::NewMpcContextRequest::decode(&*scene.core.requests("new_mpc_context")[1]).unwrap();
+    let certificates: Vec<_> = sent.new_context.unwrap().mpc_nodes.into_iter().map(|node| node.ca_cert).collect();
+    assert_eq!(certificates[0], None);
+    assert!(certificates[1..].iter().all(|certificate| certificate.as_ref().is_some_and(|pem| !pem.is_empty())));
 }
 
 #[tokio::test]
