@@ -8,6 +8,7 @@ use kms_chain::finality::Finality;
 use kms_chain::release::{Release, ReleaseChoice};
 use kms_runtime::config::{Configuration, Endpoint, Problems, SchemaRegistryConfig, TelemetryConfig};
 use kms_runtime::kafka::KafkaConfig;
+use kms_schemas::identity::Lane;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -350,7 +351,9 @@ impl CoreVersion {
     #[must_use]
     pub const fn of(release: Release) -> Self {
         match release {
-            Release::V0_11 => Self::V0_12,
+            // v0.10 was run with v0.12 and v0.11 with v0.13, and the contracts of both look alike. What v0.13 needs more, a look for the key
+            // before the first decryption under it, v0.12 answers as well.
+            Release::V0_11 => Self::V0_13_0,
             Release::V0_12 => Self::V0_13_10,
             Release::V0_13 => Self::V0_13_20,
             Release::V0_14 => Self::V0_14,
@@ -568,9 +571,11 @@ pub struct LaneConfig {
     /// Milliseconds after which an unfinished request moves to the deferred topic.
     #[schemars(range(min = 1))]
     pub defer_after_ms: u64,
-    /// Attempts, counting only those that a healthy dependency answered, after which a request becomes a dead letter.
+    /// Attempts, counting only those that a healthy dependency answered, after which a request becomes a dead letter. Absent: 20 for
+    /// decryptions, and no limit for key management, whose requests are not made a second time and may need every node: they are tried
+    /// again after ever longer pauses, up to 2 minutes, until `time_limit_ms` is over.
     #[schemars(range(min = 1))]
-    pub max_attempts: u32,
+    pub max_attempts: Option<u32>,
     /// Milliseconds since the first attempt of the deferred twin, outages not counted, after which a request becomes a dead letter; 0 for no limit.
     pub time_limit_ms: u64,
 }
@@ -583,7 +588,7 @@ impl Default for LaneConfig {
             bytes_in_flight: 64 << 20,
             window: 200_000,
             defer_after_ms: 60_000,
-            max_attempts: 20,
+            max_attempts: None,
             time_limit_ms: 7 * 24 * 3_600_000,
         }
     }
@@ -591,6 +596,17 @@ impl Default for LaneConfig {
 
 impl Configuration for LaneConfig {
     fn validate(&self, _: &mut Problems) {}
+}
+
+impl LaneConfig {
+    /// Attempts after which a request of this lane becomes a dead letter.
+    #[must_use]
+    pub fn attempts(&self, lane: Lane) -> u32 {
+        self.max_attempts.unwrap_or(match lane {
+            Lane::Decryption => 20,
+            Lane::KeyManagement => u32::MAX,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -667,8 +683,25 @@ mod tests {
     }
 
     #[test]
+    fn key_management_is_given_up_by_time_and_decryptions_by_attempts() {
+        let of = |more: &[&str]| load::<ProcessorConfig>(&with(more)).unwrap().config.lanes;
+        let lanes = of(&["lanes.key_management.slots=3"]);
+        assert_eq!(lanes.decryption.attempts(Lane::Decryption), 20);
+        assert_eq!(lanes.key_management.attempts(Lane::KeyManagement), u32::MAX);
+        assert!(lanes.key_management.time_limit_ms > 0);
+        let limited = of(&["lanes.key_management.max_attempts=3", "lanes.decryption.max_attempts=4"]);
+        assert_eq!(limited.decryption.attempts(Lane::Decryption), 4);
+        assert_eq!(limited.key_management.attempts(Lane::KeyManagement), 3);
+        assert_eq!(paths(&["lanes.key_management.max_attempts=0"]), ["lanes.key_management.max_attempts"]);
+    }
+
+    #[test]
     fn every_release_has_its_kms_core() {
         let versions = Release::ALL.map(CoreVersion::of);
         assert!(versions.is_sorted(), "{versions:?}");
+        assert!(
+            CoreVersion::of(Release::V0_11).leaves_ids_stuck(),
+            "mainnet's is a v0.13, and a check too much harms nobody"
+        );
     }
 }

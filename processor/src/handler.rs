@@ -2,11 +2,12 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use alloy::primitives::{Bytes, keccak256};
 use kms_chain::release::Release;
 use kms_runtime::kafka::StoredRecord;
+use kms_runtime::retry::Backoff;
 use kms_runtime::stage::{Answered, Attempt, Carry, Failure, Handler, InputRecord, Outcome, OutcomeView, OutputRecord};
 use kms_schemas::codec::Codec;
 use kms_schemas::headers;
@@ -29,6 +30,11 @@ use crate::serve::serve;
 
 /// The service's name in dead letters and ids.
 pub const SERVICE: &str = "processor";
+
+/// Between two attempts of key management that healthy dependencies answered. What keeps it, a node that lacks an old block's state or a
+/// core that has not loaded its keys, may take a person hours to mend. (An outage is tried again sooner.)
+const KEY_MANAGEMENT_PAUSES: Backoff =
+    Backoff { first: Duration::from_millis(100), max: Duration::from_secs(120), factor: 2.0 };
 
 /// What every lane's handler shares.
 #[derive(Debug)]
@@ -210,8 +216,8 @@ impl RequestHandler {
     }
 
     /// What the stage is told of a request that has no answer yet, or never will.
-    fn outcome(&self, work: &Work, trouble: Trouble) -> Outcome {
-        let outcome = self.judge(work, trouble);
+    fn outcome(&self, work: &Work, attempt: u32, trouble: Trouble) -> Outcome {
+        let outcome = self.judge(work, attempt, trouble);
         let Outcome::DeadLetter { why } = &outcome else { return outcome };
         if why.code == codes::IDENTITY_REUSED {
             metrics::identity_reused(work.request.kind.as_str(), &why.text);
@@ -223,7 +229,7 @@ impl RequestHandler {
         outcome
     }
 
-    fn judge(&self, work: &Work, trouble: Trouble) -> Outcome {
+    fn judge(&self, work: &Work, attempt: u32, trouble: Trouble) -> Outcome {
         let shared = &*self.shared;
         let kind = work.request.kind.as_str();
         match trouble {
@@ -247,7 +253,9 @@ impl RequestHandler {
                 shared.patience.interrupted(work.at());
                 trouble.into_outcome()
             }
-            trouble @ Trouble::MayHeal { .. } => trouble.into_outcome(),
+            Trouble::MayHeal { code, text } => {
+                Outcome::Retry { after: pause_after(self.lane, attempt), why: Failure::new(code, text) }
+            }
             Trouble::Permanent { code, text } => {
                 self.settled(work);
                 metrics::request_refused(kind, code, &text);
@@ -313,7 +321,7 @@ impl Handler for RequestHandler {
                 if matches!(trouble.code(), codes::SIGNATURE_WRONG | codes::ANSWER_MALFORMED) {
                     metrics::answer_refused(kind, trouble.code(), &trouble.to_string());
                 }
-                self.outcome(&work, trouble)
+                self.outcome(&work, attempt.number, trouble)
             }
         }
     }
@@ -411,6 +419,14 @@ impl Handler for RequestHandler {
     }
 }
 
+/// The pause after an attempt; none is the stage's own.
+fn pause_after(lane: Lane, attempt: u32) -> Option<Duration> {
+    match lane {
+        Lane::Decryption => None,
+        Lane::KeyManagement => Some(KEY_MANAGEMENT_PAUSES.delay(attempt, rand::random())),
+    }
+}
+
 fn now_ms() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -420,6 +436,17 @@ fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attempts_of_key_management_are_ever_further_apart_up_to_minutes() {
+        assert_eq!(pause_after(Lane::Decryption, 100), None);
+        let pause = |attempt| pause_after(Lane::KeyManagement, attempt).unwrap();
+        assert!(pause(1) <= Duration::from_millis(100));
+        assert!(pause(9) > pause(5) && pause(5) > pause(2));
+        for attempt in [20, 1_000, u32::MAX] {
+            assert!((Duration::from_secs(60)..=Duration::from_secs(120)).contains(&pause(attempt)), "{attempt}");
+        }
+    }
 
     #[test]
     fn p5_what_a_deferred_record_waited_for_is_not_counted_against_the_request_that_it_names() {

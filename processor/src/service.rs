@@ -250,7 +250,7 @@ fn stage_config(context: &Context, lane: Lane, intake: Intake, limits: &LaneConf
         bytes_in_flight: limits.bytes_in_flight,
         window: limits.window,
         defer_after: Duration::from_millis(limits.defer_after_ms),
-        max_attempts: limits.max_attempts,
+        max_attempts: limits.attempts(lane),
         time_limit,
         max_output_bytes: MAX_RECORD_BYTES,
         max_dead_letter_bytes: MAX_DEAD_LETTER_BYTES,
