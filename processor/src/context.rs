@@ -79,7 +79,7 @@ const MAX_VALID: usize = 1024;
 const MAX_SUSPECTED: usize = 1024;
 
 /// What looks destroyed is looked at again after so long: enough for another node to be asked, or for this one to have caught up.
-const SECOND_LOOK: Duration = Duration::from_secs(1);
+pub(crate) const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// A first look that is older counts no more.
 const FORGET_SUSPICION: Duration = Duration::from_secs(60);

@@ -11,6 +11,7 @@ use kms_schemas::identity::RequestId;
 use crate::answer::Verifier;
 use crate::ciphertext::CiphertextStore;
 use crate::codes;
+use crate::context::SECOND_LOOK;
 use crate::core::{Ended, KmsCore, Operation};
 use crate::error::Trouble;
 
@@ -94,20 +95,18 @@ impl<'a> Work<'a> {
     }
 
     /// Whether the chain aborted one of these ids: done, without anybody having agreed. Releases before v0.13 abort nothing.
+    ///
+    /// A request that is taken for aborted is over. So a node that answers wrongly once decides nothing: it is looked at twice.
     async fn is_aborted(&self, ids: &[RequestId]) -> Result<bool, Trouble> {
         if !self.release.key_management_on_host() {
             return Ok(false);
         }
         let chain = self.generation()?;
-        let views = chain.kms_generation()?;
-        for id in ids {
-            let done = views.is_request_done(*id, chain.block).await.map_err(|error| chain.trouble(&error))?;
-            if done && !chain.has_consensus(*id).await? {
-                return Ok(true);
-            }
-        }
+        let first = chain.aborted_at(ids, 0).await?;
         self.answered.by(chain.dependency);
-        Ok(false)
+        let Some(block) = first else { return Ok(false) };
+        tokio::time::sleep(SECOND_LOOK).await;
+        chain.aborted_at(ids, block).await.map(|again| again.is_some())
     }
 
     /// The chain of KMSGeneration.
@@ -138,6 +137,34 @@ impl GenerationChain<'_> {
     pub fn protocol_config(&self) -> Result<ProtocolConfigViews, Trouble> {
         let contract = self.contracts.protocol_config.ok_or_else(|| missing("ProtocolConfig"))?;
         Ok(ProtocolConfigViews::new(self.rpc.clone(), contract))
+    }
+
+    /// The block, at or above `lowest`, at which one of these ids is done without anybody having agreed; none if none is. Both is asked at
+    /// one block, by its number: "done" of one block and "nobody agreed" of an earlier one would together read "aborted".
+    async fn aborted_at(&self, ids: &[RequestId], lowest: u64) -> Result<Option<u64>, Trouble> {
+        let number = self.block_number().await?.max(lowest);
+        let block = BlockId::number(number);
+        // Not asked of a node that does not have the block yet.
+        let at_block = GenerationChain { rpc: &self.rpc.needing(number), block, ..*self };
+        let views = at_block.kms_generation()?;
+        for id in ids {
+            let done = views.is_request_done(*id, block).await.map_err(|error| self.trouble(&error))?;
+            if done && !at_block.has_consensus(*id).await? {
+                return Ok(Some(number));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The number of the block at which state is read now.
+    async fn block_number(&self) -> Result<u64, Trouble> {
+        let outage = |text: String| Trouble::outage(codes::HOST_CHAIN_UNREACHABLE, self.dependency, text);
+        let found = match self.block {
+            BlockId::Number(block) => self.rpc.block(block).await,
+            BlockId::Hash(block) => self.rpc.block_by_hash(block.block_hash).await,
+        };
+        let found = found.map_err(|error| outage(error.to_string()))?;
+        found.map(|block| block.number()).ok_or_else(|| outage("no block is final yet".to_owned()))
     }
 
     /// Whether enough nodes agreed on a preprocessing, key or CRS.

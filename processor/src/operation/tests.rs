@@ -540,10 +540,30 @@ async fn what_the_chain_aborted_before_is_not_started() {
     assert_eq!(crsgen::serve(&work, id(5, 1), U256::from(2048), 0, &extra_data()).await, Ok(Answer::Aborted));
     assert!(scene.core.calls().is_empty());
     let blocks = scene.chain.blocks_asked();
-    assert!(blocks.iter().all(|block| block == "finalized"), "{blocks:?}");
+    assert!(blocks.iter().all(|block| block == "0x64"), "all of one block, by its number: {blocks:?}");
     // A key that was aborted after its preprocessing had consensus takes the preprocessing along.
     aborted_on_chain(&scene, &[id(4, 9)]);
     assert_eq!(prep_keygen::serve(&work, id(3, 9), 0, &extra_data()).await, Ok(Answer::Aborted));
+}
+
+#[tokio::test]
+async fn p3_nodes_of_different_heights_together_abort_nothing() {
+    let scene = generating(Release::V0_15, CoreVersion::V0_15).await;
+    scene.chain.on_selector(KMSGeneration::isRequestDoneCall::SELECTOR, word(U256::ONE));
+    // A node that is behind answers first.
+    let looks = std::sync::atomic::AtomicU32::new(0);
+    scene.chain.on(KMSGeneration::getConsensusTxSendersCall::SELECTOR, move |_| {
+        let is_first = looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+        let agreed = if is_first { Vec::new() } else { vec![Address::repeat_byte(1)] };
+        Ok(agreed.abi_encode())
+    });
+    scene.core.refuses("key_gen", Code::InvalidArgument);
+    let outcome = keygen::serve(&scene.work(), id(4, 1), id(3, 1), &extra_data()).await;
+    assert_eq!(code(outcome), codes::CORE_REFUSED, "it was asked for");
+    // A node that does not have the block that is final is not believed at all.
+    scene.chain.is_final(101);
+    let outcome = keygen::serve(&scene.work(), id(4, 1), id(3, 1), &extra_data()).await;
+    assert!(matches!(outcome, Err(Trouble::Outage { code: codes::HOST_CHAIN_UNREACHABLE, .. })), "{outcome:?}");
 }
 
 #[tokio::test]
