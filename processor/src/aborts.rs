@@ -1,5 +1,5 @@
-//! Which generations were aborted on chain, as far as this process was told: what runs here ends at once, also under another id
-//! and in another lane, and what comes later is not started.
+//! Which generations were aborted on chain, and which contexts and epochs destroyed, as far as this process was told: what runs here
+//! ends at once, also under another id and in another lane, and what comes later is not started.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 /// Ids that are remembered; the chain is asked about older ones.
 const REMEMBERED: usize = 10_000;
 
-/// The aborts of this process. An id is the preprocessing's for keys, and the CRS's for CRSs.
+/// The aborts of this process. An id is the preprocessing's for keys, the CRS's for CRSs, and the context's and the epoch's own.
 #[derive(Debug)]
 pub struct Aborts {
     known: Mutex<Known>,
@@ -52,11 +52,13 @@ impl Aborts {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).ids.contains(&id)
     }
 
-    /// Returns once the chain aborted this id; never for no id.
-    pub async fn told(&self, id: Option<RequestId>) {
-        let Some(id) = id else { return std::future::pending().await };
+    /// Returns once the chain aborted one of these ids; never for none.
+    pub async fn told(&self, ids: &[RequestId]) {
+        if ids.is_empty() {
+            return std::future::pending().await;
+        }
         let mut news = self.news.subscribe();
-        while !self.has(id) {
+        while !ids.iter().any(|id| self.has(*id)) {
             if news.changed().await.is_err() {
                 return std::future::pending().await;
             }
@@ -77,14 +79,15 @@ mod tests {
     #[tokio::test]
     async fn whoever_waits_for_an_id_hears_of_it_and_of_no_other() {
         let aborts = Aborts::default();
-        let mut waiting = Box::pin(aborts.told(Some(id(3))));
+        let ids = [id(2), id(3)];
+        let mut waiting = Box::pin(aborts.told(&ids));
         assert!(futures::poll!(&mut waiting).is_pending());
         aborts.tell(id(4));
         assert!(futures::poll!(&mut waiting).is_pending());
         aborts.tell(id(3));
         assert!(futures::poll!(&mut waiting).is_ready());
-        assert!(futures::poll!(Box::pin(aborts.told(Some(id(4))))).is_ready(), "also told before");
-        assert!(futures::poll!(Box::pin(aborts.told(None))).is_pending());
+        assert!(futures::poll!(Box::pin(aborts.told(&[id(4)]))).is_ready(), "also told before");
+        assert!(futures::poll!(Box::pin(aborts.told(&[]))).is_pending());
     }
 
     #[test]

@@ -108,15 +108,11 @@ impl Form {
                 Check::UnifiedAccess,
             ],
             Self::PrepKeygen | Self::Keygen | Self::Crsgen => &[Check::Context],
+            Self::NewKmsContext | Self::NewKmsEpoch => &[Check::NotDestroyed],
             Self::KmsContextDestroyed => &[Check::ForgetContext],
             Self::KmsEpochDestroyed => &[Check::ForgetEpoch],
             // These have no grounds but their event, which only the owner of the contracts causes.
-            Self::AbortKeygen
-            | Self::AbortCrsgen
-            | Self::NewKmsContext
-            | Self::NewKmsEpoch
-            | Self::PrssInit
-            | Self::KeyReshareSameSet => &[],
+            Self::AbortKeygen | Self::AbortCrsgen | Self::PrssInit | Self::KeyReshareSameSet => &[],
         }
     }
 }
@@ -142,6 +138,8 @@ pub enum Check {
     LegacyAccess,
     /// The user signed, did not invalidate the signature, and may have the handles, with the contracts that the user allowed.
     UnifiedAccess,
+    /// The context, or the epoch and its context, that is to be made was not destroyed meanwhile.
+    NotDestroyed,
     /// Not a check: from now on the context is refused.
     ForgetContext,
     /// Not a check: from now on the epoch is refused.
@@ -150,7 +148,7 @@ pub enum Check {
 
 impl Check {
     /// Every check.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Handles,
         Self::OneHostChain,
         Self::OneKey,
@@ -160,6 +158,7 @@ impl Check {
         Self::PublicAccess,
         Self::LegacyAccess,
         Self::UnifiedAccess,
+        Self::NotDestroyed,
         Self::ForgetContext,
         Self::ForgetEpoch,
     ];
@@ -183,6 +182,7 @@ impl Check {
                 "user's signature (key, else ERC-1271); not invalidated; ACL: every handle owned or delegated, and allowed to one of the \
                  allowed contracts"
             }
+            Self::NotDestroyed => "what is to be made was not destroyed (nothing is made for the first context of all)",
             Self::ForgetContext => "no check: the context is remembered, and whatever names it is refused from now on",
             Self::ForgetEpoch => "no check: the epoch is remembered, and whatever names it is refused from now on",
         }
@@ -201,6 +201,7 @@ impl Check {
             Self::PublicAccess => "public access",
             Self::LegacyAccess => "legacy access",
             Self::UnifiedAccess => "unified access",
+            Self::NotDestroyed => "not destroyed",
             Self::ForgetContext => "forget context",
             Self::ForgetEpoch => "forget epoch",
         }
@@ -249,6 +250,9 @@ impl Check {
                 (codes::NOT_DELEGATED, ACCESS),
                 (codes::NOT_LISTED, ACCESS),
             ],
+            Self::NotDestroyed => {
+                &[(codes::CONTEXT_UNKNOWN, CONTEXT), (codes::CONTEXT_DESTROYED, None), (codes::EPOCH_DESTROYED, None)]
+            }
             Self::ForgetContext | Self::ForgetEpoch => &[],
         }
     }

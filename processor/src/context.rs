@@ -94,6 +94,9 @@ enum Confirmation {
     LookAgain(Duration),
 }
 
+/// What follows from the contract's answers.
+type Judge = fn(RequestId, Option<RequestId>, Stated) -> Result<(), Trouble>;
+
 /// What `ProtocolConfig` says of a context and an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stated {
@@ -145,15 +148,47 @@ impl Contexts {
         if let Some(verdict) = self.remembered(context, epoch, Instant::now()) {
             return verdict;
         }
+        let asked = Instant::now();
+        let verdict = self.look(context, epoch, judge, answered).await;
+        if verdict.is_ok() {
+            self.lock().valid_at((context, epoch), asked);
+        }
+        verdict
+    }
+
+    /// Whether the context, or the epoch of the context, may still be made: it is not destroyed, as far as an event or a view tells. (No
+    /// view tells a pending epoch from one that was destroyed while it was pending.)
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub async fn check_creation(
+        &self,
+        context: RequestId,
+        epoch: Option<RequestId>,
+        answered: &Answered,
+    ) -> Result<(), Trouble> {
+        if let Some(destroyed) = self.lock().destroyed(context, epoch) {
+            return Err(destroyed);
+        }
+        self.look(context, epoch, judge_creation, answered).await
+    }
+
+    /// What follows from the contract's answers by `judge`, of which "destroyed" needs two looks.
+    async fn look(
+        &self,
+        context: RequestId,
+        epoch: Option<RequestId>,
+        judge: Judge,
+        answered: &Answered,
+    ) -> Result<(), Trouble> {
         for _ in 0..MAX_LOOKS {
-            let asked = Instant::now();
             let (block, stated) = self.read(context, epoch).await?;
             answered.by(ETHEREUM);
             let verdict = judge(context, epoch, stated);
             let code = match &verdict {
                 Err(Trouble::Permanent { code, .. }) => *code,
                 _ => {
-                    self.lock().living((context, epoch), verdict.is_ok().then_some(asked));
+                    self.lock().suspected.remove(&(context, epoch));
                     return verdict;
                 }
             };
@@ -169,11 +204,8 @@ impl Contexts {
 
     fn remembered(&self, context: RequestId, epoch: Option<RequestId>, now: Instant) -> Option<Result<(), Trouble>> {
         let known = self.lock();
-        if known.destroyed_contexts.contains(&context) {
-            return Some(Err(context_destroyed(context)));
-        }
-        if let Some(epoch) = epoch.filter(|epoch| known.destroyed_epochs.contains(epoch)) {
-            return Some(Err(epoch_destroyed(context, epoch)));
+        if let Some(destroyed) = known.destroyed(context, epoch) {
+            return Some(Err(destroyed));
         }
         let read = known.valid.get(&(context, epoch))?;
         (now.saturating_duration_since(*read) < self.refresh).then_some(Ok(()))
@@ -245,10 +277,17 @@ impl Contexts {
 }
 
 impl Known {
-    /// The chain states that this is not destroyed; and, if it says when it was asked, that it is valid.
-    fn living(&mut self, named: Named, valid_at: Option<Instant>) {
-        self.suspected.remove(&named);
-        let Some(asked) = valid_at else { return };
+    /// What an event said of these.
+    fn destroyed(&self, context: RequestId, epoch: Option<RequestId>) -> Option<Trouble> {
+        if self.destroyed_contexts.contains(&context) {
+            return Some(context_destroyed(context));
+        }
+        let epoch = epoch.filter(|epoch| self.destroyed_epochs.contains(epoch))?;
+        Some(epoch_destroyed(context, epoch))
+    }
+
+    /// The chain, asked at this time, states that this is valid.
+    fn valid_at(&mut self, named: Named, asked: Instant) {
         if self.valid.len() >= MAX_VALID {
             self.valid.clear();
         }
@@ -306,11 +345,29 @@ fn judge(context: RequestId, epoch: Option<RequestId>, stated: Stated) -> Result
     waits(codes::EPOCH_NOT_ACTIVE, format!("epoch {epoch} of context {context} is not active yet, as far as is final"))
 }
 
-fn context_destroyed(context: RequestId) -> Trouble {
+/// What follows for what is to be made.
+fn judge_creation(context: RequestId, epoch: Option<RequestId>, stated: Stated) -> Result<(), Trouble> {
+    if !stated.context_live {
+        if context.as_u256() > stated.last_context {
+            let text = format!("context {context} was not made yet, as far as is final");
+            return Err(Trouble::waits(Budget::Context, codes::CONTEXT_UNKNOWN, text));
+        }
+        return Err(context_destroyed(context));
+    }
+    // As below the current one in `judge`.
+    match (epoch, stated.epoch) {
+        (Some(epoch), Some(of_epoch)) if !of_epoch.valid && epoch.as_u256() <= of_epoch.current => {
+            Err(epoch_destroyed(context, epoch))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn context_destroyed(context: RequestId) -> Trouble {
     Trouble::permanent(codes::CONTEXT_DESTROYED, format!("context {context} is destroyed: nobody serves it any more"))
 }
 
-fn epoch_destroyed(context: RequestId, epoch: RequestId) -> Trouble {
+pub(crate) fn epoch_destroyed(context: RequestId, epoch: RequestId) -> Trouble {
     Trouble::permanent(
         codes::EPOCH_DESTROYED,
         format!("epoch {epoch} of context {context} is destroyed, or was never one of this context"),
@@ -356,6 +413,28 @@ mod tests {
             outcome(5, (false, 4)),
             Err(Trouble::Waits { budget: Budget::Context, code: codes::EPOCH_NOT_ACTIVE, .. })
         ));
+    }
+
+    #[test]
+    fn what_is_to_be_made_is_open_until_it_is_destroyed() {
+        let outcome = |context, epoch: Option<u64>, stated| {
+            let epoch = epoch.map(|low| id(8, low));
+            judge_creation(context, epoch, stated).err().map(|trouble| trouble.code())
+        };
+        for context_valid in [true, false] {
+            assert_eq!(outcome(id(7, 5), None, stated(context_valid, true, None)), None);
+            let above_the_current = stated(context_valid, true, Some((false, 4)));
+            assert_eq!(outcome(id(7, 5), Some(5), above_the_current), None, "pending");
+        }
+        assert_eq!(outcome(id(7, 5), Some(4), stated(true, true, Some((true, 4)))), None, "active by now");
+        assert_eq!(outcome(id(7, 5), Some(4), stated(true, true, Some((false, 4)))), Some(codes::EPOCH_DESTROYED));
+        assert_eq!(outcome(id(7, 5), None, stated(false, false, None)), Some(codes::CONTEXT_DESTROYED));
+        assert_eq!(outcome(id(7, 5), Some(9), stated(false, false, Some((false, 4)))), Some(codes::CONTEXT_DESTROYED));
+        assert_eq!(
+            outcome(id(7, 6), None, stated(false, false, None)),
+            Some(codes::CONTEXT_UNKNOWN),
+            "a node is behind"
+        );
     }
 
     #[test]
@@ -478,7 +557,7 @@ mod tests {
         assert_eq!(suspect(look(context, 10, 60_000)), again(1_000), "too long ago");
         let mut known = Known::default();
         known.suspect(named, look(context, 10, 0), pause);
-        known.living(named, None);
+        known.suspected.remove(&named);
         assert_eq!(known.suspect(named, look(context, 10, 1_500), pause), again(1_000), "it lived in between");
     }
 
@@ -507,6 +586,31 @@ mod tests {
         contexts.context_destroyed(id(7, 5));
         assert_eq!(check(&contexts, other).await, Some(codes::CONTEXT_DESTROYED));
         assert_eq!(chain.posts_with("eth_call"), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_to_be_made_is_not_valid_by_that_and_destroyed_only_by_an_event_or_two_looks() {
+        let chain = MockChain::start().await;
+        answer(&chain, false, true, false);
+        let contexts = contexts(&chain, Duration::from_secs(60));
+        let making = async |context, epoch| {
+            contexts.check_creation(context, epoch, &Answered::unheard()).await.err().map(|trouble| trouble.code())
+        };
+        assert_eq!(making(id(7, 5), None).await, None);
+        assert_eq!(making(id(7, 5), Some(id(8, 5))).await, None);
+        let named = ExtraData::ContextAndEpoch(id(7, 5), id(8, 5));
+        assert_eq!(check(&contexts, named).await, Some(codes::CONTEXT_PENDING), "nobody may use it yet");
+        answer(&chain, false, false, false);
+        let before = chain.posts_with("eth_call");
+        assert_eq!(making(id(7, 4), None).await, Some(codes::CONTEXT_DESTROYED));
+        assert_eq!(chain.posts_with("eth_call") - before, 2, "two looks");
+        answer(&chain, true, true, false);
+        assert_eq!(making(id(7, 5), Some(id(8, 5))).await, None);
+        contexts.epoch_destroyed(id(8, 5));
+        assert_eq!(making(id(7, 5), Some(id(8, 5))).await, Some(codes::EPOCH_DESTROYED));
+        assert_eq!(making(id(7, 5), Some(id(8, 6))).await, None);
+        contexts.context_destroyed(id(7, 5));
+        assert_eq!(making(id(7, 5), Some(id(8, 6))).await, Some(codes::CONTEXT_DESTROYED));
     }
 
     #[tokio::test]

@@ -157,9 +157,9 @@ pub trait Operation: Send + Sync {
         self.id()
     }
 
-    /// The id by which the chain aborts it.
-    fn abort_id(&self) -> Option<RequestId> {
-        None
+    /// The ids by which the chain aborts it.
+    fn abort_ids(&self) -> Vec<RequestId> {
+        Vec::new()
     }
 
     /// Makes the request; only called when the core does not have the id yet, since ciphertexts are fetched for it.
@@ -311,7 +311,7 @@ impl KmsCore {
         self.version
     }
 
-    /// The generations that the chain aborted.
+    /// What the chain aborted or destroyed.
     #[must_use]
     pub const fn aborts(&self) -> &Aborts {
         &self.aborts
@@ -343,9 +343,10 @@ impl KmsCore {
         repeated: bool,
         answered: &Answered,
     ) -> Result<Ended<O::Result>, Trouble> {
+        let abort_ids = operation.abort_ids();
         tokio::select! {
             biased;
-            () = self.aborts.told(operation.abort_id()) => {
+            () = self.aborts.told(&abort_ids) => {
                 let text = format!("{} of id {}: the chain aborted it", O::NAME, operation.id());
                 Ok(Ended::Aborted { by_chain: true, text })
             }

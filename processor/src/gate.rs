@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use kms_chain::authority::ProvenTransaction;
 use kms_chain::eip712::Domain;
+use kms_chain::event::NO_CONTEXT;
 use kms_chain::release::Release;
 use kms_runtime::stage::Answered;
 use kms_schemas::record::{Request, RequestBody, UnifiedUserDecryption};
@@ -93,6 +94,7 @@ impl Gate {
                     // No Gateway checks these.
                     Access::Gateway(_) => return Err(access::no_host_chain()),
                 },
+                Check::NotDestroyed => self.check_creation(request, answered).await?,
                 Check::ForgetContext => {
                     if let Some(contexts) = &self.contexts {
                         contexts.context_destroyed(request.id);
@@ -127,6 +129,19 @@ impl Gate {
         let event = Event { handles: &facts.handles, user: *user_address, public_key, extra_data: facts.extra_data };
         let grounds = Grounds::read(request.log.address, transaction.to, &transaction.input, &event)?;
         chains.check_legacy(&grounds, answered).await
+    }
+
+    async fn check_creation(&self, request: &Request, answered: &Answered) -> Result<(), Trouble> {
+        let Some(contexts) = &self.contexts else { return Ok(()) };
+        match &request.body {
+            // Nothing is made for it.
+            RequestBody::NewKmsContext(first) if first.previous_context_id == NO_CONTEXT => Ok(()),
+            RequestBody::NewKmsContext(_) => contexts.check_creation(request.id, None, answered).await,
+            RequestBody::NewKmsEpoch { context_id, .. } => {
+                contexts.check_creation(*context_id, Some(request.id), answered).await
+            }
+            _ => Err(no_such_form(request)),
+        }
     }
 
     async fn check_context(&self, extra_data: &[u8], answered: &Answered) -> Result<(), Trouble> {
@@ -164,7 +179,7 @@ mod tests {
     use kms_chain::finality::Finality;
     use kms_chain::release::ReleaseChoice;
     use kms_schemas::identity::{Kind, RequestId};
-    use kms_schemas::record::{CiphertextMaterial, HandleEntry};
+    use kms_schemas::record::{CiphertextMaterial, HandleEntry, KmsThresholds, NewKmsContext};
 
     use super::*;
     use crate::access::HostChain;
@@ -375,6 +390,50 @@ mod tests {
         }
         assert_eq!(mock.posts(), asked);
         assert_eq!(code(&gate, &public(vec![handle(5)], &naming(context(4)))).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_context_or_epoch_that_an_event_destroyed_is_not_made_any_more() {
+        let mock = MockChain::start().await;
+        allow_everything(&mock);
+        mock.on_selector(ProtocolConfig::isValidEpochForContextCall::SELECTOR, word(U256::ZERO));
+        let current = [word(context(2).as_u256()), word(U256::ZERO)].concat();
+        mock.on_selector(ProtocolConfig::getCurrentKmsContextAndEpochCall::SELECTOR, current);
+        let gate = gate(&mock, Release::V0_15, true);
+        let of = |id: RequestId, kind, body| Request { id, ..with(kind, body) };
+        let epoch = |low| RequestId::from((U256::from(8) << 248) | U256::from(low));
+        let new_epoch = |id, context_id| {
+            let body = RequestBody::NewKmsEpoch {
+                context_id,
+                previous_context_id: context(2),
+                previous_epoch_id: epoch(1),
+                material_block_number: U256::from(9),
+            };
+            of(id, Kind::NewKmsEpoch, body)
+        };
+        let new_context = |low, previous_context_id| {
+            let one = U256::ONE;
+            let body = NewKmsContext {
+                previous_context_id,
+                nodes: Vec::new(),
+                thresholds: KmsThresholds { public_decryption: one, user_decryption: one, kms_gen: one, mpc: one },
+                software_version: String::new(),
+                pcr_values: Vec::new(),
+            };
+            of(context(low), Kind::NewKmsContext, RequestBody::NewKmsContext(Box::new(body)))
+        };
+        assert_eq!(code(&gate, &new_epoch(epoch(2), context(3))).await, None);
+        let destroyed = of(epoch(2), Kind::KmsEpochDestroyed, RequestBody::KmsEpochDestroyed);
+        assert_eq!(code(&gate, &destroyed).await, None);
+        assert_eq!(code(&gate, &new_epoch(epoch(2), context(3))).await, Some(codes::EPOCH_DESTROYED));
+        assert_eq!(code(&gate, &new_epoch(epoch(3), context(3))).await, None);
+
+        assert_eq!(code(&gate, &new_context(3, context(2))).await, None);
+        let destroyed = of(context(3), Kind::KmsContextDestroyed, RequestBody::KmsContextDestroyed);
+        assert_eq!(code(&gate, &destroyed).await, None);
+        assert_eq!(code(&gate, &new_context(3, context(2))).await, Some(codes::CONTEXT_DESTROYED));
+        assert_eq!(code(&gate, &new_epoch(epoch(3), context(3))).await, Some(codes::CONTEXT_DESTROYED));
+        assert_eq!(code(&gate, &new_context(3, NO_CONTEXT)).await, None, "nothing is made for the first one");
     }
 
     #[tokio::test]

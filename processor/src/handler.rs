@@ -85,8 +85,8 @@ pub struct RequestHandler {
 }
 
 /// Ends an earlier request of the same key, which may be running.
-const fn is_abort(request: &Request) -> bool {
-    matches!(request.kind, Kind::AbortKeygen | Kind::AbortCrsgen)
+const fn ends_another(request: &Request) -> bool {
+    matches!(request.kind, Kind::AbortKeygen | Kind::AbortCrsgen | Kind::KmsContextDestroyed | Kind::KmsEpochDestroyed)
 }
 
 /// One request with what its outcome has to name.
@@ -156,6 +156,7 @@ impl RequestHandler {
         }
         let transaction = shared.gate.prove(request, answered).await?;
         shared.quarantine.pass(&shared.gate, request, &work.source, answered).await?;
+        self.heed(attempt).await;
         shared.gate.check(request, &transaction, SystemTime::now(), answered).await?;
         self.settled(work);
         // A deferred request, and one whose first attempt ended here, was probably started.
@@ -167,6 +168,18 @@ impl RequestHandler {
         tokio::select! {
             answer = served => answer,
             never = self.obey(attempt) => match never {},
+        }
+    }
+
+    /// Knows of what was to end this request before the attempt, so that nothing is started for it. What cannot be proven now is obeyed
+    /// later.
+    async fn heed(&self, attempt: &Attempt) {
+        let heard = attempt.signals.borrow().clone();
+        let works = heard.iter().filter_map(|record| self.decode(record).ok());
+        for work in works.filter(|work| ends_another(&work.request)) {
+            if self.admit(&work.request, &attempt.answered).await.is_ok() {
+                self.shared.core.aborts().tell(work.request.id);
+            }
         }
     }
 
@@ -184,7 +197,7 @@ impl RequestHandler {
                 new
             };
             open.extend(
-                new.iter().filter_map(|record| self.decode(record).ok()).filter(|work| is_abort(&work.request)),
+                new.iter().filter_map(|record| self.decode(record).ok()).filter(|work| ends_another(&work.request)),
             );
             let mut later = Vec::new();
             for work in open {
@@ -210,8 +223,13 @@ impl RequestHandler {
         }
     }
 
+    async fn admit(&self, request: &Request, answered: &Answered) -> Result<(), Trouble> {
+        let transaction = self.shared.gate.prove(request, answered).await?;
+        self.shared.gate.check(request, &transaction, SystemTime::now(), answered).await
+    }
+
     async fn abort(&self, request: &Request, answered: &Answered) -> Result<(), Trouble> {
-        self.shared.gate.prove(request, answered).await?;
+        self.admit(request, answered).await?;
         serve(&self.shared, request, false, answered).await.map(drop)
     }
 
@@ -327,7 +345,7 @@ impl Handler for RequestHandler {
     }
 
     fn is_signal(&self, record: &InputRecord) -> bool {
-        self.lane == Lane::KeyManagement && self.decode(record).is_ok_and(|work| is_abort(&work.request))
+        self.lane == Lane::KeyManagement && self.decode(record).is_ok_and(|work| ends_another(&work.request))
     }
 
     fn memory(&self) -> u64 {
@@ -436,6 +454,16 @@ fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn p5_an_abort_or_a_destruction_reaches_what_it_ends_while_that_runs() {
+        let ends: Vec<Kind> = Kind::ALL
+            .into_iter()
+            .filter(|kind| ends_another(&Request { kind: *kind, ..crate::mock::request() }))
+            .collect();
+        let expected = [Kind::AbortKeygen, Kind::AbortCrsgen, Kind::KmsContextDestroyed, Kind::KmsEpochDestroyed];
+        assert!(ends.len() == expected.len() && expected.iter().all(|kind| ends.contains(kind)), "{ends:?}");
+    }
 
     #[test]
     fn attempts_of_key_management_are_ever_further_apart_up_to_minutes() {

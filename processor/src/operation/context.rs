@@ -2,7 +2,8 @@
 //! reshare keys from one to the other.
 
 use kms_chain::event::{self, NO_CONTEXT};
-use kms_chain::rpc::{LogQuery, RpcError};
+use kms_chain::rpc::{CallError, LogQuery, RpcError};
+use kms_chain::views::ViewError;
 use kms_proto::kms::v1 as core;
 use kms_schemas::identity::{Kind, RequestId};
 use kms_schemas::record::{Answer, KmsNodeParams, NewKmsContext, RawLog, RequestBody};
@@ -10,25 +11,53 @@ use kms_schemas::record::{Answer, KmsNodeParams, NewKmsContext, RawLog, RequestB
 use super::Work;
 use crate::codes;
 use crate::config::CoreVersion;
+use crate::context::context_destroyed;
 use crate::core::{Client, Reply, Timeouts, with_timeout};
 use crate::core_request;
 use crate::error::Trouble;
 use crate::status::Class;
 
-/// Makes the context known to KMS Core. The very first one, which replaces none, is there already.
+/// Makes the context known to KMS Core. The very first one, which replaces none, is there already. A node that is neither of the new nor
+/// of the previous context confirms nothing: the contract would refuse it.
 ///
 /// # Errors
-/// As KMS Core and the chain say.
+/// As KMS Core and the chain say; [`Trouble::Permanent`] for a context that was destroyed.
 pub async fn serve(work: &Work<'_>, id: RequestId, context: &NewKmsContext) -> Result<Answer, Trouble> {
     if context.previous_context_id == NO_CONTEXT {
         return Ok(Answer::Done);
     }
     work.core.version().has_since(CoreVersion::V0_14, "NewMpcContext with signer addresses")?;
     let new = message(id, context)?;
-    let previous = previous(work, context.previous_context_id).await?;
+    let previous = definition(work, context.previous_context_id).await?;
     create(work, context.previous_context_id, message(context.previous_context_id, &previous)?).await?;
+    if work.core.aborts().has(id) {
+        return Err(context_destroyed(id));
+    }
     create(work, id, new).await?;
-    Ok(Answer::KmsContextCreated)
+    if names_this_node(work, context) || names_this_node(work, &previous) {
+        return Ok(Answer::KmsContextCreated);
+    }
+    tracing::info!(context = %id, "made a context known that is this node's neither before nor after");
+    Ok(Answer::Done)
+}
+
+fn names_this_node(work: &Work<'_>, context: &NewKmsContext) -> bool {
+    context.nodes.iter().any(|node| node.signer == work.verifier.signer)
+}
+
+/// Whether this node, by its signer, is one of the context's. No view tells it of a context that is not active yet; what defined it does.
+///
+/// # Errors
+/// [`Trouble::Outage`] or [`Trouble::MayHeal`]: it cannot be told now.
+pub(super) async fn has_this_node(work: &Work<'_>, id: RequestId) -> Result<bool, Trouble> {
+    let chain = work.generation()?;
+    match chain.protocol_config()?.kms_signers(id, chain.block).await {
+        Ok(signers) => Ok(signers.contains(&work.verifier.signer)),
+        Err(ViewError::Call { source: CallError::Reverted(_), .. }) => {
+            Ok(names_this_node(work, &definition(work, id).await?))
+        }
+        Err(error) => Err(chain.trouble(&error)),
+    }
 }
 
 /// Both contexts go to the shard of their own id, as the other connectors of the protocol do.
@@ -44,7 +73,7 @@ async fn create(work: &Work<'_>, id: RequestId, message: core::NewMpcContextRequ
 
 /// Rebuilds a context from the log that defined it. The contract keeps the log's block and the hash of its data, so that a node
 /// that serves another log is found out.
-async fn previous(work: &Work<'_>, id: RequestId) -> Result<NewKmsContext, Trouble> {
+async fn definition(work: &Work<'_>, id: RequestId) -> Result<NewKmsContext, Trouble> {
     let chain = work.generation()?;
     let views = chain.protocol_config()?;
     let unknown = |text: String| Trouble::may_heal(codes::PREVIOUS_CONTEXT_UNKNOWN, text);

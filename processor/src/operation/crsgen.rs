@@ -45,8 +45,8 @@ impl Operation for Crsgen {
         self.id
     }
 
-    fn abort_id(&self) -> Option<RequestId> {
-        Some(self.id)
+    fn abort_ids(&self) -> Vec<RequestId> {
+        vec![self.id]
     }
 
     async fn start(&self, starting: Starting<'_>) -> Result<Result<(), Status>, Trouble> {

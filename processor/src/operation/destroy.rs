@@ -11,12 +11,13 @@ use crate::core_request;
 use crate::error::Trouble;
 use crate::status::Class;
 
-/// Destroys a context with its epochs.
+/// Destroys a context with its epochs, and ends what is being made of it.
 ///
 /// # Errors
 /// As KMS Core says; the last context, and one with an operation in flight, may be destroyed later.
 pub async fn context(work: &Work<'_>, context_id: RequestId) -> Result<Answer, Trouble> {
     work.core.version().has_since(CoreVersion::V0_13_10, "DestroyMpcContext with the contract's context ids")?;
+    work.core.aborts().tell(context_id);
     let message = core::DestroyMpcContextRequest { context_id: Some(core_request::id(context_id)) };
     let call = |mut client: Client, timeouts: Timeouts| async move {
         client.destroy_mpc_context(with_timeout(message, timeouts.long)).await
@@ -29,12 +30,13 @@ pub async fn context(work: &Work<'_>, context_id: RequestId) -> Result<Answer, T
     Ok(ended(&reply))
 }
 
-/// Destroys an epoch.
+/// Destroys an epoch, and ends its creation.
 ///
 /// # Errors
 /// As KMS Core says; the only epoch, and one in creation, may be destroyed later.
 pub async fn epoch(work: &Work<'_>, epoch_id: RequestId) -> Result<Answer, Trouble> {
     work.core.version().has_since(CoreVersion::V0_13_10, "DestroyMpcEpoch")?;
+    work.core.aborts().tell(epoch_id);
     epoch::refuse_centralized(work, epoch_id).await?;
     let message = core::DestroyMpcEpochRequest { epoch_id: Some(core_request::id(epoch_id)) };
     let call = |mut client: Client, timeouts: Timeouts| async move {

@@ -10,11 +10,12 @@ use kms_schemas::identity::RequestId;
 use kms_schemas::record::{Answer, EpochCrs, EpochKey};
 use tonic::{Request, Response, Status};
 
-use super::Work;
+use super::{Work, context};
 use crate::answer::{self, core_key_digests, expect_id, key_digests, malformed};
 use crate::codes;
 use crate::config::CoreVersion;
-use crate::core::{Client, Operation, Reply, Starting, Timeouts, with_timeout};
+use crate::context::{context_destroyed, epoch_destroyed};
+use crate::core::{Client, Ended, Operation, Reply, Starting, Timeouts, with_timeout};
 use crate::core_request;
 use crate::error::Trouble;
 use crate::status::Class;
@@ -41,7 +42,8 @@ struct Material {
     crs_list: Vec<CompletedCrs>,
 }
 
-/// Creates the epoch, and verifies the signature of every key and CRS in it.
+/// Creates the epoch, and verifies the signature of every key and CRS in it. A node that is not of the epoch's context takes part, since
+/// keys are reshared from those that it has, and confirms nothing: the contract would refuse it.
 ///
 /// # Errors
 /// As KMS Core, the chain and the check of the answer say.
@@ -58,8 +60,21 @@ pub async fn serve(work: &Work<'_>, epoch: NewEpoch) -> Result<Answer, Trouble> 
         return Err(Trouble::permanent(codes::EPOCH_EMPTY, text));
     }
     refuse_centralized(work, epoch.epoch_id).await?;
+    let confirms = context::has_this_node(work, epoch.context_id).await?;
     let message = message(work, epoch, &material)?;
-    let response = work.run(&CreateEpoch { id: epoch.epoch_id, message }).await?;
+    let operation = CreateEpoch { id: epoch.epoch_id, context_id: epoch.context_id, message };
+    let response = match work.core.run(&operation, work.repeated, work.answered).await? {
+        Ended::Result(response) => response,
+        Ended::Aborted { by_chain: true, .. } if work.core.aborts().has(epoch.context_id) => {
+            return Err(context_destroyed(epoch.context_id));
+        }
+        Ended::Aborted { by_chain: true, .. } => return Err(epoch_destroyed(epoch.context_id, epoch.epoch_id)),
+        Ended::Aborted { text, .. } => return Err(Trouble::permanent(codes::CORE_ABORTED, text)),
+    };
+    if !confirms {
+        tracing::info!(epoch = %epoch.epoch_id, context = %epoch.context_id, "made an epoch of a context without this node");
+        return Ok(Answer::Done);
+    }
     answer(work, epoch, &material, response)
 }
 
@@ -107,6 +122,7 @@ async fn material(work: &Work<'_>, block_number: U256) -> Result<Material, Troub
 
 struct CreateEpoch {
     id: RequestId,
+    context_id: RequestId,
     message: core::NewMpcEpochRequest,
 }
 
@@ -119,6 +135,11 @@ impl Operation for CreateEpoch {
 
     fn id(&self) -> RequestId {
         self.id
+    }
+
+    /// Either destruction ends it.
+    fn abort_ids(&self) -> Vec<RequestId> {
+        vec![self.id, self.context_id]
     }
 
     async fn start(&self, starting: Starting<'_>) -> Result<Result<(), Status>, Trouble> {

@@ -50,8 +50,8 @@ impl Operation for Keygen {
         self.prep_keygen_id
     }
 
-    fn abort_id(&self) -> Option<RequestId> {
-        Some(self.prep_keygen_id)
+    fn abort_ids(&self) -> Vec<RequestId> {
+        vec![self.prep_keygen_id]
     }
 
     async fn start(&self, starting: Starting<'_>) -> Result<Result<(), Status>, Trouble> {

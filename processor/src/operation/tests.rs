@@ -693,7 +693,7 @@ fn anchor(scene: &Scene, block: u64, hash: B256) {
 
 #[tokio::test]
 async fn a_new_context_is_told_after_the_previous_one_which_is_rebuilt_from_its_own_log() {
-    let scene = Scene::start(Release::V0_15, CoreVersion::V0_15).await;
+    let mut scene = Scene::start(Release::V0_15, CoreVersion::V0_15).await;
     let (previous, new) = (context_log(id(7, 1), NO_CONTEXT), context_log(id(7, 2), id(7, 1)));
     scene.chain.log(41, &context_log(id(7, 1), id(7, 9)));
     scene.chain.log(41, &previous);
@@ -701,6 +701,7 @@ async fn a_new_context_is_told_after_the_previous_one_which_is_rebuilt_from_its_
     scene.core.refuses("new_mpc_context", Code::AlreadyExists);
     scene.core.accepts("new_mpc_context");
     let context = context_of(&new, &scene.contracts);
+    scene.verifier.signer = context.nodes[0].signer;
     assert_eq!(context::serve(&scene.work(), id(7, 2), &context).await, Ok(Answer::KmsContextCreated));
     let sent = scene.core.requests("new_mpc_context");
     assert_eq!(sent.len(), 2);
@@ -724,6 +725,37 @@ async fn a_node_without_a_certificate_is_told_without_one_and_not_with_an_empty_
     let certificates: Vec<_> = sent.new_context.unwrap().mpc_nodes.into_iter().map(|node| node.ca_cert).collect();
     assert_eq!(certificates[0], None);
     assert!(certificates[1..].iter().all(|certificate| certificate.as_ref().is_some_and(|pem| !pem.is_empty())));
+}
+
+#[tokio::test]
+async fn a_node_of_neither_context_makes_it_known_and_confirms_nothing() {
+    let mut scene = Scene::start(Release::V0_15, CoreVersion::V0_15).await;
+    let (previous, new) = (context_log(id(7, 1), NO_CONTEXT), context_log(id(7, 2), id(7, 1)));
+    scene.chain.log(41, &previous);
+    anchor(&scene, 41, event::context_info_hash(&previous));
+    scene.core.accepts("new_mpc_context");
+    let mut context = context_of(&new, &scene.contracts);
+    scene.verifier.signer = context.nodes.remove(0).signer;
+    let leaves = context::serve(&scene.work(), id(7, 2), &context).await;
+    assert_eq!(leaves, Ok(Answer::KmsContextCreated), "those of the previous one confirm as well");
+    scene.verifier.signer = Address::repeat_byte(9);
+    assert_eq!(context::serve(&scene.work(), id(7, 2), &context).await, Ok(Answer::Done));
+    assert_eq!(scene.core.count("new_mpc_context"), 4);
+}
+
+#[tokio::test]
+async fn a_context_that_was_destroyed_is_not_made() {
+    let scene = Scene::start(Release::V0_15, CoreVersion::V0_15).await;
+    let (previous, new) = (context_log(id(7, 1), NO_CONTEXT), context_log(id(7, 2), id(7, 1)));
+    scene.chain.log(41, &previous);
+    anchor(&scene, 41, event::context_info_hash(&previous));
+    scene.core.refuses("destroy_mpc_context", Code::NotFound);
+    scene.core.accepts("new_mpc_context");
+    assert_eq!(destroy::context(&scene.work(), id(7, 2)).await, Ok(Answer::Done));
+    let context = context_of(&new, &scene.contracts);
+    assert_eq!(code(context::serve(&scene.work(), id(7, 2), &context).await), codes::CONTEXT_DESTROYED);
+    let told = scene.core.requests("new_mpc_context");
+    assert_eq!(told.len(), 1, "only the previous one, which is there");
 }
 
 #[tokio::test]
@@ -815,7 +847,13 @@ async fn resharing() -> Scene {
     scene.chain.on_selector(KMSGeneration::getCrsMaterialsCall::SELECTOR, crs.abi_encode_params());
     let health = kms::HealthStatusResponse { node_type: kms::NodeType::Threshold.into(), ..Default::default() };
     scene.core.answers("get_health_status", &health);
+    signers(&scene, &[Address::repeat_byte(1), SIGNER]);
     scene
+}
+
+/// The nodes of every context are these.
+fn signers(scene: &Scene, signers: &[Address]) {
+    scene.chain.on_selector(ProtocolConfig::getKmsSignersForContextCall::SELECTOR, signers.to_vec().abi_encode());
 }
 
 fn completed(scene: &Scene, keys: &[RequestId], crs_list: &[RequestId]) {
@@ -832,7 +870,9 @@ async fn an_epoch_carries_over_what_was_complete_at_the_named_block_and_every_si
     scene.core.answers("get_epoch_result", &message::<kms::EpochResultResponse>("epoch_result_response/HEAD"));
     let answer = epoch::serve(&scene.work(), new_epoch(2)).await.unwrap();
     assert_eq!(scene.core.requests("new_mpc_epoch"), [bytes("new_mpc_epoch_request/HEAD")]);
-    assert!(scene.chain.blocks_asked().iter().all(|block| block == "0x63"), "{:?}", scene.chain.blocks_asked());
+    let mut blocks = scene.chain.blocks_asked();
+    blocks.retain(|block| block != "0x63");
+    assert_eq!(blocks, ["finalized"], "only who is of the context");
     let Answer::EpochActivation { context_id, keys, crs_list } = answer else { panic!("{answer:?}") };
     assert_eq!(context_id, id(7, 1));
     assert_eq!((keys.len(), crs_list.len()), (1, 1));
@@ -907,6 +947,67 @@ async fn an_epoch_without_material_is_refused_before_kms_core_hears_of_it() {
     pruned.chain.on(KMSGeneration::getKeyInfoCall::SELECTOR, |_| Err(Vec::new()));
     let refused = epoch::serve(&pruned.work(), new_epoch(2)).await;
     assert!(matches!(refused, Err(Trouble::MayHeal { code: codes::MATERIAL_UNREADABLE, .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_of_the_epochs_context_takes_part_and_confirms_nothing() {
+    let leaving = resharing().await;
+    signers(&leaving, &[Address::repeat_byte(1)]);
+    leaving.core.accepts("new_mpc_epoch");
+    leaving.core.answers("get_epoch_result", &kms::EpochResultResponse::default());
+    assert_eq!(epoch::serve(&leaving.work(), new_epoch(2)).await, Ok(Answer::Done));
+    assert_eq!(leaving.core.count("new_mpc_epoch"), 1);
+
+    // No view knows the nodes of a context that is not active yet.
+    let defined = context_log(id(7, 1), NO_CONTEXT);
+    let member = context_of(&defined, &leaving.contracts).nodes[2].signer;
+    for (signer, refused) in [(member, Some(codes::SIGNATURE_WRONG)), (Address::repeat_byte(9), None)] {
+        let mut pending = resharing().await;
+        pending.chain.on(ProtocolConfig::getKmsSignersForContextCall::SELECTOR, |_| Err(Vec::new()));
+        pending.chain.log(41, &defined);
+        anchor(&pending, 41, event::context_info_hash(&defined));
+        pending.core.accepts("new_mpc_epoch");
+        let result = message::<kms::EpochResultResponse>("epoch_result_response/HEAD");
+        pending.core.answers("get_epoch_result", &result);
+        pending.verifier.signer = signer;
+        match (epoch::serve(&pending.work(), new_epoch(2)).await, refused) {
+            (Ok(answer), None) => assert_eq!(answer, Answer::Done),
+            // A member's answer is looked at.
+            (outcome, refused) => assert_eq!(Some(code(outcome)), refused),
+        }
+    }
+
+    let unclear = resharing().await;
+    unclear.chain.on_selector(ProtocolConfig::getKmsSignersForContextCall::SELECTOR, vec![1]);
+    let waits = epoch::serve(&unclear.work(), new_epoch(2)).await;
+    assert!(matches!(waits, Err(Trouble::MayHeal { .. })), "{waits:?}");
+}
+
+#[tokio::test]
+async fn p5_the_destruction_of_an_epoch_or_of_its_context_ends_its_creation_and_nothing_is_started_for_it_again() {
+    for (of_context, expected) in [(false, codes::EPOCH_DESTROYED), (true, codes::CONTEXT_DESTROYED)] {
+        let scene = resharing().await;
+        scene.core.accepts("new_mpc_epoch");
+        scene.core.refuses("get_epoch_result", Code::Unavailable);
+        scene.core.answers("destroy_mpc_context", &kms::DestroyMpcContextResponse::default());
+        scene.core.accepts("destroy_mpc_epoch");
+        let work = scene.work();
+        let destruction = async {
+            while scene.core.count("get_epoch_result") == 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            let destroyed = match of_context {
+                true => destroy::context(&work, id(7, 1)).await,
+                false => destroy::epoch(&work, id(8, 2)).await,
+            };
+            assert_eq!(destroyed, Ok(Answer::Done));
+        };
+        let both = async { tokio::join!(epoch::serve(&work, new_epoch(2)), destruction) };
+        let (made, ()) = tokio::time::timeout(std::time::Duration::from_secs(20), both).await.unwrap();
+        assert_eq!(code(made), expected);
+        assert_eq!(code(epoch::serve(&work, new_epoch(2)).await), expected, "and later");
+        assert_eq!(scene.core.count("new_mpc_epoch"), 1);
+    }
 }
 
 #[tokio::test]
