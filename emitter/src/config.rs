@@ -132,10 +132,14 @@ pub struct DestinationConfig {
     #[serde(default)]
     #[schemars(with = "Option<String>", extend("format" = "address"))]
     pub protocol_config: Option<Address>,
-    /// Release of the contracts: `auto` asks them at every start of a term, and otherwise they are held against it.
+    /// Release of the contracts: `auto` asks them, and otherwise they are held against it.
     #[serde(default)]
     #[schemars(with = "String", extend("format" = "release"))]
     pub release: ReleaseChoice,
+    /// Milliseconds between two looks at the contracts' release; the account is taken up anew when they were upgraded.
+    #[serde(default = "release_refresh_ms")]
+    #[schemars(range(min = 100))]
+    pub release_refresh_ms: u64,
     /// EIP-712 domain name of the `Decryption` contract.
     #[serde(default = "decryption_domain")]
     pub decryption_domain_name: String,
@@ -286,6 +290,10 @@ const fn poll_interval_ms() -> u64 {
 
 const fn idle_poll_interval_ms() -> u64 {
     2_000
+}
+
+const fn release_refresh_ms() -> u64 {
+    10_000
 }
 
 const fn catch_up_blocks() -> u64 {

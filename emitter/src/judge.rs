@@ -1,13 +1,16 @@
 //! What is to be done with a result: whose it is, whether our signer signed it, whether the chain asked for it.
 
+use std::sync::Arc;
+
 use kms_runtime::stage::Failure;
 use kms_schemas::record::{ResultRecord, Verdict};
 
-use crate::codes::{ABORT_CONTRADICTED, NOT_REACHED, RETRACTION_CONTRADICTED, WRONG_DESTINATION};
+use crate::codes::{ABORT_CONTRADICTED, INTERRUPTED, NOT_REACHED, RETRACTION_CONTRADICTED, WRONG_DESTINATION};
 use crate::metrics::Metrics;
 use crate::prove::{Prover, Unshown};
+use crate::release::{Look, Releases};
 use crate::routes::{Owner, Routes};
-use crate::verify::{Call, Checked, Verifier};
+use crate::verify::{Call, Checked, Verifier, VerifyError};
 use crate::waits::Budget;
 
 /// The destination's nodes, as a dependency whose outage burns no attempts and pauses this destination's intake.
@@ -45,6 +48,8 @@ pub struct Judge {
     pub verifier: Verifier,
     /// What the chain asked for.
     pub prover: Prover,
+    /// Whether the contracts still are what the verifier takes them for.
+    pub releases: Arc<Releases>,
     /// Happenings of the destination.
     pub metrics: Metrics,
 }
@@ -60,7 +65,7 @@ impl Judge {
         }
         let checked = match self.verifier.check(result) {
             Ok(checked) => checked,
-            Err(error) => return self.refuse(error.code(), error.to_string()),
+            Err(error) => return self.unverified(&error).await,
         };
         match self.ask_the_chain(checked, result).await {
             Ok(judgement) => judgement,
@@ -90,6 +95,29 @@ impl Judge {
             Checked::Aborted | Checked::NoAnswerOnChain => Judgement::Settle(Verdict::NoAnswerOnChain),
             Checked::Retracted => Judgement::Settle(Verdict::Retracted),
         })
+    }
+
+    /// A refusal is for good: it must not be the word of a release that the contracts have left.
+    async fn unverified(&self, error: &VerifyError) -> Judgement {
+        let refused = self.refuse(error.code(), error.to_string());
+        if !error.depends_on_release() {
+            return refused;
+        }
+        match self.releases.look().await {
+            // The processor may have seen an upgrade that this node has yet to see.
+            Look::Same if matches!(error, VerifyError::NotTaken(_)) => Judgement::Wait {
+                budget: Budget::Branch,
+                why: Failure::new(error.code(), error.to_string()),
+                then: Box::new(refused),
+            },
+            Look::Same => refused,
+            Look::Upgraded => {
+                let text = "the contracts were upgraded, and the account is taken up anew";
+                Judgement::Outage(Failure::outage(INTERRUPTED, CHAIN, text))
+            }
+            Look::Unknown { code, text, is_outage: true } => Judgement::Outage(Failure::outage(code, CHAIN, text)),
+            Look::Unknown { code, text, .. } => Judgement::Outage(Failure::partial_outage(code, CHAIN, text)),
+        }
     }
 
     fn unshown(&self, unshown: Unshown) -> Judgement {
@@ -139,5 +167,64 @@ impl Judge {
             identity.kind,
             self.routes.served()
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::B256;
+    use kms_chain::codes::ANSWER_MISMATCH;
+    use kms_chain::release::Release;
+    use kms_schemas::identity::{Coordinates, Identity, Kind, RequestId};
+    use kms_schemas::record::Answer;
+    use serde_json::Value;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::node::{Answered, error, node};
+    use crate::release::tests::{releases, says};
+    use crate::routes::tests::destination;
+
+    /// What becomes of the confirmation of a context, which contracts of v0.13 do not take; and whether the term goes on.
+    async fn judged(answers: fn(&Value) -> Answered) -> (Judgement, CancellationToken) {
+        let rpc = node(move |_, params| answers(params)).await;
+        let destination = destination(1, [0, 0x9e, 0x9c]);
+        let contracts = destination.contracts(Release::V0_13);
+        let (releases, term) = releases(rpc.clone());
+        let judge = Judge {
+            routes: Routes::new(std::slice::from_ref(&destination), 0),
+            verifier: Verifier::new(contracts, destination.domains(Release::V0_13), alloy::primitives::Address::ZERO),
+            prover: Prover::new(rpc, contracts, &destination),
+            releases: Arc::new(releases),
+            metrics: Metrics::of("test"),
+        };
+        let (kind, id) = (Kind::NewKmsContext, RequestId(B256::repeat_byte(7)));
+        let identity = Identity { chain_id: 1, contract: contracts.protocol_config.unwrap(), kind, id };
+        let result = ResultRecord {
+            source: Coordinates { topic: "t".to_owned(), partition: 0, offset: 0 },
+            deferred: None,
+            identity,
+            block_number: 1,
+            block_hash: B256::ZERO,
+            log_index: 0,
+            attempts: 1,
+            answer: Answer::KmsContextCreated,
+        };
+        (judge.judge(&result).await, term)
+    }
+
+    #[tokio::test]
+    async fn p3_an_answer_that_only_upgraded_contracts_take_is_no_dead_letter() {
+        let (judgement, term) = judged(|params| says(params, "KMSGeneration v0.2.0", "ProtocolConfig v0.2.0")).await;
+        assert!(matches!(judgement, Judgement::Outage(_)) && term.is_cancelled(), "{judgement:?}");
+        let (judgement, term) = judged(|_| error(-32603, "internal error")).await;
+        assert!(matches!(judgement, Judgement::Outage(_)) && !term.is_cancelled(), "{judgement:?}");
+    }
+
+    #[tokio::test]
+    async fn p4_an_answer_that_the_contracts_do_not_take_is_refused_after_a_while() {
+        let (judgement, term) = judged(|params| says(params, "KMSGeneration v0.1.0", "ProtocolConfig v0.1.0")).await;
+        let Judgement::Wait { budget: Budget::Branch, then, .. } = judgement else { panic!("{judgement:?}") };
+        assert!(matches!(*then, Judgement::Refuse(Failure { code: ANSWER_MISMATCH, .. })) && !term.is_cancelled());
     }
 }

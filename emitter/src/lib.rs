@@ -73,6 +73,7 @@ pub mod nonce;
 pub mod order;
 pub mod prove;
 pub mod provision;
+pub mod release;
 pub mod routes;
 pub mod service;
 pub mod session;

@@ -41,6 +41,7 @@ use crate::nonce::{Action, Nonce, Planner, Recovered, Variant};
 use crate::order::Orders;
 use crate::prove::Prover;
 use crate::provision;
+use crate::release::Releases;
 use crate::routes::Routes;
 use crate::signing::Signing;
 use crate::submitter::{self, Inbox, ItemKey, Job, Parts, Submitter};
@@ -483,7 +484,17 @@ impl Session {
         let contracts = destination.contracts(release);
         let verifier = Verifier::new(contracts, destination.domains(release), self.config.signer.address);
         let prover = Prover::new(self.rpc.clone(), contracts, destination);
-        let judge = Arc::new(Judge { routes: self.routes.clone(), verifier, prover, metrics: self.metrics });
+        let releases = Releases::new(self.rpc.clone(), contracts, destination.release, stop.clone(), self.metrics);
+        let releases = Arc::new(releases);
+        let every = Duration::from_millis(destination.release_refresh_ms);
+        let watch = tokio::spawn({
+            let (releases, term) = (releases.clone(), stop.clone());
+            async move {
+                let _term = term.drop_guard();
+                releases.watch(every).await;
+            }
+        });
+        let judge = Arc::new(Judge { routes: self.routes.clone(), verifier, prover, releases, metrics: self.metrics });
         let mut stages = JoinSet::new();
         for &(lane, name) in &self.lanes {
             let limits = match lane {
@@ -509,6 +520,10 @@ impl Session {
         while let Some(ended) = stages.join_next().await {
             let ended = ended.unwrap_or_else(|error| Err(internal(error.to_string())));
             outcome = outcome.and(ended);
+        }
+        // The stages have ended the term, and with it the watch.
+        if let Err(error) = watch.await {
+            outcome = outcome.and(Err(internal(error.to_string())));
         }
         outcome
     }

@@ -619,7 +619,8 @@ mod tests {
     const ANSWERED: End = End::Verdict(Verdict::NoAnswerOnChain);
 
     fn outage() -> CallError {
-        RpcError::Response { method: "eth_estimateGas", code: -32603, message: "internal error".to_owned(), data: None }.into()
+        RpcError::Response { method: "eth_estimateGas", code: -32603, message: "internal error".to_owned(), data: None }
+            .into()
     }
 
     #[tokio::test]
