@@ -13,6 +13,7 @@ use alloy::primitives::B256;
 use alloy::sol_types::SolEvent;
 use kms_chain::contracts::Proxy::Upgraded;
 use kms_chain::event::ContractSet;
+use kms_chain::finality::Finality;
 use kms_chain::rpc::{Block, BlockNumberOrTag, ChainLog, LogPage, LogQuery, Rpc, RpcError};
 use kms_runtime::http::Check;
 use kms_runtime::retry::Backoff;
@@ -32,8 +33,12 @@ use crate::resume::Resume;
 pub(crate) const RETRY: Backoff =
     Backoff { first: Duration::from_millis(200), max: Duration::from_secs(5), factor: 2.0 };
 
-/// How long the nodes may be behind the cursor before the source says that it is not ready.
+/// How long the nodes may be behind the cursor, or not name the block that is asked for, before the source says that it is
+/// not ready.
 const LAG_TOLERATED: Duration = Duration::from_secs(15);
+
+/// How long the head may stand still before that is told. A quiet chain's does, so the source stays ready.
+const STANDSTILL: Duration = Duration::from_secs(300);
 
 /// Blocks that are remembered for saying how deep a divergence goes.
 const RECENT_BLOCKS: usize = 64;
@@ -63,16 +68,36 @@ pub(crate) struct Follower {
     upgraded: Option<u64>,
     diverged_since: Option<Instant>,
     waiting_since: Option<Instant>,
+    /// See [`LAG_TOLERATED`].
+    patience: Duration,
+    head: Option<Head>,
     /// The last block that is read, where the head is not.
     until: Option<u64>,
+}
+
+/// The head as it was seen last.
+struct Head {
+    number: u64,
+    since: Instant,
+    is_told: bool,
+}
+
+/// Why there is nothing to do although something is not as it should be.
+enum Wait {
+    /// The nodes do not know the tag of the finality that is asked for.
+    Untagged,
+    /// The head is below the cursor.
+    Behind,
+    /// The nodes are behind the cursor, or what they say does not fit together.
+    Unfit,
 }
 
 /// What one look at the chain came to.
 enum Look {
     /// Everything up to the head is handed over.
     Idle,
-    /// Nothing new, and something is not as it should be; the check says what.
-    Waiting,
+    /// Nothing new, and something is not as it should be; the check says what when it lasts.
+    Waiting(Wait),
     /// The publisher is gone.
     Closed,
     /// Everything that was to be read is handed over.
@@ -122,6 +147,8 @@ impl Follower {
             upgraded: None,
             diverged_since: None,
             waiting_since: None,
+            patience: LAG_TOLERATED,
+            head: None,
             until: None,
         }
     }
@@ -148,9 +175,9 @@ impl Follower {
                     self.check.ready();
                     self.source.poll_interval()
                 }
-                Ok(Look::Waiting) => {
+                Ok(Look::Waiting(why)) => {
                     failures = 0;
-                    self.still_waiting();
+                    self.still_waiting(&why);
                     self.source.poll_interval()
                 }
                 Err(LookError::Source(error)) => return Err(error),
@@ -182,11 +209,30 @@ impl Follower {
     }
 
     /// Short waits are ordinary (one node is a block behind another); long ones are told.
-    fn still_waiting(&mut self) {
+    fn still_waiting(&mut self, why: &Wait) {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        if self.diverged_since.is_none() && since.elapsed() >= LAG_TOLERATED {
-            self.check.not_ready("the nodes are behind the cursor, or their answers do not fit together");
+        if self.diverged_since.is_some() || since.elapsed() < self.patience {
+            return;
         }
+        let code = kms_chain::codes::RPC_LAGGING;
+        self.check.not_ready(match why {
+            Wait::Untagged => format!("{code}: the nodes name no block as {}", self.source.finality()),
+            Wait::Behind => format!("{code}: the nodes' {} block is behind the cursor", self.source.finality()),
+            Wait::Unfit => "the nodes are behind the cursor, or their answers do not fit together".to_owned(),
+        });
+    }
+
+    /// Reports the head, and that it stands still.
+    fn head_is(&mut self, number: u64) {
+        let seen = self.head.take().filter(|head| head.number == number);
+        let mut head = seen.unwrap_or_else(|| Head { number, since: Instant::now(), is_told: false });
+        let stands = head.since.elapsed();
+        self.metrics.head(number, stands);
+        if stands >= STANDSTILL && !head.is_told {
+            head.is_told = true;
+            self.metrics.head_stands(number, stands);
+        }
+        self.head = Some(head);
     }
 
     fn rpc_failed(&self, error: &RpcError, failures: u32) {
@@ -202,14 +248,21 @@ impl Follower {
 
     async fn look(&mut self, chunks: &mpsc::Sender<Chunk>) -> Result<Look, LookError> {
         let Some(head) = self.source.finality().resolve(&self.rpc).await? else {
-            return Ok(if self.until.is_some() { Look::Waiting } else { Look::Idle });
+            return Ok(match self.source.finality() {
+                // The chain is that short.
+                Finality::Depth(_) if self.until.is_none() => Look::Idle,
+                _ => Look::Waiting(Wait::Untagged),
+            });
         };
-        self.metrics.head(head.number());
-        if let Some(last) = self.last
-            && (!self.is_confirmed || (head.number() == last.number && head.hash() != last.hash))
-            && !self.confirm(last, &head).await?
-        {
-            return Ok(Look::Waiting);
+        self.head_is(head.number());
+        if let Some(last) = self.last {
+            let is_doubtful = !self.is_confirmed || (head.number() == last.number && head.hash() != last.hash);
+            if is_doubtful && !self.confirm(last, &head).await? {
+                return Ok(Look::Waiting(Wait::Unfit));
+            }
+            if head.number() < last.number {
+                return Ok(Look::Waiting(Wait::Behind));
+            }
         }
         let mut next = *self.next.get_or_insert(head.number());
         let end = self.until.unwrap_or(u64::MAX).min(head.number());
@@ -219,7 +272,7 @@ impl Follower {
             }
             let Some(page) = self.logs(next, end).await? else { continue };
             let last = page.last.reference();
-            let Some(logs) = self.link(next, page).await? else { return Ok(Look::Waiting) };
+            let Some(logs) = self.link(next, page).await? else { return Ok(Look::Waiting(Wait::Unfit)) };
             if !self.hand_over(logs, last, chunks).await {
                 return Ok(Look::Closed);
             }
@@ -232,7 +285,7 @@ impl Follower {
             }
         }
         if let Some(until) = self.until {
-            return Ok(if next > until { Look::Reached } else { Look::Waiting });
+            return Ok(if next > until { Look::Reached } else { Look::Waiting(Wait::Behind) });
         }
         let up_to = self.unsent.filter(|_| self.cursor_is_due());
         match up_to {
@@ -390,5 +443,114 @@ impl Follower {
         let source_id = self.source.id.clone();
         let (number, ingested) = (last.number, last.hash);
         Err(LookError::Source(SourceError::Diverged { source_id, number, ingested, found, common }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kms_chain::release::Release;
+    use kms_runtime::http::{Health, Status};
+
+    use super::*;
+    use crate::mock::{Chain, Node};
+
+    /// A follower that runs, with little patience.
+    struct Running {
+        node: Node,
+        health: Health,
+        stop: CancellationToken,
+        follower: tokio::task::JoinHandle<Result<(), SourceError>>,
+        _taken: tokio::task::JoinHandle<()>,
+    }
+
+    impl Running {
+        async fn start(chain: Chain, lines: &str) -> Self {
+            let node = Node::start(chain).await;
+            let (source, health) = (node.source(lines), Health::default());
+            let contracts = source.contracts(Release::V0_14);
+            let (metrics, check) = (SourceMetrics::new(&source.id), health.check("chain"));
+            let mut follower = Follower::new(source, contracts, node.rpc(), metrics, check, &Resume::default());
+            follower.patience = Duration::from_millis(50);
+            let (chunks, mut taken) = mpsc::channel(8);
+            let stop = CancellationToken::new();
+            Self {
+                node,
+                health,
+                follower: tokio::spawn(follower.run(chunks, stop.clone())),
+                stop,
+                _taken: tokio::spawn(async move { while taken.recv().await.is_some() {} }),
+            }
+        }
+
+        async fn reaches(&self, what: &str, is_it: impl Fn(&Status) -> bool) {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            loop {
+                let status = self.health.snapshot().remove("chain").expect("the check");
+                if is_it(&status) {
+                    return;
+                }
+                assert!(Instant::now() < deadline, "not {what}, but {status:?}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+
+        async fn is_ready(&self) {
+            self.reaches("ready", Status::is_ready).await;
+        }
+
+        async fn says(&self, text: &str) {
+            let contains = |status: &Status| matches!(status, Status::NotReady(why) if why.contains(text));
+            self.reaches(text, contains).await;
+        }
+
+        async fn ends(self) {
+            self.stop.cancel();
+            self.follower.await.expect("no panic").expect("an orderly end");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_names_no_finalized_block_is_told_and_waited_for() {
+        let running = Running::start(Chain { head: 100, ..Chain::default() }, "finality = \"finalized\"").await;
+        running.says("KC-0303: the nodes name no block as finalized").await;
+        running.node.chain().finalized = Some(60);
+        running.is_ready().await;
+        running.node.chain().finalized = None;
+        running.says("KC-0303: the nodes name no block as finalized").await;
+        running.ends().await;
+    }
+
+    #[tokio::test]
+    async fn a_chain_that_is_shorter_than_the_depth_is_just_young() {
+        let running = Running::start(Chain { head: 3, ..Chain::default() }, "finality = \"depth:10\"").await;
+        running.is_ready().await;
+        running.ends().await;
+    }
+
+    #[tokio::test]
+    async fn a_head_that_falls_behind_what_was_read_is_told() {
+        let running = Running::start(Chain { head: 100, ..Chain::default() }, "start_block = 90").await;
+        running.is_ready().await;
+        running.node.chain().head = 95;
+        running.says("KC-0303: the nodes' latest block is behind the cursor").await;
+        running.node.chain().head = 101;
+        running.is_ready().await;
+        running.ends().await;
+    }
+
+    #[tokio::test]
+    async fn p1_a_release_that_cannot_be_read_after_an_upgrade_stops_the_reading_and_not_the_source() {
+        let chain = Chain {
+            head: 100,
+            versions: vec![(0, "Decryption v0.6.0"), (95, "Decryption v0.7.0")],
+            upgrades: vec![95],
+            failing_calls: u32::MAX,
+            ..Chain::default()
+        };
+        let running = Running::start(chain, "start_block = 90").await;
+        running.says("KC-0304: the contracts' version cannot be read").await;
+        running.node.chain().failing_calls = 0;
+        running.is_ready().await;
+        running.ends().await;
     }
 }

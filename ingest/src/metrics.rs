@@ -8,6 +8,10 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 /// Describes every metric of this crate.
 pub(crate) fn describe() {
     describe_gauge!("kms_connector_ingest_head_block", "Highest block that the source's finality allows to ingest");
+    describe_gauge!(
+        "kms_connector_ingest_head_unchanged_seconds",
+        "How long the head has been the same block; a quiet chain's stands still as well as that of a node without peers"
+    );
     describe_gauge!("kms_connector_ingest_cursor_block", "Highest block whose requests are committed to the topics");
     describe_gauge!("kms_connector_ingest_range_blocks", "Blocks that are asked for at once at present");
     describe_gauge!("kms_connector_ingest_queued_chunks", "Chunks of blocks that wait for Kafka");
@@ -36,8 +40,20 @@ impl SourceMetrics {
         Self { source: source.to_owned() }
     }
 
-    pub(crate) fn head(&self, number: u64) {
+    pub(crate) fn head(&self, number: u64, unchanged: Duration) {
         gauge!("kms_connector_ingest_head_block", "source" => self.source.clone()).set(number as f64);
+        gauge!("kms_connector_ingest_head_unchanged_seconds", "source" => self.source.clone())
+            .set(unchanged.as_secs() as f64);
+    }
+
+    pub(crate) fn head_stands(&self, block: u64, unchanged: Duration) {
+        let seconds = unchanged.as_secs();
+        tracing::info!(
+            source = self.source,
+            block,
+            seconds,
+            "the head stands still: the chain is quiet, or its nodes are"
+        );
     }
 
     pub(crate) fn range(&self, blocks: u64) {
