@@ -17,6 +17,7 @@ use crate::batch;
 use crate::fees::FeePolicy;
 use crate::gas::GasPolicy;
 use crate::nonce;
+use crate::pool::Sends;
 use crate::verdict::Patience;
 pub use crate::wallet::config::WalletConfig;
 
@@ -171,10 +172,12 @@ pub struct DestinationConfig {
     #[serde(default)]
     #[schemars(with = "String", extend("type" = ["integer", "string"], "format" = "confirmations"))]
     pub confirmations: Confirmations,
-    /// The chain has a pool in which a transaction can be replaced by one that pays more. Arbitrum has none: there only
-    /// what was refused is signed again.
-    #[serde(default = "yes")]
-    pub pool: bool,
+    /// The chain has a pool in which a transaction can be replaced by one that pays more: `true`, `false`, or `auto`, which asks
+    /// the nodes at every start of a term. Arbitrum has none: there only what was refused is signed again, and transactions are
+    /// sent in the order of their nonces.
+    #[serde(default)]
+    #[schemars(with = "String", extend("type" = ["boolean", "string"], "format" = "auto or boolean"))]
+    pub pool: Auto<bool>,
     /// Milliseconds between two looks at the latest block while answers are on their way.
     #[serde(default = "poll_interval_ms")]
     #[schemars(range(min = 10, max = 60_000))]
@@ -203,6 +206,53 @@ pub struct DestinationConfig {
     /// what `[submission]` says.
     #[serde(default)]
     pub submission: Option<SubmissionConfig>,
+}
+
+/// A value, or `auto`: what suits the chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "AutoText<T>", into = "AutoText<T>")]
+#[serde(bound(serialize = "T: Serialize + Clone", deserialize = "T: Deserialize<'de>"))]
+pub enum Auto<T> {
+    /// What suits the chain.
+    #[default]
+    Auto,
+    /// This, whatever the chain.
+    Given(T),
+}
+
+impl<T> Auto<T> {
+    /// The value, where one is given.
+    pub fn given(self) -> Option<T> {
+        match self {
+            Self::Auto => None,
+            Self::Given(value) => Some(value),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum AutoText<T> {
+    Given(T),
+    Text(String),
+}
+
+impl<T> TryFrom<AutoText<T>> for Auto<T> {
+    type Error = String;
+
+    fn try_from(text: AutoText<T>) -> Result<Self, String> {
+        match text {
+            AutoText::Given(value) => Ok(Self::Given(value)),
+            AutoText::Text(text) if text == "auto" => Ok(Self::Auto),
+            AutoText::Text(text) => Err(format!("{text:?} is neither a value nor \"auto\"")),
+        }
+    }
+}
+
+impl<T> From<Auto<T>> for AutoText<T> {
+    fn from(auto: Auto<T>) -> Self {
+        auto.given().map_or_else(|| Self::Text("auto".to_owned()), Self::Given)
+    }
 }
 
 /// When a transaction is final.
@@ -278,10 +328,6 @@ const fn key_management_finality() -> Finality {
 
 const fn proof_cache_blocks() -> usize {
     1_024
-}
-
-const fn yes() -> bool {
-    true
 }
 
 const fn poll_interval_ms() -> u64 {
@@ -473,12 +519,13 @@ pub struct SubmissionConfig {
     /// Transactions on their way at once.
     #[schemars(range(min = 1, max = 100_000))]
     pub max_in_flight: usize,
-    /// Transactions in one request to the node. Where sending blocks until a transaction is sequenced, 1 is right.
-    #[schemars(range(min = 1, max = 1000))]
-    pub send_batch: usize,
-    /// Such requests at once.
-    #[schemars(range(min = 1, max = 256))]
-    pub send_concurrency: usize,
+    /// Transactions in one request to the node, at most 1000. `auto`: 50, and 1 where the chain has no pool, since there sending
+    /// blocks until a transaction is sequenced.
+    #[schemars(with = "String", extend("type" = ["integer", "string"], "format" = "auto or integer"))]
+    pub send_batch: Auto<usize>,
+    /// Such requests at once, at most 256. `auto`: 4, and 8 where the chain has no pool.
+    #[schemars(with = "String", extend("type" = ["integer", "string"], "format" = "auto or integer"))]
+    pub send_concurrency: Auto<usize>,
     /// Intents in one Kafka transaction.
     #[schemars(range(min = 1, max = 10_000))]
     pub journal_batch: usize,
@@ -614,8 +661,8 @@ impl Default for SubmissionConfig {
             simulate_after_blocks: 1_000,
             suspicion_ms: 10_000,
             max_in_flight: 2_048,
-            send_batch: 50,
-            send_concurrency: 4,
+            send_batch: Auto::Auto,
+            send_concurrency: Auto::Auto,
             journal_batch: 500,
             journal_memory_s: 60,
             decryption_gas_margin_percent: 40,
@@ -675,6 +722,13 @@ impl Configuration for SubmissionConfig {
                 problems.at(upper, format!("must not be below {lower}"));
             }
         }
+        for (key, given, most) in
+            [("send_batch", self.send_batch, 1_000), ("send_concurrency", self.send_concurrency, 256)]
+        {
+            if let Some(given) = given.given().filter(|given| *given < 1 || *given > most) {
+                problems.at(key, format!("{given} is not between 1 and {most}"));
+            }
+        }
         if self.priority_fee_wei > self.max_fee_per_gas_wei {
             problems.at("priority_fee_wei", "must not be above max_fee_per_gas_wei");
         }
@@ -682,15 +736,26 @@ impl Configuration for SubmissionConfig {
 }
 
 impl SubmissionConfig {
-    /// The planner's policy.
+    /// How transactions go to the nodes of a chain with or without a pool.
     #[must_use]
-    pub fn nonce_policy(&self, destination: &DestinationConfig) -> nonce::Policy {
+    pub fn sends(&self, pool: bool) -> Sends {
+        let auto = Sends::suiting(pool);
+        Sends {
+            batch: self.send_batch.given().unwrap_or(auto.batch),
+            concurrency: self.send_concurrency.given().unwrap_or(auto.concurrency),
+            pool,
+        }
+    }
+
+    /// The planner's policy for a chain with or without a pool.
+    #[must_use]
+    pub fn nonce_policy(&self, destination: &DestinationConfig, sends: Sends) -> nonce::Policy {
         nonce::Policy {
             max_in_flight: self.max_in_flight,
             batch: self.batch_limits(),
             resend_after_ms: self.resend_after_ms,
             resend_max_ms: self.resend_max_ms,
-            replace_after_rounds: destination.pool.then_some(self.replace_after_rounds),
+            replace_after_rounds: sends.pool.then_some(self.replace_after_rounds),
             max_variants: self.max_variants,
             refusal_pause_ms: self.refusal_pause_ms,
             lookup_retry_ms: self.lookup_retry_ms,
@@ -860,7 +925,8 @@ mod tests {
         let loaded = load::<EmitterConfig>(&with(&[])).unwrap();
         assert!(!loaded.to_toml().contains(KEY), "a private key is printed");
         let destination = &loaded.config.destination[0];
-        let policy = loaded.config.submission.nonce_policy(destination);
+        let submission = &loaded.config.submission;
+        let policy = submission.nonce_policy(destination, submission.sends(true));
         assert_eq!((policy.confirmations, policy.replace_after_rounds), (nonce::Confirmations::Blocks(0), Some(3)));
         assert_eq!(destination.id, "gateway");
         assert_eq!(
@@ -870,10 +936,31 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_without_a_pool_replaces_nothing() {
-        let loaded = load::<EmitterConfig>(&with(&["destination.0.pool=false"])).unwrap();
-        let policy = loaded.config.submission.nonce_policy(&loaded.config.destination[0]);
-        assert_eq!(policy.replace_after_rounds, None);
+    fn a_chain_without_a_pool_replaces_nothing_and_sends_one_by_one() {
+        let config = load::<EmitterConfig>(&with(&[])).unwrap().config;
+        let (submission, destination) = (&config.submission, &config.destination[0]);
+        assert_eq!(destination.pool, Auto::Auto);
+        assert_eq!(submission.nonce_policy(destination, submission.sends(false)).replace_after_rounds, None);
+        assert_eq!(submission.sends(false), Sends { pool: false, batch: 1, concurrency: 8 });
+        assert_eq!(submission.sends(true), Sends { pool: true, batch: 50, concurrency: 4 });
+    }
+
+    #[test]
+    fn what_suits_the_chain_gives_way_to_what_is_given() {
+        let given = [
+            "destination.0.pool=false",
+            "submission.send_batch=10",
+            "submission.send_concurrency=auto",
+            "destination.0.id=gateway",
+        ];
+        let config = load::<EmitterConfig>(&with(&given)).unwrap().config;
+        assert_eq!(config.destination[0].pool, Auto::Given(false));
+        assert_eq!(config.submission.sends(false), Sends { pool: false, batch: 10, concurrency: 8 });
+        for mistake in ["submission.send_batch=0", "submission.send_concurrency=257", "destination.0.pool=maybe"] {
+            assert_eq!(paths(&with(&[mistake])).len(), 1, "{mistake}");
+        }
+        let printed = load::<EmitterConfig>(&with(&given)).unwrap().to_toml();
+        assert!(printed.contains("pool = false") && printed.contains("send_concurrency = \"auto\""), "{printed}");
     }
 
     #[test]

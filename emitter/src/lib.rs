@@ -71,6 +71,7 @@ pub mod metrics;
 mod node;
 pub mod nonce;
 pub mod order;
+pub mod pool;
 pub mod prove;
 pub mod provision;
 pub mod release;

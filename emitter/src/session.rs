@@ -30,7 +30,7 @@ use crate::batch::Limits;
 use crate::clock::Clock;
 use crate::codes;
 use crate::command::{self, Clerk};
-use crate::config::{Confirmations, DestinationConfig, EmitterConfig, LaneConfig, Mode, SubmissionConfig};
+use crate::config::{Auto, Confirmations, DestinationConfig, EmitterConfig, LaneConfig, Mode, SubmissionConfig};
 use crate::cost::Costs;
 use crate::follow::{Follower, Wishes};
 use crate::handler::{ResultHandler, SERVICE, Settling};
@@ -39,6 +39,7 @@ use crate::judge::Judge;
 use crate::metrics::Metrics;
 use crate::nonce::{Action, Nonce, Planner, Recovered, Variant};
 use crate::order::Orders;
+use crate::pool::{self, Sends};
 use crate::prove::Prover;
 use crate::provision;
 use crate::release::Releases;
@@ -152,7 +153,7 @@ fn client(destination: &DestinationConfig, submission: &SubmissionConfig) -> Res
     rpc.chain_id = Some(destination.chain_id);
     rpc.timeout = Duration::from_millis(destination.rpc_timeout_ms);
     rpc.send_timeout = Duration::from_millis(destination.send_timeout_ms);
-    rpc.max_batch = rpc.max_batch.max(submission.send_batch);
+    rpc.max_batch = rpc.max_batch.max(submission.send_batch.given().unwrap_or_default());
     Rpc::new(rpc).map_err(|error| error.to_string())
 }
 
@@ -191,6 +192,8 @@ struct Standing {
     release: Release,
     /// Answers leave in batches.
     batches: bool,
+    /// How transactions go to the nodes.
+    sends: Sends,
 }
 
 impl Session {
@@ -218,6 +221,9 @@ impl Session {
             account_nonce = standing.account.0,
             intents = intents.len(),
             block = standing.head.number(),
+            pool = standing.sends.pool,
+            send_batch = standing.sends.batch,
+            send_concurrency = standing.sends.concurrency,
             "taking up where the journal ends"
         );
         let outcome = self.work(journal, signing, intents, standing, (commands, begun), stop).await;
@@ -327,7 +333,11 @@ impl Session {
         let release = resolve_release(&rpc, &contracts, self.destination.release).await?;
         let account = rpc.nonce(self.wallet.address(), BlockId::number(head.number())).await?;
         let batches = self.batches().await?;
-        Ok(Standing { head, account: Nonce(account), release, batches })
+        let pool = match self.destination.pool {
+            Auto::Given(pool) => pool,
+            Auto::Auto => pool::has_pool(&rpc).await?,
+        };
+        Ok(Standing { head, account: Nonce(account), release, batches, sends: self.submission.sends(pool) })
     }
 
     /// Whether answers leave in batches: asked for, and possible.
@@ -362,7 +372,7 @@ impl Session {
         let submission = &self.submission;
         let clock = Clock::start();
         let Recovery { variants, answers, open } = recovery(&self.context.topics, intents, submission.journal_memory());
-        let mut policy = submission.nonce_policy(&self.destination);
+        let mut policy = submission.nonce_policy(&self.destination, standing.sends);
         self.metrics.batches(standing.batches);
         if !standing.batches {
             policy.batch = Limits::SINGLE;
@@ -430,7 +440,7 @@ impl Session {
             registration: self.checks.registration.clone(),
             funds: self.checks.funds.clone(),
             paused: self.checks.paused.clone(),
-            pool: self.destination.pool,
+            sends: standing.sends,
             standing: begun.standing,
             clerk: Clerk::new(self.context.codec.clone(), &self.context.topics, &self.context.kafka.instance),
             metrics: self.metrics,

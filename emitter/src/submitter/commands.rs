@@ -159,7 +159,7 @@ impl Submitter {
     fn why_not(&self, command: &Command, offer: Option<u128>) -> Option<String> {
         if !self.hand.pool {
             return Some(
-                "the destination has no pool (pool = false): what was sent is in a block or was refused, and is not \
+                "the destination has no pool (destination.pool): what was sent is in a block or was refused, and is not \
                  replaced"
                     .to_owned(),
             );

@@ -43,6 +43,7 @@ use crate::gas::GasBook;
 use crate::journal::{Draft, Entry, Journalled, OpenIntents};
 use crate::metrics::{Levels, Metrics};
 use crate::nonce::{Action, Mined, Nonce, Planner, Pricing};
+use crate::pool::Sends;
 use crate::verdict::Patience;
 use crate::verify::Call;
 use crate::wallet::Payload;
@@ -158,8 +159,8 @@ pub struct Parts {
     pub funds: Check,
     /// Readiness: is the account paused.
     pub paused: Check,
-    /// Whether transactions can be replaced on this chain.
-    pub pool: bool,
+    /// How transactions go to the nodes.
+    pub sends: Sends,
     /// What people wanted when the term began.
     pub standing: Standing,
     /// Writes what came of it.
@@ -238,7 +239,7 @@ impl Submitter {
         }
         let mut submitter = Self {
             asking: Asking::new(&parts.config),
-            sending: Sending::new(&parts.config),
+            sending: Sending::new(&parts.config, parts.sends),
             refusals: Refusals::new(&parts.config),
             simulating: Simulating::new(&parts.config),
             gas: GasBook::new(parts.config.gas_policy()),
@@ -266,7 +267,7 @@ impl Submitter {
             fee_above_cap: false,
             low_balance: parts.low_balance,
             batch_logs: HashMap::new(),
-            hand: Hand::new(parts.clerk, parts.paused, parts.pool),
+            hand: Hand::new(parts.clerk, parts.paused, parts.sends.pool),
             tasks: JoinSet::new(),
         };
         submitter.registration.ready();
@@ -712,7 +713,8 @@ mod tests {
     pub(super) fn submitter(rpc: Rpc) -> Submitter {
         let (config, clock, health) = (SubmissionConfig::default(), Clock::start(), Health::default());
         let destination = destination(1, [3, 0, 0]);
-        let policy = config.nonce_policy(&destination);
+        let sends = config.sends(true);
+        let policy = config.nonce_policy(&destination, sends);
         let (planner, first) = Planner::recover(policy, [], Nonce(0), clock.now());
         let topics = Topics::new("test");
         let parts = Parts {
@@ -734,7 +736,7 @@ mod tests {
             registration: health.check("registration"),
             funds: health.check("funds"),
             paused: health.check("paused"),
-            pool: true,
+            sends,
             standing: Standing::default(),
             clerk: Clerk::new(Codec::single_object(), &topics, "0"),
             metrics: Metrics::of("test"),

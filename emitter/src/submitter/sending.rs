@@ -11,6 +11,7 @@ use super::Submitter;
 use super::asking::Told;
 use crate::config::SubmissionConfig;
 use crate::nonce::{self, Millis, Nonce};
+use crate::pool::Sends;
 
 /// What is to become of a transaction that a node refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +103,7 @@ pub(super) struct Sending {
     queue: VecDeque<(Nonce, u32, Bytes)>,
     queued: HashSet<(Nonce, u32)>,
     running: usize,
-    batch: usize,
-    concurrency: usize,
+    sends: Sends,
     /// After an outage: not before this moment.
     paused_until: Option<Instant>,
     failures: u32,
@@ -113,13 +113,12 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    pub(super) fn new(config: &SubmissionConfig) -> Self {
+    pub(super) fn new(config: &SubmissionConfig, sends: Sends) -> Self {
         Self {
             queue: VecDeque::new(),
             queued: HashSet::new(),
             running: 0,
-            batch: config.send_batch,
-            concurrency: config.send_concurrency,
+            sends,
             paused_until: None,
             failures: 0,
             pauses: Backoff {
@@ -133,9 +132,15 @@ impl Sending {
 
     /// Adds bytes, unless they wait already.
     pub(super) fn push(&mut self, nonce: Nonce, attempt: u32, raw: Bytes) {
-        if self.queued.insert((nonce, attempt)) {
-            self.queue.push_back((nonce, attempt, raw));
+        if !self.queued.insert((nonce, attempt)) {
+            return;
         }
+        // Where there is no pool, one that is ahead of a missing nonce is refused.
+        let place = match self.sends.pool {
+            true => self.queue.len(),
+            false => self.queue.partition_point(|(other, ..)| *other <= nonce),
+        };
+        self.queue.insert(place, (nonce, attempt, raw));
     }
 
     /// Forgets what waits: the planner has it sent again.
@@ -147,21 +152,23 @@ impl Sending {
     /// What was certainly not sent goes to the front again, in its order.
     fn push_back_front(&mut self, unsent: Vec<(Nonce, u32, Bytes)>) {
         for (nonce, attempt, raw) in unsent.into_iter().rev() {
-            if self.queued.insert((nonce, attempt)) {
+            if !self.sends.pool {
+                self.push(nonce, attempt, raw);
+            } else if self.queued.insert((nonce, attempt)) {
                 self.queue.push_front((nonce, attempt, raw));
             }
         }
     }
 
     fn next(&mut self) -> Option<Vec<(Nonce, u32, Bytes)>> {
-        if self.running >= self.concurrency || self.queue.is_empty() {
+        if self.running >= self.sends.concurrency || self.queue.is_empty() {
             return None;
         }
         if self.paused_until.is_some_and(|until| Instant::now() < until) {
             return None;
         }
         self.paused_until = None;
-        let batch: Vec<_> = self.queue.drain(..self.batch.min(self.queue.len())).collect();
+        let batch: Vec<_> = self.queue.drain(..self.sends.batch.min(self.queue.len())).collect();
         for (nonce, attempt, _) in &batch {
             self.queued.remove(&(*nonce, *attempt));
         }
@@ -301,6 +308,34 @@ mod tests {
     use super::*;
 
     const PATIENCE_MS: u64 = 3_600_000;
+
+    fn next_nonces(sending: &mut Sending) -> Vec<u64> {
+        let batch = sending.next().unwrap_or_default();
+        batch.into_iter().map(|(nonce, ..)| nonce.0).collect()
+    }
+
+    #[test]
+    fn without_a_pool_each_leaves_by_itself_in_the_order_of_the_nonces() {
+        let mut sending = Sending::new(&SubmissionConfig::default(), Sends { concurrency: 2, ..Sends::suiting(false) });
+        for nonce in [5, 3, 4] {
+            sending.push(Nonce(nonce), 0, Bytes::new());
+        }
+        assert_eq!(next_nonces(&mut sending), [3]);
+        assert_eq!(next_nonces(&mut sending), [4]);
+        assert_eq!(next_nonces(&mut sending), [0; 0], "two are under way");
+        sending.push_back_front(vec![(Nonce(4), 0, Bytes::new())]);
+        sending.running = 0;
+        assert_eq!(next_nonces(&mut sending), [4], "what was not sent goes before what comes after it");
+    }
+
+    #[test]
+    fn into_a_pool_many_leave_together_in_the_order_in_which_they_came() {
+        let mut sending = Sending::new(&SubmissionConfig::default(), Sends::suiting(true));
+        for nonce in [5, 3, 4] {
+            sending.push(Nonce(nonce), 0, Bytes::new());
+        }
+        assert_eq!(next_nonces(&mut sending), [5, 3, 4]);
+    }
 
     fn refusals() -> Refusals {
         let config = SubmissionConfig {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use alloy::consensus::transaction::SignerRecoverable as _;
 use alloy::consensus::{Transaction as _, TxEnvelope};
 use alloy::eips::eip2718::Decodable2718 as _;
-use alloy::primitives::{Bytes, U256};
+use alloy::primitives::{B256, Bytes, U256};
 use kms_stack::contracts::Made;
 use kms_stack::parts::{Anvil, AnvilOptions};
 use kms_stack::{ServiceKind, StackBuilder};
@@ -308,21 +308,79 @@ async fn sequence(node: &Node, params: &Value) -> Reply {
     }
 }
 
-/// Without a pool nothing is replaced: what was refused is signed again, and what waits for its predecessor is sent again.
+/// A pause of a sequencer and an outage behind a provider last as long as they last: no answer is given up for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_a_node_that_takes_nothing_for_a_while_makes_no_dead_letters() {
+    const PAUSES: [(i64, &str); 3] = [
+        (-32_000, "sequencer temporarily not available"),
+        (-32_603, "the node has a fault of its own"),
+        (-32_000, "in words that nobody has heard before"),
+    ];
+    // More than it took to give an answer up by number.
+    const REFUSALS: usize = 30;
+    let (pausing, refused) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(HashMap::<u64, usize>::new())));
+    let (pauses, record) = (pausing.clone(), refused.clone());
+    let answer: Arc<Answer> = Arc::new(move |_, method, params| {
+        if method != SEND || !pauses.load(Ordering::Acquire) {
+            return Box::pin(std::future::ready(Reply::PassOn));
+        }
+        let mut refused = record.lock().unwrap();
+        let times = refused.entry(transaction(params).nonce()).or_default();
+        let (code, message) = PAUSES[*times % PAUSES.len()];
+        *times += 1;
+        Box::pin(std::future::ready(Reply::Error(code, message.to_owned())))
+    });
+    let mode = |stack: StackBuilder| {
+        stack
+            .set(ServiceKind::Emitter, "submission.send_pause_max_ms=100")
+            .set(ServiceKind::Emitter, "submission.refusal_pause_ms=100")
+    };
+    let options = AnvilOptions { block_time: BLOCKS, ..AnvilOptions::default() };
+    let (bench, _proxy) = behind("paused-sequencer", options, mode, answer).await;
+    let mut made = bench.warm_up().await;
+    pausing.store(true, Ordering::Release);
+    let more = bench.requests(4).await;
+    bench.publish(&bench.results(&more)).await;
+    made.extend(more);
+    eventually("many refusals of the lowest nonce", LIMIT, async || {
+        let refused = refused.lock().unwrap();
+        refused.values().max().is_some_and(|most| *most >= REFUSALS).then_some(())
+    })
+    .await;
+    pausing.store(false, Ordering::Release);
+    ends_well(&bench, &made, "a pause").await;
+}
+
+/// A block, with the fields by which an Arbitrum chain is known.
+async fn arbitrum_block(node: &Node, method: &str, params: &Value) -> Reply {
+    match node.say(method, params).await {
+        Reply::Result(mut block) if block.is_object() => {
+            block["l1BlockNumber"] = json!("0x1");
+            block["sendCount"] = json!("0x0");
+            block["sendRoot"] = json!(B256::ZERO);
+            Reply::Result(block)
+        }
+        other => other,
+    }
+}
+
+/// Without a pool, which the emitter finds out, nothing is replaced: what was refused is signed again, and what waits for its
+/// predecessor is sent again.
 async fn no_pool(name: &str, mode: impl FnOnce(StackBuilder) -> StackBuilder) {
     let answer: Arc<Answer> = Arc::new(|node, method, params| match method {
         SEND => Box::pin(sequence(node, params)),
+        "eth_getBlockByNumber" => Box::pin(arbitrum_block(node, method, params)),
         _ => Box::pin(std::future::ready(Reply::PassOn)),
     });
     let mode = |stack| {
         mode(stack)
-            .set(ServiceKind::Emitter, "destination.0.pool=false")
-            .set(ServiceKind::Emitter, "submission.send_batch=1")
             // The offer is what the next block asks for and no more.
             .set(ServiceKind::Emitter, "submission.base_fee_percent=100")
     };
     let options = AnvilOptions { block_time: Some(Duration::from_millis(50)), ..AnvilOptions::default() };
     let (bench, _proxy) = behind(name, options, mode, answer).await;
+    let begun = bench.stack.node().emitter().process().log();
+    assert!(begun.contains("\"pool\":false") || begun.contains("pool=false"), "{begun}");
     let mut made = bench.warm_up().await;
     let more = bench.requests(16).await;
     bench.publish(&bench.results(&more)).await;
