@@ -565,7 +565,7 @@ async fn a_chain_that_contradicts_the_cursor_stops_the_source_with_a_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p5_a_source_that_stops_does_not_hold_up_the_other_ones_of_its_process() {
+async fn p5_a_source_that_stops_does_not_hold_up_the_other_ones_of_its_process_which_ends_with_the_last() {
     let workspace = new_workspace();
     let anvil = chain(&workspace, None).await;
     let other = chain_with(&workspace, AnvilOptions { chain_id: 999, ..AnvilOptions::default() }, GATEWAY_A).await;
@@ -622,7 +622,29 @@ divergence_grace_ms = 100
     eventually("the first source flows on", LIMIT, async || of_source("gateway").await.pop()).await;
     assert_eq!(of_source("gateway").await, [(0, request_id(4))]);
     assert_eq!(of_source("second").await, [(0, request_id(1))]);
+    let stopped = r#"kms_connector_ingest_source_stopped{source="second",code="KC-0320"} 1"#;
+    let metrics = ingest.metrics().await;
+    assert!(metrics.contains(stopped), "{metrics}");
+    let why = ingest.readiness().await.expect_err("one of the two has stopped");
+    assert!(why.contains("stopped") && why.contains("KC-0320"), "it stays so: {why}");
+    // Asked to end, it ends as ever.
     assert_eq!(ingest.process.stop(GRACE).await.and_then(|status| status.code()), Some(0));
+
+    // When the last source has stopped too, the process ends with what has stopped the first.
+    let snapshot = anvil.rpc("evm_snapshot", json!([])).await.unwrap();
+    emit(&anvil, &decryption(5)).await;
+    ingest.launch();
+    eventually("the second source stops again", LIMIT, async || {
+        ingest.readiness().await.err().filter(|why| why.contains("stopped"))
+    })
+    .await;
+    eventually("the first source flows on", LIMIT, async || of_source("gateway").await.get(1).copied()).await;
+    anvil.rpc("evm_revert", json!([snapshot])).await.unwrap();
+    for id in 6..=9 {
+        emit(&anvil, &decryption(id)).await;
+    }
+    let status = eventually("the process ends", LIMIT, async || ingest.process.process()?.exited()).await;
+    assert_eq!(status.code(), Some(6), "{}", ingest.process.log());
 }
 
 const GATEWAY_B: &[(&str, &str)] = &[(DECRYPTION, "Decryption v0.7.0")];
