@@ -314,13 +314,19 @@ mod tests {
 
     #[tokio::test]
     async fn p5_an_error_of_a_node_is_no_word_on_an_abort() {
+        let calls_end_in = |code, message| {
+            node(move |method, _| match method {
+                "eth_blockNumber" => Ok(Value::String("0x14".to_owned())),
+                _ => error(code, message),
+            })
+        };
         for (code, message) in [(-32000, "header not found"), (-32603, "internal error"), (-32601, "no such method")] {
-            let prover = prover(node(move |_, _| error(code, message)).await);
+            let prover = prover(calls_end_in(code, message).await);
             let shown = prover.is_aborted(&naming(identity(Kind::Keygen))).await;
             assert!(matches!(shown, Err(Unshown::Unsaid { .. })), "{message}: {shown:?}");
         }
         // A contract of a release without aborts has no such function.
-        let prover = prover(node(|_, _| error(3, "execution reverted")).await);
+        let prover = prover(calls_end_in(3, "execution reverted").await);
         assert_eq!(prover.is_aborted(&naming(identity(Kind::Keygen))).await, Ok(false));
     }
 

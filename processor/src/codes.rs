@@ -90,8 +90,8 @@ codes! {
         "There is no completed key or no completed CRS to carry into the epoch, and the contract activates no such epoch.",
         "Have a key and a CRS generated, the epoch destroyed and a new one defined.";
     PREVIOUS_CONTEXT_UNKNOWN = "KC-0518", "previous_context_unknown",
-        "The log that defined the previous context is not at its anchor on chain.",
-        "Check the RPC endpoints of [ethereum]: they must serve old logs. The request waits within its budget.";
+        "The log that defined a context is not at its anchor on chain.",
+        "Check the RPC endpoints of [ethereum]: they must serve old logs. The request is tried again for days.";
     HOST_CHAIN_UNREACHABLE = "KC-0519", "key_management_chain_unreachable",
         "The chain of KMSGeneration and ProtocolConfig could not be read.",
         "Check the RPC endpoints; the request waits and burns no attempt.";
@@ -208,7 +208,7 @@ codes! {
         "Read the text: it names the section or the address.";
     CORE_LIFECYCLE = "KC-0573", "core_lifecycle_in_flight",
         "KMS Core creates or destroys another context or epoch at the moment, or knows no other one yet.",
-        "Usually nothing: the request waits within `access.context_patience_ms`. Look at KMS Core if it lasts.";
+        "Usually nothing: the request is tried again within `lanes.key_management.time_limit_ms`. Look at KMS Core if it lasts.";
     ANSWER_MALFORMED = "KC-0611", "answer_malformed",
         "KMS Core's result lacks a part or does not fit the request.",
         "Compare the versions of KMS Core and contracts; nothing was published.";

@@ -23,7 +23,6 @@ use crate::config::{CoreVersion, KmsCoreConfig};
 use crate::core_request;
 use crate::error::Trouble;
 use crate::metrics;
-use crate::patience::Budget;
 use crate::status::{AwaitVerdict, Class, StartVerdict, await_verdict, is_from_core, start_verdict};
 
 /// The dependency's name in outages.
@@ -580,7 +579,7 @@ impl KmsCore {
             StartVerdict::AlreadyKnown | StartVerdict::NotYet | StartVerdict::MayHeal => {
                 Trouble::may_heal(codes::CORE_NOT_READY, text)
             }
-            StartVerdict::InFlight => Trouble::waits(Budget::Context, codes::CORE_LIFECYCLE, text),
+            StartVerdict::InFlight => Trouble::may_heal(codes::CORE_LIFECYCLE, text),
             StartVerdict::Busy => self.outage(codes::CORE_BUSY, CAPACITY, text),
             StartVerdict::Aborted => Trouble::permanent(codes::CORE_ABORTED, text),
             StartVerdict::Unreachable => self.outage(codes::CORE_UNREACHABLE, KMS_CORE, text),

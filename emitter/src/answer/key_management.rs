@@ -29,14 +29,18 @@ pub(super) fn crsgen_fits(max_bit_length: U256, signed: &Bytes, body: &RequestBo
     must(signed == extra_data, "extraData")
 }
 
-/// Whether the contract holds a generation for aborted: it is done, and nobody agreed on it.
+/// Whether the contract holds a generation for aborted: it is done, and nobody agreed on it. Both is asked at one block, by its number:
+/// "done" of a node that is ahead and "nobody agreed" of one that is behind would together read "aborted".
 ///
 /// # Errors
 /// See [`ViewError`].
 pub(crate) async fn is_aborted(rpc: &Rpc, kms_generation: Address, id: RequestId) -> Result<bool, ViewError> {
-    let views = KmsGenerationViews::new(rpc.clone(), kms_generation);
-    let done = views.is_request_done(id, BlockId::latest()).await?;
-    Ok(done && views.consensus_tx_senders(id, BlockId::latest()).await?.is_empty())
+    let head = rpc.block_number().await;
+    let head = head.map_err(|error| ViewError::Call { function: "eth_blockNumber", source: error.into() })?;
+    let (rpc, block) = (rpc.needing(head), BlockId::number(head));
+    let views = KmsGenerationViews::new(rpc, kms_generation);
+    let done = views.is_request_done(id, block).await?;
+    Ok(done && views.consensus_tx_senders(id, block).await?.is_empty())
 }
 
 #[cfg(test)]
@@ -47,6 +51,29 @@ mod tests {
 
     fn id(byte: u8) -> RequestId {
         RequestId(B256::repeat_byte(byte))
+    }
+
+    #[tokio::test]
+    async fn p3_what_is_aborted_is_told_by_one_block_and_never_by_two_nodes_of_different_heights() {
+        use alloy::sol_types::{SolCall, SolValue};
+        use kms_chain::contracts::b::KMSGeneration;
+        use serde_json::json;
+        // Done with block 20, by agreement. Behind its address, another node of height 10 answers whoever asks for the latest block.
+        let rpc = crate::node::node(|method, params| match method {
+            "eth_blockNumber" => Ok(json!("0x14")),
+            "eth_call" => {
+                let data: Bytes = serde_json::from_value(params[0]["data"].clone()).unwrap();
+                let answer = match data.get(..4) {
+                    Some(selector) if selector == KMSGeneration::isRequestDoneCall::SELECTOR => true.abi_encode(),
+                    _ if params[1] == "0x14" => vec![Address::repeat_byte(1)].abi_encode(),
+                    _ => Vec::<Address>::new().abi_encode(),
+                };
+                Ok(json!(Bytes::from(answer)))
+            }
+            other => crate::node::error(-32601, other),
+        })
+        .await;
+        assert!(!is_aborted(&rpc, Address::repeat_byte(2), id(3)).await.unwrap());
     }
 
     #[test]

@@ -1025,7 +1025,7 @@ async fn an_epoch_refused_as_invalid_may_be_there_already() {
     let busy = resharing().await;
     busy.core.refuses("new_mpc_epoch", Code::FailedPrecondition);
     let waits = epoch::serve(&busy.work(), new_epoch(2)).await;
-    assert!(matches!(waits, Err(Trouble::Waits { code: codes::CORE_LIFECYCLE, .. })), "{waits:?}");
+    assert!(matches!(waits, Err(Trouble::MayHeal { code: codes::CORE_LIFECYCLE, .. })), "{waits:?}");
 }
 
 #[tokio::test]
@@ -1065,7 +1065,7 @@ async fn a_destruction_that_is_not_possible_yet_is_tried_again() {
     scene.core.refuses("destroy_mpc_context", Code::FailedPrecondition);
     scene.core.refuses("destroy_mpc_epoch", Code::Internal);
     let in_flight = destroy::context(&scene.work(), id(7, 1)).await;
-    assert!(matches!(in_flight, Err(Trouble::Waits { code: codes::CORE_LIFECYCLE, .. })), "{in_flight:?}");
+    assert!(matches!(in_flight, Err(Trouble::MayHeal { code: codes::CORE_LIFECYCLE, .. })), "{in_flight:?}");
     let failed = destroy::epoch(&scene.work(), id(8, 1)).await;
     assert!(matches!(failed, Err(Trouble::MayHeal { code: codes::CORE_NOT_READY, .. })), "{failed:?}");
 }
