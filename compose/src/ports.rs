@@ -21,12 +21,30 @@ static HANDED_OUT: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default)
 /// # Errors
 /// [`StackError::NoFreePort`] when none was found.
 pub fn free_port() -> Result<u16, StackError> {
+    free_ports::<1>().map(|[port]| port)
+}
+
+/// So many ports in a row, as [`free_port`] finds one.
+///
+/// # Errors
+/// [`StackError::NoFreePort`] when no such row was found.
+pub fn free_ports<const N: usize>() -> Result<[u16; N], StackError> {
     let mut handed_out = HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..TRIES {
-        let port = rand::random_range(RANGE);
-        if !handed_out.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            handed_out.insert(port);
-            return Ok(port);
+        let mut next = rand::random_range(RANGE);
+        let row = std::array::from_fn(|_| {
+            let port = next;
+            next += 1;
+            port
+        });
+        let is_free = |port: &u16| {
+            RANGE.contains(port)
+                && !handed_out.contains(port)
+                && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()
+        };
+        if row.iter().all(is_free) {
+            handed_out.extend(row);
+            return Ok(row);
         }
     }
     Err(StackError::NoFreePort { tried: TRIES })
@@ -46,6 +64,15 @@ mod tests {
     fn a_port_is_handed_out_once() {
         let ports: Vec<u16> = (0..200).map(|_| free_port().unwrap()).collect();
         assert_eq!(ports.iter().collect::<HashSet<_>>().len(), ports.len());
+    }
+
+    #[test]
+    fn every_port_of_a_row_is_handed_out_once() {
+        let rows: Vec<[u16; 2]> = (0..200).map(|_| free_ports().unwrap()).collect();
+        assert!(rows.iter().all(|[first, second]| *second == first + 1), "{rows:?}");
+        let ports: HashSet<u16> =
+            rows.iter().flatten().copied().chain((0..200).map(|_| free_port().unwrap())).collect();
+        assert_eq!(ports.len(), 600);
     }
 
     #[test]

@@ -18,4 +18,4 @@ pub use kafka::{Kafka, KafkaOptions, broker_settings};
 pub use registry::Registry;
 
 /// How often a part is started on other ports when its own were taken between choice and use.
-const PORT_TRIES: usize = 5;
+pub(crate) const PORT_TRIES: usize = 5;

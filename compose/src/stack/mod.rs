@@ -28,7 +28,7 @@ use crate::description::{
 use crate::error::{StackError, chain_of};
 use crate::keys::key_file_text;
 use crate::parts::{self, Anvil, AnvilOptions, Bucket, Kafka, KafkaOptions, Registry};
-use crate::ports::free_port;
+use crate::ports::{free_port, says_port_taken};
 use crate::progress::Progress;
 use crate::simulator::SimulatorConfig;
 use crate::supervise::{Launch, Supervised};
@@ -332,6 +332,16 @@ impl StackBuilder {
     }
 
     async fn start_core(&self, workspace: &Workspace, number: usize, keys: &NodeKeys) -> Result<Core, StackError> {
+        for attempt in 1.. {
+            match self.start_core_once(workspace, number, keys).await {
+                Err(StackError::Died { tail, .. }) if attempt < parts::PORT_TRIES && says_port_taken(&tail) => {}
+                result => return result,
+            }
+        }
+        unreachable!("the last attempt returns its result")
+    }
+
+    async fn start_core_once(&self, workspace: &Workspace, number: usize, keys: &NodeKeys) -> Result<Core, StackError> {
         let name = format!("core-{number}");
         let (grpc, control) = (free_port()?, free_port()?);
         let key_file = secret_file(workspace, &format!("config/node-{number}/signer.key"), &keys.signer)?;

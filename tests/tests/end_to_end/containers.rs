@@ -10,14 +10,14 @@
 //! variable names must be there.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use kms_stack::Stack;
 use kms_stack::job;
 use kms_stack::parts::{Anvil, AnvilOptions, Bucket, broker_settings};
-use kms_stack::ports::free_port;
+use kms_stack::ports::{free_port, free_ports};
 use kms_tests::{eventually, new_workspace, prefix};
 use testcontainers::core::wait::ExitWaitStrategy;
 use testcontainers::core::{AccessMode, Mount, WaitFor};
@@ -234,11 +234,12 @@ async fn p2_p3_services_of_our_image_over_a_containerised_kafka_serve_a_mixed_lo
     let name = format!("kms-test-{}-{}", std::process::id(), prefix("containers"));
     let config = Volume { engine: &engine, name: format!("{name}-config") };
     let state = Volume { engine: &engine, name: format!("{name}-state") };
-    let core = two_ports();
+    // The control endpoint is at the next port.
+    let [core, control] = free_ports().unwrap();
 
     let (anvil_url, bucket_url) = (anvil.url(), bucket.url());
     let core_url = format!("http://127.0.0.1:{core}");
-    let (core_listen, core_control) = (format!("127.0.0.1:{core}"), format!("http://127.0.0.1:{}", core + 1));
+    let (core_listen, core_control) = (format!("127.0.0.1:{core}"), format!("http://127.0.0.1:{control}"));
     let setup = [
         &["kms-stack", "setup", "--directory", "/config", "--kafka", &bootstrap, "--gateway", &anvil_url][..],
         &["--bucket", &bucket_url, "--core", &core_url, "--core-listen", &core_listen],
@@ -294,14 +295,4 @@ async fn p2_p3_local_processes_over_a_containerised_kafka_serve_a_mixed_load() {
     let report = job::run(&stack, &load(30), Instant::now()).await.unwrap();
     assert_whole(&report);
     stack.stop().await;
-}
-
-/// A free port with a free one behind it.
-fn two_ports() -> u16 {
-    loop {
-        let port = free_port().unwrap();
-        if TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
-            return port;
-        }
-    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kms_stack::Generation;
 use kms_stack::parts::{Anvil, AnvilOptions, Bucket, Kafka, KafkaOptions};
-use kms_stack::ports::free_port;
+use kms_stack::ports::{free_port, free_ports};
 use kms_stack::supervise::{Launch, Supervised};
 use kms_tests::{eventually, kafka, new_workspace, prefix, program};
 use rdkafka::ClientConfig;
@@ -47,12 +47,7 @@ impl Site {
         let bucket = Bucket::start(&workspace, "ct128").await.unwrap();
         let listen = std::array::from_fn(|_| free_port().unwrap());
         // The control endpoint is at the next port.
-        let core = loop {
-            let port = free_port().unwrap();
-            if std::net::TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
-                break port;
-            }
-        };
+        let [core, _] = free_ports().unwrap();
         let directory = tempfile::tempdir().unwrap();
         Self { workspace, directory, prefix: prefix(test), kafka, gateway, ethereum, bucket, core, listen }
     }
