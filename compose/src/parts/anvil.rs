@@ -15,7 +15,9 @@ use crate::workspace::Workspace;
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Writing the state of a long chain takes a while.
-const STOP_GRACE: Duration = Duration::from_secs(20);
+/// It writes its state.
+const STOP_GRACE: Duration = Duration::from_secs(60);
+const CALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// How the chain is set up.
 #[derive(Clone, Debug)]
@@ -170,7 +172,7 @@ impl Anvil {
         params: serde_json::Value,
     ) -> Result<serde_json::Value, String> {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        let request = client.post(self.url()).json(&body).timeout(Duration::from_secs(10));
+        let request = client.post(self.url()).json(&body).timeout(CALL_LIMIT);
         let response = request.send().await.map_err(|error| error.to_string())?;
         let mut answer: serde_json::Value = response.json().await.map_err(|error| error.to_string())?;
         match answer.get("error") {

@@ -148,7 +148,7 @@ mod tests {
             let cache = cache.clone();
             move || cache.lock("part", || waits.send(()).unwrap()).unwrap()
         });
-        waiting.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+        waiting.recv_timeout(std::time::Duration::from_secs(120)).unwrap();
         assert!(!second.is_finished());
         drop(first);
         drop(second.join().unwrap());

@@ -68,7 +68,7 @@ impl Core {
     /// # Errors
     /// [`crate::StackError::Died`] and [`crate::StackError::NotReady`] with the end of its log.
     pub async fn wait_ready(&self) -> Result<(), crate::StackError> {
-        let limit = std::time::Duration::from_secs(30);
+        let limit = std::time::Duration::from_secs(90);
         self.process
             .ready(limit, async || {
                 for port in [self.grpc, self.control] {

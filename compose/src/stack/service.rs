@@ -14,8 +14,11 @@ use crate::workspace::Workspace;
 
 /// A service that was killed may have to wait for its group's session and its transaction to time out.
 const READY_LIMIT: Duration = Duration::from_secs(90);
-const STOP_GRACE: Duration = Duration::from_secs(20);
+/// A service drains in seconds; only a machine that stalls makes it take longer.
+const STOP_GRACE: Duration = Duration::from_secs(60);
+/// One of many looks while it starts.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
+const METRICS_LIMIT: Duration = Duration::from_secs(30);
 
 /// Which service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,7 +145,7 @@ impl Service {
     /// # Errors
     /// The transport's.
     pub async fn metrics(&self) -> Result<String, reqwest::Error> {
-        http_client().get(self.metrics_url()).timeout(LOOK_LIMIT).send().await?.text().await
+        http_client().get(self.metrics_url()).timeout(METRICS_LIMIT).send().await?.text().await
     }
 
     /// The sum of a metric over all its labels; `None` when it does not answer or has no such metric.

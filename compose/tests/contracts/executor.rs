@@ -126,7 +126,7 @@ fn payer(world: &World, name: &str) -> Payer {
         wallet: Wallet::new(&Secret::new(key(name).to_bytes().to_string())).unwrap(),
         fees: FeePolicy { base_fee_percent: 200, priority: 1, cap: u128::MAX, bump_percent: 25 },
         gas_limit: 1_000_000,
-        patience: Duration::from_secs(20),
+        patience: Duration::from_secs(120),
     }
 }
 
