@@ -182,7 +182,12 @@ pub struct DestinationConfig {
     #[serde(default = "poll_interval_ms")]
     #[schemars(range(min = 10, max = 60_000))]
     pub poll_interval_ms: u64,
-    /// The same while none is.
+    /// The same while all of them are in blocks and wait to be final: `auto` is 12 000 with `confirmations = "finalized"` and
+    /// 1 000 with a number of blocks. A reorganisation in the meantime is noticed so much later.
+    #[serde(default)]
+    #[schemars(with = "String", extend("type" = ["integer", "string"], "format" = "auto or integer"))]
+    pub finality_poll_interval_ms: Auto<u64>,
+    /// The same while none is on its way.
     #[serde(default = "idle_poll_interval_ms")]
     #[schemars(range(min = 10, max = 600_000))]
     pub idle_poll_interval_ms: u64,
@@ -376,6 +381,9 @@ impl Configuration for DestinationConfig {
         if self.protocol_config.is_some() && self.kms_generation.is_none() {
             problems.at("kms_generation", "required with protocol_config: it names the keys of an epoch");
         }
+        if let Some(given) = self.finality_poll_interval_ms.given().filter(|given| !(10..=600_000).contains(given)) {
+            problems.at("finality_poll_interval_ms", format!("{given} is not between 10 and 600000"));
+        }
         if let Some(wallet) = &self.wallet {
             problems.within("wallet", wallet);
         }
@@ -386,6 +394,18 @@ impl Configuration for DestinationConfig {
 }
 
 impl DestinationConfig {
+    /// Milliseconds between two looks while transactions only wait to be final.
+    #[must_use]
+    pub fn finality_poll_interval_ms(&self) -> u64 {
+        /// A block of Ethereum takes as long.
+        const SLOT_MS: u64 = 12_000;
+        let auto = match self.confirmations {
+            Confirmations::Finalized => SLOT_MS,
+            Confirmations::Blocks(_) => 1_000,
+        };
+        self.finality_poll_interval_ms.given().unwrap_or(auto.max(self.poll_interval_ms))
+    }
+
     /// The configured contracts with their keys.
     pub fn named_contracts(&self) -> impl Iterator<Item = (&'static str, Address)> {
         let all = [
@@ -961,6 +981,20 @@ mod tests {
         }
         let printed = load::<EmitterConfig>(&with(&given)).unwrap().to_toml();
         assert!(printed.contains("pool = false") && printed.contains("send_concurrency = \"auto\""), "{printed}");
+    }
+
+    #[test]
+    fn finality_is_looked_for_seldom() {
+        let interval =
+            |set: &[&str]| load::<EmitterConfig>(&with(set)).unwrap().config.destination[0].finality_poll_interval_ms();
+        assert_eq!(interval(&["destination.0.confirmations=12"]), 1_000);
+        assert_eq!(interval(&["destination.0.confirmations=finalized"]), 12_000);
+        let given = ["destination.0.confirmations=finalized", "destination.0.finality_poll_interval_ms=500"];
+        assert_eq!(interval(&given), 500);
+        assert_eq!(
+            paths(&with(&["destination.0.finality_poll_interval_ms=1"])),
+            ["destination[0].finality_poll_interval_ms"]
+        );
     }
 
     #[test]

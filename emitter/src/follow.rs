@@ -1,10 +1,11 @@
 //! Follows the destination's blocks: one look at the head per interval, one read of receipts and one of the account's nonce
-//! per new block, and none of both while nothing is on its way. A head that does not stand on what was seen before is a
+//! per new block, and none of both while nothing is on its way. What is in a block and only waits to be final is looked for
+//! seldom: finality takes minutes, and costs a call per look. A head that does not stand on what was seen before is a
 //! reorganisation, and is told with the account's nonce.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use alloy::network::ReceiptResponse as _;
@@ -47,20 +48,39 @@ pub enum ChainEvent {
 /// Blocks by which a node that is behind is told from a chain that was reorganised.
 const REMEMBERED: usize = 64;
 
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Watch {
+    /// Nothing.
+    Nothing,
+    /// That blocks with transactions of the account become final.
+    Finality,
+    /// That transactions of the account come into a block: receipts of new blocks matter.
+    Inclusion,
+}
+
 /// What the follower is asked for.
 #[derive(Debug, Default)]
 pub struct Wishes {
-    watching: AtomicBool,
+    /// A [`Watch`].
+    watch: AtomicU8,
     nonce: AtomicBool,
     wake: Notify,
 }
 
 impl Wishes {
-    /// Whether receipts of new blocks matter from now on.
-    pub fn watch(&self, watching: bool) {
-        if self.watching.swap(watching, Ordering::AcqRel) != watching && watching {
+    /// What is waited for from now on.
+    pub fn watch(&self, watch: Watch) {
+        if self.watch.swap(watch as u8, Ordering::AcqRel) < watch as u8 {
             self.wake.notify_one();
         }
+    }
+
+    fn watched(&self) -> Watch {
+        let watch = self.watch.load(Ordering::Acquire);
+        let all = [Watch::Nothing, Watch::Finality, Watch::Inclusion];
+        all.into_iter().find(|one| *one as u8 == watch).unwrap_or(Watch::Inclusion)
     }
 
     /// Read the account's nonce soon.
@@ -83,7 +103,9 @@ pub struct Follower {
     pub told: VecDeque<BlockRef>,
     /// Between two looks while something is on its way.
     pub interval: Duration,
-    /// The same while nothing is.
+    /// The same while everything is in a block and waits to be final.
+    pub finality_interval: Duration,
+    /// The same while nothing is on its way.
     pub idle_interval: Duration,
     /// Blocks whose receipts are read one after the other after an outage.
     pub catch_up_blocks: u64,
@@ -106,8 +128,11 @@ impl Follower {
         let mut failures = 0;
         loop {
             let pause = match failures {
-                0 if self.wishes.watching.load(Ordering::Acquire) => self.interval,
-                0 => self.idle_interval,
+                0 => match self.wishes.watched() {
+                    Watch::Inclusion => self.interval,
+                    Watch::Finality => self.finality_interval,
+                    Watch::Nothing => self.idle_interval,
+                },
                 _ => RETRY.bound(failures),
             };
             tokio::select! {
@@ -137,7 +162,8 @@ impl Follower {
 
     async fn look(&mut self) -> Result<(), RpcError> {
         let head = self.rpc.latest_block().await?;
-        let watching = self.wishes.watching.load(Ordering::Acquire);
+        let watch = self.wishes.watched();
+        let watching = watch == Watch::Inclusion;
         // A node that is behind shows nothing new.
         let is_new = head.reference() != self.last && self.told(head.number()) != Some(head.hash());
         if is_new && self.is_reorganised(&head).await? {
@@ -149,9 +175,9 @@ impl Follower {
                 return Ok(()); // its receipts are not there yet, or it was reorganised away
             }
         }
-        if is_new
-            && watching
-            && self.finalized
+        // Finality moves on without new blocks too.
+        if self.finalized
+            && (watch == Watch::Finality || (is_new && watching))
             && let Some(block) = self.rpc.block(BlockNumberOrTag::Finalized).await?
         {
             self.tell(ChainEvent::Finalized(block.number())).await;

@@ -439,12 +439,6 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         self.queued
     }
 
-    /// Whether receipts of new blocks matter.
-    #[must_use]
-    pub fn watches_blocks(&self) -> bool {
-        !self.slots.is_empty()
-    }
-
     /// The account's nonce on chain as last told.
     #[must_use]
     pub fn account(&self) -> Nonce {

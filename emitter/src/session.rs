@@ -412,6 +412,7 @@ impl Session {
             last: standing.head.reference(),
             told: VecDeque::from([standing.head.reference()]),
             interval: Duration::from_millis(self.destination.poll_interval_ms),
+            finality_interval: Duration::from_millis(self.destination.finality_poll_interval_ms()),
             idle_interval: Duration::from_millis(self.destination.idle_poll_interval_ms),
             catch_up_blocks: self.destination.catch_up_blocks,
             finalized: self.destination.confirmations == Confirmations::Finalized,

@@ -38,7 +38,7 @@ use crate::clock::Clock;
 use crate::command::{Clerk, Command, Standing};
 use crate::config::SubmissionConfig;
 use crate::fees::FeePolicy;
-use crate::follow::{ChainEvent, Receipted, Wishes};
+use crate::follow::{ChainEvent, Receipted, Watch, Wishes};
 use crate::gas::GasBook;
 use crate::journal::{Draft, Entry, Journalled, OpenIntents};
 use crate::metrics::{Levels, Metrics};
@@ -336,7 +336,11 @@ impl Submitter {
         self.pump_sends();
         self.pump_questions();
         self.pump_simulations();
-        self.wishes.watch(self.planner.watches_blocks());
+        self.wishes.watch(match (self.planner.in_flight(), self.planner.unconfirmed()) {
+            (0, 0) => Watch::Nothing,
+            (0, _) => Watch::Finality,
+            _ => Watch::Inclusion,
+        });
     }
 
     fn take(&mut self, job: Job) {

@@ -351,6 +351,73 @@ async fn p3_a_node_that_takes_nothing_for_a_while_makes_no_dead_letters() {
     ends_well(&bench, &made, "a pause").await;
 }
 
+/// Where transactions compete, they offer what the nodes call usual, which these are asked seldom.
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_transactions_offer_the_priority_fee_that_is_usual_on_their_chain() {
+    const USUAL: u128 = 3_000_000_000;
+    let (tips, asked) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
+    let (record, count) = (tips.clone(), asked.clone());
+    let answer: Arc<Answer> = Arc::new(move |_, method, params| {
+        let reply = match method {
+            SEND => {
+                record.lock().unwrap().push(transaction(params).max_priority_fee_per_gas());
+                Reply::PassOn
+            }
+            "eth_maxPriorityFeePerGas" => {
+                *count.lock().unwrap() += 1;
+                Reply::Result(json!(format!("{USUAL:#x}")))
+            }
+            _ => Reply::PassOn,
+        };
+        Box::pin(std::future::ready(reply))
+    });
+    let options = AnvilOptions { block_time: BLOCKS, ..AnvilOptions::default() };
+    let (bench, _proxy) = behind("usual-fee", options, single, answer).await;
+    let mut made = bench.warm_up().await;
+    let more = bench.requests(40).await;
+    bench.publish(&bench.results(&more)).await;
+    made.extend(more);
+    ends_well(&bench, &made, "a market").await;
+    let tips = tips.lock().unwrap();
+    assert!(tips.len() >= made.len() && tips.iter().all(|tip| *tip == Some(USUAL)), "{tips:?}");
+    assert!(*asked.lock().unwrap() < 20, "asked once per answer");
+}
+
+/// What is in a block and waits to be final costs few calls, however many blocks come.
+#[tokio::test(flavor = "multi_thread")]
+async fn p6_waiting_for_finality_costs_fewer_calls_than_there_are_blocks() {
+    const FURTHER: u64 = 40;
+    let asked = Arc::new(Mutex::new(HashMap::<String, u64>::new()));
+    let record = asked.clone();
+    let answer: Arc<Answer> = Arc::new(move |_, method, _| {
+        *record.lock().unwrap().entry(method.to_owned()).or_default() += 1;
+        Box::pin(std::future::ready(Reply::PassOn))
+    });
+    let mode = |stack: StackBuilder| stack.set(ServiceKind::Emitter, "destination.0.confirmations=finalized");
+    let options = AnvilOptions { block_time: BLOCKS, ..AnvilOptions::default() };
+    let (bench, _proxy) = behind("finality", options, mode, answer).await;
+    let made = bench.warm_up().await;
+    bench.await_all_accepted(&made).await;
+    let metric = async |name| bench.stack.node().emitter().metric(name).await;
+    eventually("only finality is waited for", LIMIT, async || {
+        let in_flight = metric("kms_connector_nonces_in_flight").await;
+        (in_flight == Some(0.0) && metric("kms_connector_nonces_unconfirmed").await > Some(0.0)).then_some(())
+    })
+    .await;
+    let head = async || serde_json::from_value::<U256>(bench.rpc("eth_blockNumber", json!([])).await).unwrap();
+    let (from, before) = (head().await, asked.lock().unwrap().clone());
+    eventually("further blocks", LIMIT, async || (head().await >= from + U256::from(FURTHER)).then_some(())).await;
+    let after = asked.lock().unwrap().clone();
+    for method in ["eth_getBlockByNumber", "eth_getBlockReceipts", "eth_getTransactionCount"] {
+        let calls = |asked: &HashMap<String, u64>| asked.get(method).copied().unwrap_or_default();
+        assert!(calls(&after) - calls(&before) < FURTHER / 2, "{method}: {before:?}, {after:?}");
+    }
+    eventually("it is final", LIMIT, async || {
+        (metric("kms_connector_nonces_unconfirmed").await == Some(0.0)).then_some(())
+    })
+    .await;
+}
+
 /// A block, with the fields by which an Arbitrum chain is known.
 async fn arbitrum_block(node: &Node, method: &str, params: &Value) -> Reply {
     match node.say(method, params).await {

@@ -96,6 +96,7 @@ async fn p3_an_answer_whose_block_an_ethereum_host_takes_back_before_it_is_final
             .generation(Generation::B)
             .set(ServiceKind::Emitter, "destination.1.confirmations=finalized")
             .set(ServiceKind::Emitter, "destination.1.poll_interval_ms=20")
+            .set(ServiceKind::Emitter, "destination.1.finality_poll_interval_ms=100")
             .set(ServiceKind::Emitter, "destination.1.idle_poll_interval_ms=100")
     })
     .await;
