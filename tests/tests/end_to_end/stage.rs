@@ -212,7 +212,7 @@ async fn p5_a_request_that_hangs_is_deferred_and_its_partition_flows_on() {
     let mut mixed = records(&lab, 100, "echo");
     mixed[0].2 = "hang".to_owned();
     lab.feed(mixed).await;
-    let config = StageConfig { defer_after: Duration::from_millis(300), ..lab.config("0") };
+    let config = StageConfig { defer_after: Duration::from_secs(3), ..lab.config("0") };
     let stage = lab.start(config, lab.echo());
     wait_for(&lab, "out", 99).await;
     let later = wait_for(&lab, "later", 1).await;

@@ -40,7 +40,7 @@ fn settings(stand_in: &AwsKmsStandIn) -> Settings {
             secret_access_key: Secret::new(SECRET_ACCESS_KEY),
             session_token: None,
         }),
-        timeout: Duration::from_secs(5),
+        timeout: Duration::from_secs(30),
         concurrency: 4,
     }
 }
