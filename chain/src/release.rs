@@ -229,8 +229,10 @@ pub enum ReleaseError {
     },
     /// The Gateway's key generation of a release that has moved it.
     #[error(
-        "the contract at {contract} is the Gateway's KMSGeneration of v0.13 or later, which only answers views: \
-         configure the KMSGeneration of the Ethereum host chain, as a source and destination of its own"
+        "the contract at {contract}, configured as kms_generation of the Gateway, is the KMSGeneration of v0.13 or later, \
+         which only answers views: remove kms_generation from the Gateway's section ([gateway] of the processor, the \
+         Gateway's [[source]] of ingest, its [[destination]] of the emitter), and configure the KMSGeneration of the \
+         Ethereum host chain: [ethereum] of the processor, a [[source]] and a [[destination]] of its own"
     )]
     Retired {
         /// The contract that was asked.
@@ -256,10 +258,10 @@ pub enum ReleaseError {
 }
 
 impl ReleaseError {
-    /// Whether the chain has not spoken: wait and ask again.
+    /// Whether the contracts have not spoken: wait and ask again. An error object of a node says nothing about them.
     #[must_use]
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::View(error) if error.is_outage())
+        matches!(self, Self::View(error) if !error.is_answer())
     }
 
     /// The stable code (`docs/errors.md`).
@@ -366,7 +368,8 @@ pub async fn detect_release_at(rpc: &Rpc, contracts: &ContractSet, block: BlockI
 }
 
 /// The release to work with: the detected one, or the configured one if the contracts do not contradict it. A contract
-/// whose version is not known, or that has none, does not contradict: the operator's word stands.
+/// whose version is not known, or that has none, does not contradict: the operator's word stands. One whose version could
+/// not be read might contradict.
 ///
 /// # Errors
 /// As [`detect_release`], or the configuration names another release than the contracts.
@@ -385,7 +388,7 @@ pub async fn resolve_release(
                 versions.push(stated.version);
             }
             Err(ReleaseError::Unsupported { .. }) => {}
-            Err(ReleaseError::View(error)) if !error.is_outage() => {}
+            Err(ReleaseError::View(error)) if error.is_answer() => {}
             Err(error) => return Err(error),
         }
     }
@@ -483,7 +486,11 @@ mod tests {
         let retired = detected(&[("decryption", "Decryption v0.7.0"), ("kms_generation", "KMSGeneration v0.5.0")]);
         let retired = retired.expect_err("moved to the host chain");
         assert_eq!(retired.code(), codes::RELEASE_UNSUPPORTED);
-        assert!(retired.to_string().contains("Ethereum host chain"), "{retired}");
+        let text = retired.to_string();
+        assert!(text.contains("Ethereum host chain"), "{text}");
+        for key in ["remove kms_generation", "[gateway]", "[[source]]", "[[destination]]"] {
+            assert!(text.contains(key), "what to change is named: {text}");
+        }
 
         // A contract in another's place is not served there.
         assert!(detected(&[("protocol_config", "Decryption v0.7.0")]).is_err());

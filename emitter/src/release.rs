@@ -88,7 +88,7 @@ impl Releases {
     async fn ask(&self) -> Look {
         let release = self.contracts.release;
         let unknown = |error: &ReleaseError| {
-            let is_outage = error.is_outage();
+            let is_outage = matches!(error, ReleaseError::View(view) if view.is_outage());
             Look::Unknown { code: error.code(), text: error.to_string(), is_outage }
         };
         match resolve_release(&self.rpc, &self.contracts, self.choice).await {

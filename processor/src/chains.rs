@@ -8,7 +8,7 @@ use kms_chain::authority::Authority;
 use kms_chain::eip712::{Domain, Domains};
 use kms_chain::event::ContractSet;
 use kms_chain::finality::Finality;
-use kms_chain::release::{Release, ReleaseChoice, ReleaseError, resolve_release};
+use kms_chain::release::{Release, ReleaseChoice, ReleaseError, detect_release, resolve_release, version};
 use kms_chain::rpc::{BlockId, EndpointUrl, Rpc, RpcConfig};
 use kms_chain::views::{DomainError, ViewError, check_domain};
 use kms_runtime::config::Endpoint;
@@ -156,7 +156,6 @@ impl Clients {
 pub struct GatewayAccess {
     rpc: Rpc,
     contracts: ContractSet,
-    choice: ReleaseChoice,
     /// Every block up to here is of such a release. Releases only go up.
     known: AtomicU64,
 }
@@ -164,21 +163,23 @@ pub struct GatewayAccess {
 impl GatewayAccess {
     /// Of the Gateway with this `Decryption` contract.
     #[must_use]
-    pub fn new(rpc: Rpc, decryption: Address, choice: ReleaseChoice) -> Self {
+    pub fn new(rpc: Rpc, decryption: Address) -> Self {
         let contracts = ContractSet::gateway(Release::V0_11, decryption);
-        Self { rpc, contracts, choice, known: AtomicU64::new(0) }
+        Self { rpc, contracts, known: AtomicU64::new(0) }
     }
 
-    /// The Gateway still checked at this block.
+    /// The Gateway still checked at this block: only a version that was read, and is known, says so. The configured release
+    /// is the operator's word of the day on which it was written.
     ///
     /// # Errors
-    /// [`Trouble::Outage`]: it does not, or nobody answers. Nothing is decrypted until somebody has looked into it.
+    /// [`Trouble::Outage`]: it does not, nobody knows, or nobody answers. Nothing is decrypted until somebody has looked
+    /// into it.
     pub async fn check(&self, block: u64, answered: &Answered) -> Result<(), Trouble> {
         if block <= self.known.load(Ordering::Relaxed) {
             return Ok(());
         }
         let outage = |code, text: String| Trouble::outage(code, GATEWAY, text);
-        match resolve_release(&self.rpc.needing(block), &self.contracts, self.choice).await {
+        match detect_release(&self.rpc.needing(block), &self.contracts).await {
             Ok(release) if release.gateway_checks_access() => {
                 answered.by(GATEWAY);
                 self.known.fetch_max(block, Ordering::Relaxed);
@@ -191,7 +192,10 @@ impl GatewayAccess {
                 ),
             )),
             Err(error) if error.is_outage() => Err(outage(error.code(), error.to_string())),
-            Err(error) => Err(outage(codes::RELEASE_CHANGED, error.to_string())),
+            Err(error) => Err(outage(
+                codes::RELEASE_CHANGED,
+                format!("nobody knows whether the Gateway checks access rights: {error}"),
+            )),
         }
     }
 }
@@ -201,6 +205,8 @@ impl GatewayAccess {
 pub struct Deployment {
     /// Release of the contracts.
     pub release: Release,
+    /// What the Gateway's `Decryption` contract calls itself; none where it does not say.
+    pub version: Option<String>,
     /// The contracts on the Gateway.
     pub gateway: ContractSet,
     /// The contracts on the Ethereum host chain, where the release has any.
@@ -262,13 +268,13 @@ pub enum DeploymentError {
 }
 
 impl DeploymentError {
-    /// Whether the chain has not spoken: wait and ask again. A contract that is not deployed yet is waited for as well.
+    /// Whether the contracts have not spoken: wait and ask again. A contract that is not deployed yet is waited for as well.
     #[must_use]
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Release { source: ReleaseError::View(error), .. }
             | Self::Domain { source: DomainError::View(error), .. } => {
-                error.is_outage() || matches!(error, ViewError::NoContract { .. })
+                !error.is_answer() || matches!(error, ViewError::NoContract { .. })
             }
             Self::Unreadable { .. } | Self::Missing { .. } => true,
             Self::Release { .. } | Self::Domain { .. } | Self::ForeignChain { .. } | Self::Mismatch(_) => false,
@@ -295,14 +301,22 @@ impl DeploymentError {
     }
 }
 
-/// Returns when the Gateway's contracts are not of `release` any more, with what they are.
-pub async fn upgraded(config: &ProcessorConfig, rpc: &Rpc, release: Release) -> String {
+/// Returns when the Gateway's contracts are not those of the start any more, with what they are. `version` is what its
+/// `Decryption` contract called itself then: where the release is configured, an upgrade to a version that is not known
+/// here shows in nothing else.
+pub async fn upgraded(config: &ProcessorConfig, rpc: &Rpc, release: Release, version: Option<&str>) -> String {
     let section = &config.gateway;
     let contracts = ContractSet::gateway(release, section.decryption);
     loop {
         tokio::time::sleep(Duration::from_millis(section.release_refresh_ms)).await;
+        let Ok(now) = kms_chain::release::version(rpc, section.decryption, BlockId::latest()).await else { continue };
+        if version == Some(now.as_str()) {
+            continue;
+        }
         match resolve_release(rpc, &contracts, section.release).await {
-            Ok(found) if found == release => {}
+            Ok(found) if found == release => {
+                return format!("the Gateway's Decryption contract was upgraded, and calls itself {now:?} now");
+            }
             Ok(found) => return format!("the Gateway was upgraded from {release} to {found}"),
             Err(ReleaseError::View(_)) => {}
             Err(error) => return format!("the Gateway was upgraded: {error}"),
@@ -336,7 +350,11 @@ impl Deployment {
             .await
             .map_err(|source| DeploymentError::Release { chain: "gateway", source })?;
         let gateway = gateway.with_release(release);
+        let version = stated_version(&clients.gateway, section.decryption).await?;
         let checks_acl = checks_acl(config, release)?;
+        if !checks_acl {
+            gateway_checks(&clients.gateway, section.decryption).await?;
+        }
         let ethereum = Self::ethereum(config, clients, release).await?;
         if !release.key_management_on_host() && section.kms_generation.is_none() {
             return Err(DeploymentError::Mismatch(format!(
@@ -362,7 +380,7 @@ impl Deployment {
                 check_domain(rpc, domain).await.map_err(|source| DeploymentError::Domain { chain, source })?;
             }
         }
-        Ok(Self { release, gateway, ethereum, domains, checks_acl })
+        Ok(Self { release, version, gateway, ethereum, domains, checks_acl })
     }
 
     async fn ethereum(
@@ -383,6 +401,30 @@ impl Deployment {
             .await
             .map_err(|source| DeploymentError::Release { chain: "ethereum", source })?;
         Ok(Some(contracts))
+    }
+}
+
+/// What a contract of the Gateway calls itself; none where it does not say.
+async fn stated_version(rpc: &Rpc, contract: Address) -> Result<Option<String>, DeploymentError> {
+    match version(rpc, contract, BlockId::latest()).await {
+        Ok(version) => Ok(Some(version)),
+        Err(error) if error.is_answer() => Ok(None),
+        Err(error) => Err(DeploymentError::Release { chain: "gateway", source: error.into() }),
+    }
+}
+
+/// Where nobody else checks access rights, the Gateway must be known to: the operator's word for its release does not do.
+async fn gateway_checks(rpc: &Rpc, decryption: Address) -> Result<(), DeploymentError> {
+    match detect_release(rpc, &ContractSet::gateway(Release::V0_11, decryption)).await {
+        Ok(release) if release.gateway_checks_access() => Ok(()),
+        Ok(release) => Err(DeploymentError::Mismatch(format!(
+            "the Gateway runs {release}, in which the connector checks access rights: add a section [[host_chain]] for each host chain"
+        ))),
+        Err(ReleaseError::Unsupported { version, .. }) => Err(DeploymentError::Mismatch(format!(
+            "the Gateway's Decryption contract calls itself {version:?}, and nobody knows whether that one checks access rights: \
+             add a section [[host_chain]] for each host chain, so that the connector checks them"
+        ))),
+        Err(source) => Err(DeploymentError::Release { chain: "gateway", source }),
     }
 }
 
@@ -626,7 +668,7 @@ mod tests {
     #[tokio::test]
     async fn p4_a_gateway_that_was_upgraded_does_not_check_access_any_more() {
         let mock = deployed(Release::V0_11).await;
-        let access = GatewayAccess::new(mock.rpc(), DECRYPTION, ReleaseChoice::Auto);
+        let access = GatewayAccess::new(mock.rpc(), DECRYPTION);
         let nobody = Answered::unheard();
         let check = |block| access.check(block, &nobody);
         assert_eq!(check(10).await, Ok(()));
@@ -639,9 +681,65 @@ mod tests {
         says(&mock, DECRYPTION, "Decryption v0.4.0");
         assert_eq!(check(10).await, Ok(()));
         assert!(matches!(check(11).await, Err(Trouble::Outage { code: codes::RELEASE_CHANGED, .. })));
-        let stubborn = GatewayAccess::new(mock.rpc(), DECRYPTION, ReleaseChoice::Is(Release::V0_11));
-        let outcome = stubborn.check(11, &Answered::unheard()).await;
-        assert!(matches!(outcome, Err(Trouble::Outage { code: codes::RELEASE_CHANGED, .. })), "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn p4_only_a_version_that_was_read_and_is_known_stands_for_the_gateways_own_check() {
+        let mock = deployed(Release::V0_11).await;
+        let access = GatewayAccess::new(mock.rpc(), DECRYPTION);
+        let nobody = Answered::unheard();
+        mock.refuse_calls(true);
+        let refused = access.check(11, &nobody).await;
+        assert!(matches!(refused, Err(Trouble::Outage { code: kms_chain::codes::RPC_REFUSED, .. })), "{refused:?}");
+        mock.refuse_calls(false);
+        says(&mock, DECRYPTION, "Decryption v9.9.9");
+        let unknown = access.check(11, &nobody).await;
+        assert!(matches!(unknown, Err(Trouble::Outage { code: codes::RELEASE_CHANGED, .. })), "{unknown:?}");
+        says(&mock, DECRYPTION, "Decryption v0.4.0");
+        let upgraded = access.check(11, &nobody).await;
+        assert!(matches!(upgraded, Err(Trouble::Outage { code: codes::RELEASE_CHANGED, .. })), "{upgraded:?}");
+        says(&mock, DECRYPTION, "Decryption v0.3.0");
+        assert_eq!(access.check(11, &nobody).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn p4_a_configured_release_does_not_vouch_for_a_gateway_of_an_unknown_version() {
+        let mock = deployed(Release::V0_11).await;
+        let configured = A.replace("$gateway", "release = \"v0.11\"\n$gateway");
+        assert!(!detect(&mock, &configured).await.unwrap().checks_acl);
+        says(&mock, DECRYPTION, "Decryption v9.9.9");
+        let error = detect(&mock, &configured).await.unwrap_err();
+        let text = error.to_string();
+        assert!(!error.is_outage() && text.contains("v9.9.9") && text.contains("[[host_chain]]"), "{text}");
+        let found = detect(&mock, &format!("{configured}$host\n")).await.unwrap();
+        assert!(found.checks_acl && found.version.as_deref() == Some("Decryption v9.9.9"));
+    }
+
+    #[tokio::test]
+    async fn an_error_of_a_node_at_the_start_is_waited_for_whether_the_release_is_configured_or_not() {
+        let mock = deployed(Release::V0_14).await;
+        mock.refuse_calls(true);
+        for sections in [B.to_owned(), B.replace("$gateway", "release = \"v0.14\"\n$gateway")] {
+            let error = detect(&mock, &sections).await.unwrap_err();
+            assert!(error.is_outage() && error.code() == kms_chain::codes::RPC_REFUSED, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_to_an_unknown_version_is_noticed_where_the_release_is_configured() {
+        let mock = deployed(Release::V0_14).await;
+        let mut config = config(&mock, &B.replace("$gateway", "release = \"v0.14\"\n$gateway"));
+        config.gateway.release_refresh_ms = 5;
+        let rpc = mock.rpc();
+        let noticed = upgraded(&config, &rpc, Release::V0_14, Some("Decryption v0.6.0"));
+        tokio::pin!(noticed);
+        mock.refuse_calls(true);
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut noticed).await;
+        assert!(early.is_err(), "an error of the node is no upgrade: {early:?}");
+        mock.refuse_calls(false);
+        says(&mock, DECRYPTION, "Decryption v9.9.9");
+        let text = noticed.await;
+        assert!(text.contains("v9.9.9"), "{text}");
     }
 
     #[tokio::test]
@@ -650,7 +748,7 @@ mod tests {
         let mut config = config(&mock, B);
         config.gateway.release_refresh_ms = 5;
         let rpc = mock.rpc();
-        let noticed = upgraded(&config, &rpc, Release::V0_14);
+        let noticed = upgraded(&config, &rpc, Release::V0_14, Some("Decryption v0.6.0"));
         tokio::pin!(noticed);
         mock.break_down(true);
         let early = tokio::time::timeout(Duration::from_millis(100), &mut noticed).await;

@@ -177,7 +177,6 @@ mod tests {
     use kms_chain::contracts::b::ProtocolConfig;
     use kms_chain::event::ContractSet;
     use kms_chain::finality::Finality;
-    use kms_chain::release::ReleaseChoice;
     use kms_schemas::identity::{Kind, RequestId};
     use kms_schemas::record::{CiphertextMaterial, HandleEntry, KmsThresholds, NewKmsContext};
 
@@ -201,7 +200,7 @@ mod tests {
             access: if asks_acl {
                 Access::HostChains(HostChains::new(BTreeMap::from([(12_345, host_chain)]), 100_000))
             } else {
-                Access::Gateway(GatewayAccess::new(mock.rpc(), DECRYPTION, ReleaseChoice::Auto))
+                Access::Gateway(GatewayAccess::new(mock.rpc(), DECRYPTION))
             },
             contexts: release.key_management_on_host().then(|| {
                 let protocol_config = Address::repeat_byte(0xc1);

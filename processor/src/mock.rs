@@ -35,6 +35,7 @@ pub(crate) struct MockChain {
 struct Shared {
     answers: Mutex<Answers>,
     broken: Mutex<bool>,
+    refuses_calls: Mutex<bool>,
     posts: Mutex<Vec<Vec<Value>>>,
     logs: Mutex<Vec<Value>>,
     /// Functions whose calls end with an error object of the node's.
@@ -117,6 +118,11 @@ impl MockChain {
         *lock(&self.shared.broken) = broken;
     }
 
+    /// Answers every call of a contract with an error object, as a node does that lacks the block's state, or stops doing so.
+    pub(crate) fn refuse_calls(&self, refuses: bool) {
+        *lock(&self.shared.refuses_calls) = refuses;
+    }
+
     /// Where it listens.
     pub(crate) fn url(&self) -> &str {
         &self.url
@@ -175,6 +181,7 @@ fn answer(shared: &Shared, call: &Value) -> Value {
             let has_code = lock(&shared.answers).keys().any(|(contract, _)| *contract == Some(of));
             Ok(json!(if has_code { "0x6001" } else { "0x" }))
         }
+        "eth_call" if *lock(&shared.refuses_calls) => Err(json!({ "code": -32603, "message": "header not found" })),
         "eth_call" => {
             let data: Bytes = serde_json::from_value(call["params"][0]["data"].clone()).expect("calldata");
             let (selector, arguments) = data.split_first_chunk::<4>().expect("a selector");

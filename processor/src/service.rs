@@ -14,6 +14,7 @@ use kms_runtime::stage::{self, StageConfig, StageIds};
 use kms_schemas::identity::Lane;
 use kms_schemas::topics::{MAX_DEAD_LETTER_BYTES, MAX_RECORD_BYTES};
 use tokio::task::JoinSet;
+use tokio_util::sync::DropGuard;
 
 use crate::access::{HostChain, HostChains};
 use crate::answer::Verifier;
@@ -58,6 +59,7 @@ impl Service for Processor {
         let refuse = |text: String| Stopped::new(Exit::Configuration, &kms_runtime::codes::CONFIG_VALUE, text);
         let clients = Clients::new(&config).map_err(refuse)?;
         let Some(deployment) = deployment(&config, &clients, &context).await? else { return Ok(()) };
+        let version = deployment.version.clone();
         let shared = Arc::new(shared(&config, &context, clients, deployment)?);
         let mut stages = JoinSet::new();
         for lane in Lane::ALL {
@@ -70,26 +72,22 @@ impl Service for Processor {
                 let handler = RequestHandler::new(shared.clone(), lane, intake);
                 let check = context.health.check(settings.name);
                 let kafka = context.kafka.clone();
-                // The first stage that ends takes the others with it.
                 let shutdown = context.shutdown.clone();
-                stages.spawn(async move {
-                    let ended = stage::run(&kafka, settings, handler, check, shutdown.clone()).await;
-                    shutdown.cancel();
-                    ended.map_err(|error| error.stopped())
-                });
+                let stage = async move { stage::run(&kafka, settings, handler, check, shutdown).await };
+                let ended = async move { stage.await.map_err(|error| error.stopped()) };
+                stages.spawn(taking_the_others_along(context.shutdown.clone().drop_guard(), ended));
             }
         }
         // An upgrade changes what has to be checked: start again, and find out.
         let (rpc, release, shutdown) = (shared.gateway.rpc.clone(), shared.release, context.shutdown.clone());
-        stages.spawn(async move {
+        stages.spawn(taking_the_others_along(context.shutdown.clone().drop_guard(), async move {
             tokio::select! {
                 () = shutdown.cancelled() => Ok(()),
-                text = chains::upgraded(&config, &rpc, release) => {
-                    shutdown.cancel();
+                text = chains::upgraded(&config, &rpc, release, version.as_deref()) => {
                     Err(Stopped { exit: Exit::Refused, code: codes::RELEASE_CHANGED, text })
                 }
             }
-        });
+        }));
         let mut outcome = Ok(());
         while let Some(ended) = stages.join_next().await {
             let ended = ended.unwrap_or_else(|error| {
@@ -101,6 +99,13 @@ impl Service for Processor {
         }
         outcome
     }
+}
+
+/// A part of the service whose end, in whatever way, is everybody's: a lane that is gone while the process lives would be
+/// noticed by nobody.
+async fn taking_the_others_along<T>(others: DropGuard, part: impl Future<Output = T>) -> T {
+    let _others = others;
+    part.await
 }
 
 /// What the contracts say of themselves. An outage is waited for, and so is a contract that is not deployed yet; none when the service is
@@ -148,7 +153,7 @@ fn shared(
     deployment: Deployment,
 ) -> Result<Shared, Stopped> {
     let refuse = |text: String| Stopped::new(Exit::Configuration, &kms_runtime::codes::CONFIG_VALUE, text);
-    let Deployment { release, gateway: contracts, ethereum, domains, checks_acl } = deployment;
+    let Deployment { release, version: _, gateway: contracts, ethereum, domains, checks_acl } = deployment;
     let Some(decryption) = domains.decryption.clone() else {
         return Err(refuse("gateway.decryption is missing".to_owned()));
     };
@@ -192,7 +197,7 @@ fn shared(
         Access::HostChains(HostChains::new(chains.collect(), access.erc1271_gas))
     } else {
         let (rpc, section) = (gateway.rpc.clone(), &config.gateway);
-        Access::Gateway(GatewayAccess::new(rpc, section.decryption, section.release))
+        Access::Gateway(GatewayAccess::new(rpc, section.decryption))
     };
     let gate =
         Gate { release, gateway: gateway.clone(), ethereum: ethereum.clone(), decryption, access: rights, contexts };
@@ -257,5 +262,24 @@ fn stage_config(context: &Context, lane: Lane, intake: Intake, limits: &LaneConf
         session_timeout: Duration::from_millis(context.kafka.session_timeout_ms.into()),
         transaction_timeout: context.kafka.transaction_timeout(),
         ..StageConfig::new(name, vec![input], outcomes, ids)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_one_part_is_the_end_of_all_also_in_a_panic() {
+        let shutdown = CancellationToken::new();
+        let mut parts = JoinSet::new();
+        let forever = shutdown.clone();
+        parts.spawn(taking_the_others_along(shutdown.clone().drop_guard(), async move { forever.cancelled().await }));
+        parts.spawn(taking_the_others_along(shutdown.clone().drop_guard(), async { panic!("a part that breaks") }));
+        let all = async { while parts.join_next().await.is_some() {} };
+        tokio::time::timeout(Duration::from_secs(30), all).await.expect("nobody is left behind");
+        assert!(shutdown.is_cancelled());
     }
 }

@@ -874,6 +874,18 @@ async fn a_configured_release_is_taken_where_the_contracts_do_not_contradict_it(
 }
 
 #[tokio::test]
+async fn p4_an_error_of_a_node_is_no_version_that_agrees_with_the_configured_release() {
+    let host = ContractSet::host(Release::V0_11, GENERATION, PROTOCOL);
+    for (code, message) in [(-32000, "header not found"), (-32603, "internal error"), (-32603, "timeout")] {
+        let rpc = client(&[&Node::start(move |_, _| Err(json!({ "code": code, "message": message }))).await]);
+        for choice in [ReleaseChoice::Auto, ReleaseChoice::Is(Release::V0_15)] {
+            let error = resolve_release(&rpc, &host, choice).await.expect_err("nobody knows");
+            assert!(error.is_outage(), "waited for, not refused: {error}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn views_of_the_host_chain_are_asked_at_the_block_of_the_callers_choice() {
     let node = Node::start(|method, params| {
         assert_eq!(method, "eth_call");
