@@ -2,7 +2,7 @@
 //! reshare keys from one to the other.
 
 use kms_chain::event::{self, NO_CONTEXT};
-use kms_chain::rpc::{CallError, LogQuery, RpcError};
+use kms_chain::rpc::{CallError, LogQuery};
 use kms_chain::views::ViewError;
 use kms_proto::kms::v1 as core;
 use kms_schemas::identity::{Kind, RequestId};
@@ -85,9 +85,7 @@ async fn definition(work: &Work<'_>, id: RequestId) -> Result<NewKmsContext, Tro
         from: anchor.block_number,
         to: anchor.block_number,
     };
-    let page = chain.rpc.logs(&query).await.map_err(|error: RpcError| {
-        Trouble::outage(codes::HOST_CHAIN_UNREACHABLE, chain.dependency, error.to_string())
-    })?;
+    let page = chain.rpc.logs(&query).await.map_err(|error| chain.unreachable(&error, error.to_string()))?;
     work.answered.by(chain.dependency);
     let logs = page.logs.iter().map(|log| &log.raw);
     let log =

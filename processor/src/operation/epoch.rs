@@ -6,6 +6,7 @@ use kms_chain::extra_data::ExtraData;
 use kms_chain::rpc::BlockId;
 use kms_chain::views::{CompletedCrs, CompletedKey, ViewError};
 use kms_proto::kms::v1 as core;
+use kms_runtime::stage::Reach;
 use kms_schemas::identity::RequestId;
 use kms_schemas::record::{Answer, EpochCrs, EpochKey};
 use tonic::{Request, Response, Status};
@@ -102,11 +103,15 @@ async fn material(work: &Work<'_>, block_number: U256) -> Result<Material, Troub
     let block = BlockId::number(number);
     let views = chain.kms_generation()?;
     let trouble = |error: ViewError| {
-        if error.is_outage() {
-            return chain.trouble(&error);
+        let (code, text) = (codes::MATERIAL_UNREADABLE, format!("keys and CRSs of block {number}: {error}"));
+        match chain.trouble(&error) {
+            // As a node answers that does not keep the state of old blocks.
+            Trouble::Outage { dependency, reach: Reach::Some, .. } => {
+                Trouble::Outage { code, dependency, reach: Reach::Some, text }
+            }
+            Trouble::MayHeal { .. } => Trouble::may_heal(code, text),
+            other => other,
         }
-        let text = format!("keys and CRSs of block {number}: {error}");
-        Trouble::may_heal(codes::MATERIAL_UNREADABLE, text)
     };
     let mut keys = Vec::new();
     for id in views.completed_key_ids(block).await.map_err(trouble)? {

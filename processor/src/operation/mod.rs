@@ -3,9 +3,9 @@
 
 use kms_chain::event::ContractSet;
 use kms_chain::release::Release;
-use kms_chain::rpc::{BlockId, Rpc};
+use kms_chain::rpc::{BlockId, CallError, Rpc, RpcError};
 use kms_chain::views::{KmsGenerationViews, ProtocolConfigViews, ViewError};
-use kms_runtime::stage::Answered;
+use kms_runtime::stage::{Answered, Reach};
 use kms_schemas::identity::RequestId;
 
 use crate::answer::Verifier;
@@ -163,7 +163,7 @@ impl GenerationChain<'_> {
             BlockId::Number(block) => self.rpc.block(block).await,
             BlockId::Hash(block) => self.rpc.block_by_hash(block.block_hash).await,
         };
-        let found = found.map_err(|error| outage(error.to_string()))?;
+        let found = found.map_err(|error| self.unreachable(&error, error.to_string()))?;
         found.map(|block| block.number()).ok_or_else(|| outage("no block is final yet".to_owned()))
     }
 
@@ -176,14 +176,22 @@ impl GenerationChain<'_> {
         agreed.map(|agreed| !agreed.is_empty()).map_err(|error| self.trouble(&error))
     }
 
-    /// What an unreadable view keeps a request from: an outage, or, if the chain answered, something that may heal.
+    /// What an unreadable view keeps a request from: an outage, or, if the contract answered, something that may heal. An error
+    /// of the node is none of the contract's, and burns no attempt of a generation of hours; but it may be about this
+    /// request's block only, and holds up nobody else.
     #[must_use]
     pub fn trouble(&self, error: &ViewError) -> Trouble {
-        if error.is_outage() {
-            Trouble::outage(codes::HOST_CHAIN_UNREACHABLE, self.dependency, error.to_string())
-        } else {
-            Trouble::may_heal(error.code(), error.to_string())
+        match error {
+            ViewError::Call { source: CallError::Rpc(source), .. } => self.unreachable(source, error.to_string()),
+            _ => Trouble::may_heal(error.code(), error.to_string()),
         }
+    }
+
+    /// No answer, or an error of the node, as `text` says.
+    #[must_use]
+    pub fn unreachable(&self, error: &RpcError, text: String) -> Trouble {
+        let reach = if error.is_outage() { Reach::All } else { Reach::Some };
+        Trouble::Outage { code: codes::HOST_CHAIN_UNREACHABLE, dependency: self.dependency, reach, text }
     }
 }
 

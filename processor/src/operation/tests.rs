@@ -1011,6 +1011,25 @@ async fn p5_the_destruction_of_an_epoch_or_of_its_context_ends_its_creation_and_
 }
 
 #[tokio::test]
+async fn an_error_of_a_node_burns_no_attempt_of_key_management_and_holds_up_nobody_else() {
+    let refused = |code: &'static str, outcome: Result<Answer, Trouble>| {
+        let is_partial =
+            matches!(&outcome, Err(Trouble::Outage { code: told, reach: Reach::Some, .. }) if *told == code);
+        assert!(is_partial, "{outcome:?}");
+    };
+    let generation = generating(Release::V0_15, CoreVersion::V0_15).await;
+    generation.chain.refuse_calls(true);
+    let outcome = prep_keygen::serve(&generation.work(), id(3, 1), 0, &extra_data()).await;
+    refused(codes::HOST_CHAIN_UNREACHABLE, outcome);
+    let pruned = resharing().await;
+    pruned.chain.refuse_calls(true);
+    refused(codes::MATERIAL_UNREADABLE, epoch::serve(&pruned.work(), new_epoch(2)).await);
+    pruned.chain.break_down(true);
+    let down = epoch::serve(&pruned.work(), new_epoch(2)).await;
+    assert!(matches!(down, Err(Trouble::Outage { reach: Reach::All, .. })), "{down:?}");
+}
+
+#[tokio::test]
 async fn an_epoch_refused_as_invalid_may_be_there_already() {
     let there = resharing().await;
     there.core.refuses("new_mpc_epoch", Code::InvalidArgument);
