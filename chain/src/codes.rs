@@ -68,6 +68,10 @@ codes! {
     PROOF_UNDECIDABLE = "KC-0343", "proof_undecidable",
         "what the RPC endpoints state about a block does not recompute to its hash, or holds something unknown here",
         "the log names the endpoint and what does not fit: use another endpoint, or update the connector";
+    /// A block cannot be proven by the endpoints that answer, and others are silent.
+    PROOF_UNHEARD = "KC-0344", "proof_unheard",
+        "the RPC endpoints that answer do not have the block of a record, or do not prove it, and another endpoint gives no answer",
+        "nothing is lost, and only requests of such blocks wait, without a limit: bring the silent endpoint back, or remove it from the configuration";
     /// A signature has a form that the contracts refuse.
     SIGNATURE_MALFORMED = "KC-0601", "signature_malformed",
         "a signature is not 65 bytes with recovery byte 27 or 28 and low s",

@@ -82,6 +82,8 @@ impl From<Unproven> for Unshown {
             Unproven::NoSuchLog { .. } => Self::Forged { code: NOT_REQUESTED, text },
             Unproven::Undecidable { .. } => Self::Undecidable { code: UNPROVABLE, text },
             // Another node, which is silent, may show it.
+            // Another node, which is silent, may show it.
+            Unproven::Unheard { .. } => Self::Unsaid { code: unproven.code(), text },
             Unproven::Unavailable(error) => Self::Outage { code: error.code(), text },
         }
     }

@@ -79,14 +79,17 @@ fn is_twin<'a>(log: &RawLog, mut transaction: impl Iterator<Item = &'a RawLog>) 
 /// What follows from a proof that failed.
 fn unproven(chain: &ServedChain, lane: Lane, why: &Unproven) -> Trouble {
     let (code, text) = (why.code(), format!("{}: {why}", chain.dependency.trim_end_matches("_rpc")));
+    // What is asked for below the latest block takes as long as its chain takes to be final.
     let not_yet = match lane {
-        Lane::Decryption => Budget::NotYet,
-        Lane::KeyManagement => Budget::Finality,
+        Lane::Decryption if chain.authority(lane).finality() == Finality::Latest => Budget::NotYet,
+        Lane::Decryption | Lane::KeyManagement => Budget::Finality,
     };
     match why {
         Unproven::Unavailable(error) if error.is_outage() => {
             Trouble::Outage { code, dependency: chain.dependency, reach: Reach::All, text }
         }
+        // Another endpoint may prove this one block. Nobody knows when it comes back, and the others need not wait for it.
+        Unproven::Unheard { .. } => Trouble::Outage { code, dependency: chain.dependency, reach: Reach::Some, text },
         // The nodes answer, and nothing can be proven of this one block. A record may name any block, so this must not hold up the others;
         // and it is no verdict, so it waits.
         Unproven::NotYet { .. } | Unproven::Undecidable { .. } | Unproven::Unavailable(_) => {
@@ -228,6 +231,19 @@ mod tests {
             other => panic!("{other}"),
         };
         assert_eq!((budget(Lane::Decryption), budget(Lane::KeyManagement)), (Budget::NotYet, Budget::Finality));
+        let stricter =
+            ServedChain::new(GATEWAY, 7, mock.rpc(), chain.contracts, Finality::Safe, Finality::Finalized, 8);
+        let outcome = unproven(&stricter, Lane::Decryption, &not_yet);
+        assert!(
+            matches!(outcome, Trouble::Waits { budget: Budget::Finality, .. }),
+            "ingest may be far ahead: {outcome}"
+        );
+        let unheard = Unproven::Unheard { number: 5, silent: 1, why: "not there".to_owned() };
+        let outcome = unproven(&chain, Lane::Decryption, &unheard);
+        assert!(
+            matches!(outcome, Trouble::Outage { reach: Reach::Some, .. }),
+            "spends nothing, pauses nobody: {outcome}"
+        );
         let (one, two) = (B256::repeat_byte(1), B256::repeat_byte(2));
         let orphaned = Unproven::Orphaned { number: 5, expected: one, found: two };
         let outcome = unproven(&chain, Lane::Decryption, &orphaned);

@@ -19,7 +19,7 @@ use super::error::Unproven;
 use super::header::Link;
 use super::metrics::Labels;
 use crate::finality::Finality;
-use crate::rpc::{BlockNumberOrTag, Evidence, OutageCause, Rpc};
+use crate::rpc::{BlockNumberOrTag, Evidence, OutageCause, Rpc, Unfound};
 
 /// A wait for a block asks not more often than so.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
@@ -59,7 +59,16 @@ pub(super) struct Canonical {
 struct State {
     tip: Option<Tip>,
     /// From this number on there was no block, at this moment.
-    absent: Option<(u64, Instant)>,
+    absent: Option<Absent>,
+}
+
+/// That there was no block, from a number on.
+#[derive(Clone, Copy, Debug)]
+struct Absent {
+    from: u64,
+    since: Instant,
+    /// Endpoints that gave no answer, and may have it.
+    silent: usize,
 }
 
 /// What one endpoint states: its block at the finality, the block at the old tip's number, and the wanted block.
@@ -100,8 +109,8 @@ impl Canonical {
         if let Some(tip) = tip.filter(|tip| tip.number >= number && (tip.checked >= asked || self.is_fresh(tip))) {
             return Ok(Reached { epoch: tip.epoch, block: None });
         }
-        if absent.is_some_and(|(from, since)| number >= from && since + SHORTEST_PAUSE >= asked) {
-            return Err(self.not_yet(number, tip));
+        if let Some(absent) = absent.filter(|absent| number >= absent.from && absent.since + SHORTEST_PAUSE >= asked) {
+            return Err(self.not_there(number, tip, absent.silent));
         }
         match tip {
             // The next block says itself whether it continues the tip. With others waiting, it is better to see how far
@@ -130,13 +139,14 @@ impl Canonical {
             })
         });
         match evidence.await? {
-            Evidence::Fits((link, block)) => {
+            Ok((link, block)) => {
                 let epoch = if link.parent_hash == tip.hash { tip.epoch } else { self.reorganised(&tip, &link) };
                 self.set(Tip { number, hash: link.hash, epoch, checked });
                 Ok(Reached { epoch, block: Some(block) })
             }
-            Evidence::Absent => Err(self.absent(number, Some(tip), checked)),
-            Evidence::Undecidable(why) => Err(Unproven::Undecidable { number, why }),
+            Err(Unfound::Absent) => Err(self.absent(number, Some(tip), checked, 0)),
+            Err(Unfound::Unheard { silent, misfit: None }) => Err(self.absent(number, Some(tip), checked, silent)),
+            Err(unfound) => Err(self.unproven(number, unfound)),
         }
     }
 
@@ -163,12 +173,15 @@ impl Canonical {
                 Ok(Evidence::Absent)
             }
         });
-        let look = match evidence.await? {
-            Evidence::Fits(look) => Some(look),
-            Evidence::Absent => behind.into_inner().unwrap_or_else(PoisonError::into_inner),
-            Evidence::Undecidable(why) => return Err(Unproven::Undecidable { number, why }),
+        let (look, silent) = match evidence.await? {
+            Ok(look) => (Some(look), 0),
+            Err(Unfound::Absent) => (behind.into_inner().unwrap_or_else(PoisonError::into_inner), 0),
+            Err(Unfound::Unheard { silent, misfit: None }) => {
+                (behind.into_inner().unwrap_or_else(PoisonError::into_inner), silent)
+            }
+            Err(unfound) => return Err(self.unproven(number, unfound)),
         };
-        let Some(look) = look else { return Err(self.absent(number, old, checked)) };
+        let Some(look) = look else { return Err(self.absent(number, old, checked, silent)) };
         let epoch = match old {
             None => 0,
             Some(tip) if continues(&tip, &look) => tip.epoch,
@@ -177,8 +190,8 @@ impl Canonical {
         let tip = Tip { number: look.head.number, hash: look.head.hash, epoch, checked };
         self.set(tip);
         if tip.number < number {
-            self.absent(tip.number + 1, Some(tip), checked);
-            return Err(self.not_yet(number, Some(tip)));
+            self.absent(tip.number + 1, Some(tip), checked, silent);
+            return Err(self.not_there(number, Some(tip), silent));
         }
         Ok(Reached { epoch, block: look.block })
     }
@@ -220,18 +233,25 @@ impl Canonical {
     }
 
     /// Remembers from which number on there is no block, and says so of it.
-    fn absent(&self, from: u64, tip: Option<Tip>, since: Instant) -> Unproven {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).absent = Some((from, since));
-        self.not_yet(from, tip)
+    fn absent(&self, from: u64, tip: Option<Tip>, since: Instant, silent: usize) -> Unproven {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).absent = Some(Absent { from, since, silent });
+        self.not_there(from, tip, silent)
     }
 
-    fn not_yet(&self, needed: u64, tip: Option<Tip>) -> Unproven {
-        Unproven::NotYet { needed, head: tip.map(|tip| tip.number), finality: self.finality }
+    /// The block is not there at the endpoints that answered, which are all but these.
+    fn not_there(&self, needed: u64, tip: Option<Tip>, silent: usize) -> Unproven {
+        let not_yet = Unproven::NotYet { needed, head: tip.map(|tip| tip.number), finality: self.finality };
+        if silent == 0 { not_yet } else { Unproven::Unheard { number: needed, silent, why: not_yet.to_string() } }
     }
 
-    /// The block is there, and what belongs to it is not yet.
-    pub(super) fn incomplete(&self, number: u64) -> Unproven {
-        self.not_yet(number, self.state().tip)
+    /// The block is there, and what belongs to it is not yet, or does not fit.
+    pub(super) fn unproven(&self, number: u64, unfound: Unfound) -> Unproven {
+        match unfound {
+            Unfound::Absent => self.not_there(number, self.state().tip, 0),
+            Unfound::Undecidable(why) => Unproven::Undecidable { number, why },
+            Unfound::Unheard { silent, misfit: None } => self.not_there(number, self.state().tip, silent),
+            Unfound::Unheard { silent, misfit: Some(why) } => Unproven::Unheard { number, silent, why },
+        }
     }
 
     fn state(&self) -> State {

@@ -52,16 +52,27 @@ pub enum Unproven {
         /// What does not fit.
         why: String,
     },
+    /// The endpoints that answered cannot prove the block, and others, which might, gave no answer. Never a verdict.
+    #[error("block {number}: {why}; and {silent} more RPC endpoint(s), which may have it, did not answer")]
+    Unheard {
+        /// Block number.
+        number: u64,
+        /// How many endpoints gave no answer.
+        silent: usize,
+        /// What those say that answered.
+        why: String,
+    },
     /// No node answered. Never a verdict.
     #[error(transparent)]
     Unavailable(#[from] RpcError),
 }
 
 impl Unproven {
-    /// Whether no node has spoken: wait and ask again, and count nothing against the request.
+    /// Whether somebody who might know has not spoken: wait and ask again, and count nothing against the request. While it
+    /// is not [`Self::Unavailable`], other blocks may well be proven.
     #[must_use]
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Unheard { .. })
     }
 
     /// The stable code (`docs/errors.md`).
@@ -72,6 +83,7 @@ impl Unproven {
             Self::Orphaned { .. } => codes::BLOCK_ORPHANED,
             Self::NoSuchLog { .. } => codes::LOG_NOT_IN_BLOCK,
             Self::Undecidable { .. } => codes::PROOF_UNDECIDABLE,
+            Self::Unheard { .. } => codes::PROOF_UNHEARD,
             Self::Unavailable(error) => error.code(),
         }
     }
@@ -83,6 +95,7 @@ impl Unproven {
             Self::Orphaned { .. } => "orphaned",
             Self::NoSuchLog { .. } => "no_such_log",
             Self::Undecidable { .. } => "undecidable",
+            Self::Unheard { .. } => "unheard",
             Self::Unavailable(_) => "unavailable",
         }
     }

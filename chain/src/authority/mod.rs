@@ -309,11 +309,7 @@ impl Inner {
                 Evidence::Undecidable(why) => Evidence::Undecidable(why),
             })
         });
-        match evidence.await? {
-            Evidence::Fits(same) => Ok(same),
-            Evidence::Absent => Err(self.canonical.incomplete(number)),
-            Evidence::Undecidable(why) => Err(Unproven::Undecidable { number, why }),
-        }
+        evidence.await?.map_err(|unfound| self.canonical.unproven(number, unfound))
     }
 
     async fn header(&self, number: u64) -> Result<ProvenHeader, Unproven> {
@@ -328,11 +324,7 @@ impl Inner {
             let header = large_or_not(raw.get().len(), move || ProvenHeader::read(&raw, number)).await?;
             Ok(self.fits(number, endpoint, header))
         });
-        match evidence.await? {
-            Evidence::Fits(header) => Ok(header),
-            Evidence::Absent => Err(self.canonical.incomplete(number)),
-            Evidence::Undecidable(why) => Err(Unproven::Undecidable { number, why }),
-        }
+        evidence.await?.map_err(|unfound| self.canonical.unproven(number, unfound))
     }
 
     async fn complete(&self, header: ProvenHeader) -> Result<ProvenBlock, Unproven> {
@@ -353,11 +345,7 @@ impl Inner {
             let block = large_or_not(size, move || with_receipts(header, &receipts)).await?;
             Ok(self.fits(number, endpoint, block))
         });
-        match evidence.await? {
-            Evidence::Fits(block) => Ok(block),
-            Evidence::Absent => Err(self.canonical.incomplete(number)),
-            Evidence::Undecidable(why) => Err(Unproven::Undecidable { number, why }),
-        }
+        evidence.await?.map_err(|unfound| self.canonical.unproven(number, unfound))
     }
 
     fn fits<T>(&self, block: u64, endpoint: usize, checked: Result<T, String>) -> Evidence<T> {

@@ -10,33 +10,52 @@ use super::error::{OutageCause, RpcError};
 use super::wire::{Call, CallResult};
 use super::{BlockNumberOrTag, Rpc};
 
-/// What came of a question.
+/// What came of a question at one endpoint.
 #[derive(Debug)]
 pub(crate) enum Evidence<T> {
-    /// What an endpoint stated, checked.
+    /// What it stated, checked.
     Fits(T),
-    /// The endpoints that answered do not have it (yet).
+    /// The endpoint does not have it (yet).
     Absent,
-    /// What they state does not fit together.
+    /// What it states does not fit together.
     Undecidable(String),
+}
+
+/// Why a question is not answered, though some endpoint spoke.
+#[derive(Debug)]
+pub(crate) enum Unfound {
+    /// Every configured endpoint was asked, and none has it (yet).
+    Absent,
+    /// Every configured endpoint was asked, and what they state does not fit together.
+    Undecidable(String),
+    /// As one of the above, of fewer endpoints than are configured: one that failed, or is down and was not asked, may have
+    /// what the others lack.
+    Unheard {
+        /// How many gave no answer.
+        silent: usize,
+        /// What does not fit at the others; none where they do not have it.
+        misfit: Option<String>,
+    },
 }
 
 impl Rpc {
     /// Asks one endpoint after the other until what one of them states fits. `attempt` gets the endpoint's number.
     ///
+    /// That there is nothing takes the word of all of them: one that lags must not speak for one that is silent.
+    ///
     /// # Errors
-    /// [`RpcError::Outage`] where an endpoint without an answer might have had what the others do not.
+    /// [`RpcError::Outage`] where no endpoint gave an answer.
     pub(crate) async fn evidence<T, F>(
         &self,
         method: &'static str,
         attempt: impl Fn(usize) -> F,
-    ) -> Result<Evidence<T>, RpcError>
+    ) -> Result<Result<T, Unfound>, RpcError>
     where
         F: Future<Output = Result<Evidence<T>, OutageCause>>,
     {
         let order = self.inner.order();
         let endpoints = order.len();
-        let (mut absent, mut misfit, mut failed) = (false, None, None);
+        let (mut answers, mut misfit, mut failed) = (0, None, None);
         for (tried, index) in order.into_iter().enumerate() {
             let endpoint = &self.inner.endpoints[index];
             let evidence = match self.inner.verify(endpoint).await {
@@ -49,24 +68,30 @@ impl Rpc {
                     if tried > 0 {
                         endpoint.labels.failover();
                     }
-                    return Ok(Evidence::Fits(value));
+                    return Ok(Ok(value));
                 }
-                Ok(Evidence::Absent) => absent = true,
-                Ok(Evidence::Undecidable(why)) => misfit = Some(why),
+                Ok(Evidence::Undecidable(why)) => {
+                    answers += 1;
+                    misfit = Some(why);
+                }
+                Ok(Evidence::Absent) => answers += 1,
                 Err(cause) => {
                     self.inner.failed(index, &cause);
                     failed = Some(cause);
                 }
             }
         }
-        match (failed, misfit) {
-            (None, Some(why)) => Ok(Evidence::Undecidable(why)),
-            (_, None) if absent => Ok(Evidence::Absent),
-            (failed, _) => {
-                let cause = failed.unwrap_or_else(|| OutageCause::Transport("no RPC endpoint".to_owned()));
-                Err(RpcError::Outage { method, endpoints, cause })
-            }
+        if answers == 0 {
+            let cause = failed.unwrap_or_else(|| OutageCause::Transport("no RPC endpoint".to_owned()));
+            return Err(RpcError::Outage { method, endpoints, cause });
         }
+        // One that is down is not even asked.
+        let silent = self.inner.endpoints.len() - answers;
+        Ok(Err(match misfit {
+            misfit if silent > 0 => Unfound::Unheard { silent, misfit },
+            Some(why) => Unfound::Undecidable(why),
+            None => Unfound::Absent,
+        }))
     }
 
     /// Blocks of one endpoint, by number or tag, in one HTTP request and in this order; `true` asks for transactions.

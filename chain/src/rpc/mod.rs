@@ -40,7 +40,7 @@ use serde_json::{Value, json};
 use endpoint::Endpoint;
 pub use endpoint::EndpointUrl;
 pub use error::{CallError, ErrorObject, OutageCause, RpcError};
-pub(crate) use evidence::Evidence;
+pub(crate) use evidence::{Evidence, Unfound};
 pub use send::SendOutcome;
 pub use types::{Block, CallRequest, ChainLog, EndpointHead, LogPage, LogQuery, Receipt, Transaction};
 use wire::{Answer, Call, CallResult, malformed};

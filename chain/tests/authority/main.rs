@@ -406,6 +406,64 @@ async fn an_outage_is_no_verdict_and_heals() {
     authority.prove(chain.record(3, 0).0).await.expect("a log");
 }
 
+/// A chain whose latest block is the third.
+fn stalled() -> Chain {
+    let stalled = Chain::golden();
+    stalled.change(|state| state.blocks.truncate(4));
+    stalled
+}
+
+#[tokio::test]
+async fn an_endpoint_that_lags_does_not_speak_for_one_that_is_silent() {
+    let chain = Chain::golden();
+    let (primary, fallback) = (chain.serve().await, stalled().serve().await);
+    let authority = wary(client(&[&primary, &fallback]), Finality::Latest);
+    primary.set(Mode::Body(503, "try later".to_owned()));
+    // The second time the primary is not even asked any more.
+    for _ in 0..3 {
+        let error = authority.prove(chain.record(4, 0).0).await.expect_err("not there");
+        assert!(matches!(error, Unproven::Unheard { number: 4, silent: 1, .. }), "{error}");
+        assert!(error.is_outage() && error.code() == "KC-0344", "{error}");
+        authority.prove(chain.record(3, 0).0).await.expect("the others are served");
+    }
+    primary.set(Mode::Normal);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while let Err(error) = authority.prove(chain.record(4, 0).0).await {
+        assert!(error.is_outage() && Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_yet_is_the_word_of_every_endpoint() {
+    let chain = Chain::golden();
+    let (first, second) = (chain.serve().await, stalled().serve().await);
+    let beyond = Occurrence { block_number: 9, ..chain.record(4, 0).0 };
+    let error = wary(client(&[&second, &first]), Finality::Latest).prove(beyond).await.expect_err("not there");
+    assert!(matches!(error, Unproven::NotYet { needed: 9, head: Some(4), .. }) && !error.is_outage(), "{error}");
+    // While one of them is down for good, only requests of such blocks wait for it.
+    second.set(Mode::Body(503, "gone".to_owned()));
+    let authority = wary(client(&[&first, &second]), Finality::Latest);
+    for _ in 0..3 {
+        let error = authority.prove(beyond).await.expect_err("not there");
+        assert!(matches!(error, Unproven::Unheard { number: 9, silent: 1, .. }), "{error}");
+        authority.prove(chain.record(4, 0).0).await.expect("the others are served");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_block_does_not_fit_does_not_speak_for_one_that_is_silent() {
+    let (chain, lying) = (Chain::golden(), Chain::golden());
+    lying.change(|state| state.receipts_of = Some(3));
+    let (primary, fallback) = (chain.serve().await, lying.serve().await);
+    let authority = wary(client(&[&primary, &fallback]), Finality::Latest);
+    primary.set(Mode::Body(503, "try later".to_owned()));
+    for _ in 0..2 {
+        let error = authority.prove(chain.record(4, 0).0).await.expect_err("nothing fits");
+        assert!(matches!(error, Unproven::Unheard { number: 4, silent: 1, .. }), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn the_cache_is_bounded_in_blocks_and_bytes() {
     let chain = Chain::golden();
