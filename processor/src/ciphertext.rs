@@ -17,7 +17,8 @@ use kms_proto::kms::v1::CiphertextFormat;
 use kms_runtime::stage::Reach;
 use kms_schemas::identity::RequestId;
 use kms_schemas::record::CiphertextMaterial;
-use reqwest::header::HeaderMap;
+use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use crate::attestation::{self, Attestation, AttestationError, Claim, Tally, Verdict};
@@ -26,12 +27,16 @@ use crate::config::CiphertextsConfig;
 use crate::coprocessors::{Bucket, Coprocessors, Registry};
 use crate::error::Trouble;
 use crate::metrics;
+use crate::patience::Budget;
 
 /// The buckets' name in outages.
 pub const BUCKETS: &str = "ciphertext_buckets";
 
 /// Header with the ciphertext's format where no attestation tells it; names are case-insensitive.
 const FORMAT_HEADER: &str = "x-amz-meta-ct-format";
+
+/// Header by which object stores name every answer of their own.
+const REQUEST_ID_HEADER: &str = "x-amz-request-id";
 
 /// What a request says of its ciphertexts.
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +119,9 @@ enum BucketError {
     Unreachable(String),
     #[error("http status {0}")]
     Status(u16),
+    /// Not the object store, but something in front of it.
+    #[error("http status {0}, without the marks of an object store")]
+    NotTheStore(u16),
     #[error("body of {0} bytes or more, limit {1}")]
     TooLarge(u64, u64),
     #[error("body has keccak256 {0}")]
@@ -130,8 +138,9 @@ impl BucketError {
     /// An outage says nothing about whether the object exists.
     const fn is_outage(&self) -> bool {
         match self {
-            Self::Unreachable(_) => true,
-            Self::Status(status) => *status >= 500 || *status == 429 || *status == 408,
+            Self::Unreachable(_) | Self::NotTheStore(_) => true,
+            // Also from a store these say that it is not asked in the right place, or by the right one, or not now.
+            Self::Status(status) => *status >= 500 || *status < 400 || matches!(*status, 401 | 408 | 429),
             Self::TooLarge(..)
             | Self::WrongDigest(_)
             | Self::NotAttested
@@ -139,6 +148,42 @@ impl BucketError {
             | Self::Stranger(_) => false,
         }
     }
+
+    /// It is out of service, for whatever it is asked. A redirect or a page of somebody else's may be about this object only.
+    const fn is_down(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => true,
+            Self::Status(status) | Self::NotTheStore(status) => *status >= 500 || matches!(*status, 408 | 429),
+            Self::TooLarge(..)
+            | Self::WrongDigest(_)
+            | Self::NotAttested
+            | Self::Attestation(_)
+            | Self::Stranger(_) => false,
+        }
+    }
+}
+
+/// What an answer without an object is: a store's "no", or the word of an ingress or a proxy, which knows nothing of objects.
+/// Stores name the request in a header, or the reason in XML; a `HEAD` has no body, so that its type must do.
+async fn refusal(response: reqwest::Response, method: &Method) -> BucketError {
+    /// Errors of stores are far shorter.
+    const LONGEST: u64 = 16 * 1024;
+    let status = response.status().as_u16();
+    if response.headers().contains_key(REQUEST_ID_HEADER) {
+        return BucketError::Status(status);
+    }
+    let is_xml = response.headers().get(CONTENT_TYPE).is_some_and(|kind| {
+        kind.as_bytes().starts_with(b"application/xml") || kind.as_bytes().starts_with(b"text/xml")
+    });
+    let is_store = match *method {
+        Method::HEAD => is_xml,
+        _ => {
+            let body = read_body(response, None, LONGEST).await.unwrap_or_default();
+            body.windows(b"<Error>".len()).any(|at| at == b"<Error>")
+                && body.windows(b"<Code>".len()).any(|at| at == b"<Code>")
+        }
+    };
+    if is_store { BucketError::Status(status) } else { BucketError::NotTheStore(status) }
 }
 
 impl CiphertextStore {
@@ -168,7 +213,7 @@ impl CiphertextStore {
     /// Fetches every ciphertext of a request, a few at a time, in request order.
     ///
     /// # Errors
-    /// [`Trouble::Outage`] while some bucket could not be asked, [`Trouble::MayHeal`] when all answered and none had the object, or
+    /// [`Trouble::Outage`] while some bucket could not be asked, [`Trouble::Waits`] when all answered and none had the object, or
     /// the coprocessors do not agree, [`Trouble::Permanent`] when the request is larger than KMS Core takes, is empty, or is under
     /// several keys.
     pub async fn fetch(&self, wanted: Wanted<'_>) -> Result<Fetched, Trouble> {
@@ -228,7 +273,8 @@ impl CiphertextStore {
     async fn named(&self, material: &CiphertextMaterial) -> Result<Located, Trouble> {
         let buckets = self.coprocessors.buckets(&material.coprocessors).await?;
         if buckets.is_empty() {
-            return Err(Trouble::may_heal(
+            return Err(Trouble::waits(
+                Budget::Ciphertexts,
                 codes::NO_BUCKET,
                 format!(
                     "none of {} coprocessors of handle {} has a bucket",
@@ -253,7 +299,7 @@ impl CiphertextStore {
     async fn attested(&self, registry: &Registry, handle: B256) -> Result<Located, Trouble> {
         if registry.buckets.is_empty() {
             let text = format!("no registered coprocessor has a bucket to ask for handle {handle}");
-            return Err(Trouble::may_heal(codes::NO_BUCKET, text));
+            return Err(Trouble::waits(Budget::Ciphertexts, codes::NO_BUCKET, text));
         }
         let key = attestation::object_key(handle);
         let mut asked: FuturesUnordered<_> =
@@ -281,7 +327,7 @@ impl CiphertextStore {
             Verdict::Split => {
                 metrics::attestations_split(&handle, tally.threshold());
                 let text = format!("two different attestations of handle {handle} have {} signers", tally.threshold());
-                return Err(Trouble::may_heal(codes::ATTESTATIONS_SPLIT, text));
+                return Err(Trouble::waits(Budget::Ciphertexts, codes::ATTESTATIONS_SPLIT, text));
             }
             Verdict::TooFew(largest) => return Err(too_few(handle, largest, &tally, &failures)),
         };
@@ -310,7 +356,7 @@ impl CiphertextStore {
             let call = self.client.head(object_url(&bucket.url, key)).timeout(timeout).send();
             let response = call.await.map_err(|error| BucketError::Unreachable(chain(&error)))?;
             if !response.status().is_success() {
-                return Err(BucketError::Status(response.status().as_u16()));
+                return Err(refusal(response, &Method::HEAD).await);
             }
             let header = response.headers().get(attestation::HEADER).ok_or(BucketError::NotAttested)?;
             Ok(Attestation::read(header.as_bytes(), handle)?)
@@ -356,7 +402,8 @@ impl CiphertextStore {
         let head = tokio::time::timeout(timeout, self.client.get(url).send()).await.map_err(late)?;
         let response = head.map_err(|error| BucketError::Unreachable(chain(&error)))?;
         if !response.status().is_success() {
-            return Err(BucketError::Status(response.status().as_u16()));
+            let refusal = refusal(response, &Method::GET);
+            return Err(tokio::time::timeout(timeout, refusal).await.map_err(late)?);
         }
         let announced = response.content_length();
         if let Some(length) = announced.filter(|length| *length > limit) {
@@ -424,10 +471,10 @@ fn too_few(handle: B256, largest: usize, tally: &Tally<'_>, failures: &[(Address
     );
     if silent > 0 && silent + largest >= tally.threshold() {
         // One bucket that is down concerns only what its attestations are needed for.
-        let reach = if silent == failures.len() && largest == 0 { Reach::All } else { Reach::Some };
+        let reach = if largest == 0 { reach(failures) } else { Reach::Some };
         return Trouble::Outage { code: codes::BUCKETS_UNREACHABLE, dependency: BUCKETS, reach, text };
     }
-    Trouble::may_heal(codes::ATTESTATIONS_MISSING, text)
+    Trouble::waits(Budget::Ciphertexts, codes::ATTESTATIONS_MISSING, text)
 }
 
 fn describe(failures: &[(Address, BucketError)]) -> String {
@@ -468,11 +515,15 @@ fn verdict(located: &Located, failures: &[(Address, BucketError)]) -> Trouble {
     let text = format!("ciphertext {} of handle {}: {}", located.digest, located.handle, describe(failures));
     let silent = failures.iter().filter(|(_, error)| error.is_outage()).count();
     if silent == 0 {
-        return Trouble::may_heal(codes::CIPHERTEXT_MISSING, text);
+        return Trouble::waits(Budget::Ciphertexts, codes::CIPHERTEXT_MISSING, text);
     }
     // One bucket that is down concerns only what lies there and nowhere else.
-    let reach = if silent == failures.len() { Reach::All } else { Reach::Some };
-    Trouble::Outage { code: codes::BUCKETS_UNREACHABLE, dependency: BUCKETS, reach, text }
+    Trouble::Outage { code: codes::BUCKETS_UNREACHABLE, dependency: BUCKETS, reach: reach(failures), text }
+}
+
+/// Everybody is concerned where every bucket is down.
+fn reach(failures: &[(Address, BucketError)]) -> Reach {
+    if failures.iter().all(|(_, error)| error.is_down()) { Reach::All } else { Reach::Some }
 }
 
 fn error_label(error: &BucketError) -> &'static str {
@@ -480,6 +531,7 @@ fn error_label(error: &BucketError) -> &'static str {
         BucketError::Unreachable(_) => "unreachable",
         BucketError::Status(404 | 403) => "missing",
         BucketError::Status(_) => "status",
+        BucketError::NotTheStore(_) => "not_the_store",
         BucketError::TooLarge(..) => "too_large",
         BucketError::WrongDigest(_) => "wrong_digest",
         BucketError::NotAttested => "not_attested",
@@ -583,15 +635,68 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_object_that_nobody_has_may_heal_and_an_unreachable_bucket_is_no_verdict() {
+    async fn an_object_that_nobody_has_is_waited_for_and_an_unreachable_bucket_is_no_verdict() {
         let empty = TestBucket::start([]).await;
         let both = store(quick(), &[(FIRST, &empty.url), (SECOND, &empty.url)]);
         let missing = both.fetch(Wanted::Materials(&[material(b"body")])).await.unwrap_err();
-        assert!(matches!(missing, Trouble::MayHeal { code: codes::CIPHERTEXT_MISSING, .. }), "{missing}");
+        let waits =
+            matches!(missing, Trouble::Waits { budget: Budget::Ciphertexts, code: codes::CIPHERTEXT_MISSING, .. });
+        assert!(waits, "{missing}");
 
         let down = store(quick(), &[(FIRST, &empty.url), (SECOND, "http://127.0.0.1:1")]);
         let outage = down.fetch(Wanted::Materials(&[material(b"body")])).await.unwrap_err();
         assert!(matches!(outage, Trouble::Outage { code: codes::BUCKETS_UNREACHABLE, .. }), "{outage}");
+    }
+
+    #[tokio::test]
+    async fn what_no_object_store_says_is_no_word_on_an_object_and_holds_up_nobody_else() {
+        let trouble = |bucket: TestBucket| async move {
+            let both = store(quick(), &[(FIRST, &bucket.url), (SECOND, &bucket.url)]);
+            both.fetch(Wanted::Materials(&[material(b"body")])).await.unwrap_err()
+        };
+        let is_missing = |trouble: &Trouble| matches!(trouble, Trouble::Waits { code: codes::CIPHERTEXT_MISSING, .. });
+        let is_partial = |trouble: &Trouble| {
+            matches!(trouble, Trouble::Outage { code: codes::BUCKETS_UNREACHABLE, reach: Reach::Some, .. })
+        };
+        // An ingress has pages of its own, and so has whoever guards it.
+        for status in [301, 302, 307, 400, 401, 403, 404] {
+            let trouble = trouble(TestBucket::failing(status).await).await;
+            assert!(is_partial(&trouble), "{status}: {trouble:?}");
+        }
+        // A store that does not let us in, or sends us elsewhere, says nothing of the object either.
+        for status in [301, 401] {
+            let trouble = trouble(TestBucket::refusing(status).await).await;
+            assert!(is_partial(&trouble), "{status}: {trouble:?}");
+        }
+        for status in [403, 404] {
+            let trouble = trouble(TestBucket::refusing(status).await).await;
+            assert!(is_missing(&trouble), "{status}: {trouble:?}");
+        }
+        for status in [429, 503] {
+            let down = trouble(TestBucket::failing(status).await).await;
+            assert!(matches!(down, Trouble::Outage { reach: Reach::All, .. }), "{status}: {down:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_is_known_by_its_header_or_by_its_xml() {
+        let key = hex::encode(keccak256(b"body"));
+        let xml = b"<?xml version=\"1.0\"?>\n<Error><Code>NoSuchKey</Code></Error>".to_vec();
+        let named = vec![("X-Amz-Request-Id", "17".to_owned())];
+        let typed = vec![("content-type", "application/xml".to_owned())];
+        for (headers, body, is_store) in [
+            (named, Vec::new(), true),
+            (Vec::new(), xml.clone(), true),
+            (typed.clone(), xml, true),
+            (typed, b"<html/>".to_vec(), false),
+            (Vec::new(), b"404 page not found".to_vec(), false),
+        ] {
+            let bucket = TestBucket::start([(key.clone(), Object { status: 404, headers, body })]).await;
+            let one = store(quick(), &[(FIRST, &bucket.url)]);
+            let material = CiphertextMaterial { coprocessors: vec![FIRST], ..material(b"body") };
+            let trouble = one.fetch(Wanted::Materials(&[material])).await.unwrap_err();
+            assert_eq!(matches!(trouble, Trouble::Waits { .. }), is_store, "{trouble:?}");
+        }
     }
 
     #[tokio::test]
@@ -680,9 +785,9 @@ mod tests {
         store.fetch(Wanted::Handles(&[HANDLE])).await
     }
 
-    async fn may_heal(store: &CiphertextStore) -> &'static str {
+    async fn waits(store: &CiphertextStore) -> &'static str {
         match fetched(store).await {
-            Err(Trouble::MayHeal { code, .. }) => code,
+            Err(Trouble::Waits { budget: Budget::Ciphertexts, code, .. }) => code,
             other => panic!("{other:?}"),
         }
     }
@@ -722,11 +827,11 @@ mod tests {
         let forged = [&stranger, &in_anothers_name, &for_another_handle, &copied, &malformed, &without];
         for one in forged {
             let store = attesting(3, 2, &[&genuine, one]).await;
-            assert_eq!(may_heal(&store).await, codes::ATTESTATIONS_MISSING);
+            assert_eq!(waits(&store).await, codes::ATTESTATIONS_MISSING);
             assert_eq!(one.gets(), 0, "nothing is read from a bucket that convinced nobody");
         }
         let all = [&[&genuine][..], &forged].concat();
-        assert_eq!(may_heal(&attesting(3, 2, &all).await).await, codes::ATTESTATIONS_MISSING);
+        assert_eq!(waits(&attesting(3, 2, &all).await).await, codes::ATTESTATIONS_MISSING);
         // One more genuine one is enough.
         let second = coprocessor(2, b"body", b"body").await;
         let all = [&[&genuine, &second][..], &forged].concat();
@@ -747,14 +852,14 @@ mod tests {
         assert_eq!(&fetched.ciphertexts[0].body[..], b"body");
         assert_eq!(minority.gets(), 0);
         let alone = attesting(3, 2, &[&minority]).await;
-        assert_eq!(may_heal(&alone).await, codes::ATTESTATIONS_MISSING);
+        assert_eq!(waits(&alone).await, codes::ATTESTATIONS_MISSING);
     }
 
     #[tokio::test]
     async fn p4_two_groups_with_the_threshold_decrypt_nothing() {
         let (one, two) = (coprocessor(1, b"forged", b"forged").await, coprocessor(2, b"body", b"body").await);
         let store = attesting(2, 1, &[&one, &two]).await;
-        assert_eq!(may_heal(&store).await, codes::ATTESTATIONS_SPLIT);
+        assert_eq!(waits(&store).await, codes::ATTESTATIONS_SPLIT);
         assert_eq!(one.gets() + two.gets(), 0);
     }
 
@@ -764,7 +869,7 @@ mod tests {
         let fetched_honest = fetched(&attesting(2, 2, &[&lying, &honest]).await).await.unwrap();
         assert_eq!(&fetched_honest.ciphertexts[0].body[..], b"body");
         let second = coprocessor(2, b"body", b"forged too").await;
-        assert_eq!(may_heal(&attesting(2, 2, &[&lying, &second]).await).await, codes::CIPHERTEXT_MISSING);
+        assert_eq!(waits(&attesting(2, 2, &[&lying, &second]).await).await, codes::CIPHERTEXT_MISSING);
     }
 
     #[tokio::test]
@@ -773,7 +878,7 @@ mod tests {
         let (one, two) = (coprocessor(1, &body, &body).await, coprocessor(2, &body, &body).await);
         let mut store = attesting(2, 2, &[&one, &two]).await;
         store.config.max_object_bytes = 4095;
-        assert_eq!(may_heal(&store).await, codes::CIPHERTEXT_MISSING);
+        assert_eq!(waits(&store).await, codes::CIPHERTEXT_MISSING);
         store.config.max_object_bytes = 4096;
         assert!(fetched(&store).await.is_ok());
     }
@@ -796,9 +901,15 @@ mod tests {
         let config = CiphertextsConfig { attestation_timeout_ms: 4_000, ..quick() };
         let slow = fetched(&attesting_with(config, 3, 2, &[&one, &slow]).await).await.unwrap_err();
         assert_eq!(reach(slow), Reach::Some, "one that is too slow counts as unreachable");
+        // What answers in place of a bucket is no bucket without the object.
+        let ingress = TestBucket::failing(404).await;
+        let partly = fetched(&attesting(3, 2, &[&ingress, &ingress]).await).await.unwrap_err();
+        assert_eq!(reach(partly), Reach::Some);
+        let elsewhere = TestBucket::refusing(404).await;
+        assert_eq!(waits(&attesting(3, 2, &[&elsewhere, &elsewhere]).await).await, codes::ATTESTATIONS_MISSING);
         // One bucket that is down for ever is no excuse where its word could not be enough.
         let (empty, other) = (TestBucket::start([]).await, TestBucket::start([]).await);
-        assert_eq!(may_heal(&attesting(3, 2, &[&empty, &other, &down]).await).await, codes::ATTESTATIONS_MISSING);
+        assert_eq!(waits(&attesting(3, 2, &[&empty, &other, &down]).await).await, codes::ATTESTATIONS_MISSING);
     }
 
     #[tokio::test]
@@ -826,6 +937,6 @@ mod tests {
     #[tokio::test]
     async fn nobody_to_ask_is_told_as_that() {
         let store = attesting(1, 1, &[]).await;
-        assert_eq!(may_heal(&store).await, codes::NO_BUCKET);
+        assert_eq!(waits(&store).await, codes::NO_BUCKET);
     }
 }

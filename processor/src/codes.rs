@@ -12,11 +12,11 @@ macro_rules! codes {
 
 codes! {
     BUCKETS_UNREACHABLE = "KC-0401", "buckets_unreachable",
-        "No coprocessor's bucket could be asked for a ciphertext.",
-        "Check the network and the buckets; the request waits and burns no attempt.";
+        "A ciphertext may lie in a bucket that could not be asked: nothing answers, or something that is no object store (a redirect, a page of an ingress), or it lets nobody in.",
+        "Check the network, the buckets and their registered URLs; the request waits and burns no attempt.";
     CIPHERTEXT_MISSING = "KC-0402", "ciphertext_missing",
         "Every bucket answered, and none holds an object with the digest that the chain names.",
-        "Ask the coprocessors' operators for the object, then redrive the request.";
+        "Usually the coprocessors are behind: the request waits within `access.ciphertext_patience_ms`. Else ask their operators for the object, then redrive the request.";
     REQUEST_TOO_LARGE = "KC-0403", "request_too_large",
         "The ciphertexts of one request are larger together than KMS Core takes in one message.",
         "Nothing can answer it; raise `ciphertexts.max_request_bytes` only if your KMS Core takes more.";
@@ -25,16 +25,16 @@ codes! {
         "The record did not come from the contracts: find out who wrote it.";
     NO_BUCKET = "KC-0405", "no_bucket",
         "None of the coprocessors that the request names has a bucket in GatewayConfig.",
-        "Check the coprocessor registry; the request waits within its budget.";
+        "Check the coprocessor registry; the request waits within `access.ciphertext_patience_ms`.";
     REGISTRY_UNREACHABLE = "KC-0406", "registry_unreachable",
         "The coprocessor registry could not be read from the chain.",
         "Check the RPC endpoints; the request waits and burns no attempt.";
     ATTESTATIONS_MISSING = "KC-0407", "attestations_missing",
         "Too few of the registered coprocessors attest the same ciphertext for a handle.",
-        "Usually the coprocessors are behind: the request waits within its budget. Else ask their operators for the object.";
+        "Usually the coprocessors are behind: the request waits within `access.ciphertext_patience_ms`. Else ask their operators for the object, then redrive the request.";
     ATTESTATIONS_SPLIT = "KC-0408", "attestations_split",
         "Two different attestations of one handle have the coprocessors' registered threshold.",
-        "Find out with the coprocessors' operators which one is right; the request waits within its budget and decrypts nothing.";
+        "Find out with the coprocessors' operators which one is right; the request waits within `access.ciphertext_patience_ms` and decrypts nothing.";
     SEVERAL_KEYS = "KC-0409", "several_keys",
         "The ciphertexts of one request are under different FHE keys.",
         "Nothing can answer it.";
@@ -97,7 +97,7 @@ codes! {
         "Check the RPC endpoints; the request waits and burns no attempt.";
     MATERIAL_UNREADABLE = "KC-0570", "material_unreadable",
         "The keys and CRSs of an epoch cannot be read at the block that its event names.",
-        "Use an RPC endpoint that keeps old state (an archive node); the request waits within its budget.";
+        "Use an RPC endpoint that keeps old state (an archive node); the request waits, and an error of the node burns no attempt.";
     CORE_CENTRALIZED = "KC-0571", "core_centralized",
         "A centralized KMS Core has no epochs that can be created or destroyed.",
         "Run a threshold KMS Core.";

@@ -69,6 +69,9 @@ impl Configuration for ProcessorConfig {
         if self.access.check_acl == CheckAcl::Always && self.host_chain.is_empty() {
             problems.at("access.check_acl", "\"always\" needs a [[host_chain]]");
         }
+        if let ReleaseChoice::Is(release) = self.gateway.release {
+            self.needs_of(release, problems);
+        }
         problems.within("kms_core", &self.kms_core);
         problems.within("signer", &self.signer);
         problems.within("ciphertexts", &self.ciphertexts);
@@ -78,6 +81,32 @@ impl Configuration for ProcessorConfig {
                 "ciphertexts.max_request_bytes",
                 "must be below kms_core.max_message_bytes, since one message carries a request's ciphertexts",
             );
+        }
+    }
+}
+
+impl ProcessorConfig {
+    /// What a release takes that is told here, and not only by the contracts at the start.
+    fn needs_of(&self, release: Release, problems: &mut Problems) {
+        let checks_access = !release.gateway_checks_access();
+        match self.access.check_acl {
+            CheckAcl::Never if checks_access => {
+                problems.at("access.check_acl", format!("nobody but the connector checks access rights in {release}"));
+            }
+            CheckAcl::Auto if checks_access && self.host_chain.is_empty() => {
+                let needed =
+                    format!("the connector checks access rights in {release}: add a section for each host chain");
+                problems.at("host_chain", needed);
+            }
+            CheckAcl::Auto | CheckAcl::Always | CheckAcl::Never => {}
+        }
+        if release.key_management_on_host() && self.ethereum.is_none() {
+            let needed = format!("keys and contexts of {release} are on the Ethereum host chain: add the section");
+            problems.at("ethereum", needed);
+        }
+        if !release.key_management_on_host() && self.gateway.kms_generation.is_none() {
+            problems
+                .at("gateway.kms_generation", format!("keys of {release} are generated on the Gateway: it is needed"));
         }
     }
 }
@@ -104,7 +133,8 @@ pub struct GatewaySection {
     #[serde(default)]
     #[schemars(with = "String")]
     pub release: ReleaseChoice,
-    /// Up to which block a decryption is believed: `latest`, `safe`, `finalized` or `depth:N`.
+    /// Up to which block a decryption is believed: `latest`, `safe`, `finalized` or `depth:N`. Requests that ingest writes before their
+    /// block is there wait for it: at `latest` within `access.not_yet_patience_ms`, else within `access.finality_patience_ms`.
     #[serde(default)]
     #[schemars(with = "String", extend("format" = "finality"))]
     pub finality: Finality,
@@ -200,8 +230,8 @@ pub struct EthereumSection {
     /// Address of the ProtocolConfig contract.
     #[schemars(with = "String", extend("format" = "address"))]
     pub protocol_config: Address,
-    /// Up to which block requests of this chain, and the states of contexts and epochs, are believed: `latest`, `safe`, `finalized` or
-    /// `depth:N`.
+    /// Up to which block requests of this chain, and the states of contexts and epochs, are believed: `latest`, `safe` or `finalized`.
+    /// A depth is none of these, since state is read at it.
     #[serde(default = "finalized")]
     #[schemars(with = "String", extend("format" = "finality"))]
     pub finality: Finality,
@@ -258,15 +288,21 @@ pub struct AccessConfig {
     pub check_acl: CheckAcl,
     /// Milliseconds that a request waits for access rights that are not there (the host chain may be behind).
     pub acl_patience_ms: u64,
+    /// Milliseconds that a decryption waits for ciphertexts and attestations that the coprocessors' buckets do not have, while all of
+    /// these answer (the coprocessors may be behind).
+    pub ciphertext_patience_ms: u64,
     /// Milliseconds that a request waits for the KMS context and epoch that it names.
     pub context_patience_ms: u64,
-    /// Milliseconds that a decryption waits for its block, or for a node that can prove it, and for the start of its validity.
+    /// Milliseconds that a decryption waits for its block, or for a node that can prove it, where `gateway.finality` is `latest`; and for
+    /// the start of its validity.
     pub not_yet_patience_ms: u64,
-    /// Milliseconds that a key management request waits for its block to be final, or for a node that can prove it.
+    /// Milliseconds that a request waits for its block to be final, or for a node that can prove it: one of key management, and a
+    /// decryption where `gateway.finality` is not `latest`. To be longer than the chain takes to be final.
     pub finality_patience_ms: u64,
     /// Milliseconds that a request waits whose block is not the chain's any more, or not this node's.
     pub orphan_patience_ms: u64,
-    /// Milliseconds between two looks at what a request waits for.
+    /// Milliseconds between two looks at what a request waits for; for ciphertexts, which are looked for sooner at first, up to four
+    /// times as long.
     #[schemars(range(min = 10, max = 60_000))]
     pub pause_ms: u64,
     /// Milliseconds that the state of a context or epoch is used before it is read again. One that was destroyed stays so.
@@ -292,6 +328,7 @@ impl Default for AccessConfig {
         Self {
             check_acl: CheckAcl::Auto,
             acl_patience_ms: 300_000,
+            ciphertext_patience_ms: 600_000,
             context_patience_ms: 3_600_000,
             not_yet_patience_ms: 600_000,
             finality_patience_ms: 24 * 3_600_000,
@@ -668,6 +705,7 @@ mod tests {
     fn what_does_not_fit_together_is_named() {
         assert_eq!(paths(&["access.check_acl=always"]), ["access.check_acl"]);
         let moved = ["gateway.release=v0.14", "gateway.kms_generation=0x00000000000000000000000000000000000dec03"];
+        let moved: Vec<&str> = ETHEREUM.into_iter().chain(HOST).chain(moved).collect();
         assert_eq!(paths(&moved), ["gateway.kms_generation"]);
         assert_eq!(paths(&["gateway.release=v0.9"]), ["gateway.release"]);
         assert_eq!(paths(&["kms_core.version=v0.11"]), ["kms_core.version"]);
@@ -693,6 +731,18 @@ mod tests {
         assert_eq!(limited.decryption.attempts(Lane::Decryption), 4);
         assert_eq!(limited.key_management.attempts(Lane::KeyManagement), 3);
         assert_eq!(paths(&["lanes.key_management.max_attempts=0"]), ["lanes.key_management.max_attempts"]);
+    }
+
+    #[test]
+    fn what_a_configured_release_needs_is_refused_before_the_start() {
+        let generation = "gateway.kms_generation=0x00000000000000000000000000000000000dec03";
+        assert_eq!(paths(&["gateway.release=v0.11"]), ["gateway.kms_generation"]);
+        assert_eq!(paths(&["gateway.release=v0.12", generation]), ["host_chain"]);
+        assert_eq!(paths(&["gateway.release=v0.14"]), ["host_chain", "ethereum"]);
+        let never: Vec<&str> = HOST.into_iter().chain(["gateway.release=v0.12", generation]).collect();
+        assert!(load::<ProcessorConfig>(&with(&never)).is_ok());
+        assert_eq!(paths(&[&never[..], &["access.check_acl=never"]].concat()), ["access.check_acl"]);
+        assert!(load::<ProcessorConfig>(&with(&["gateway.release=v0.11", generation])).is_ok());
     }
 
     #[test]

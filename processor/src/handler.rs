@@ -158,7 +158,9 @@ impl RequestHandler {
         shared.quarantine.pass(&shared.gate, request, &work.source, answered).await?;
         self.heed(attempt).await;
         shared.gate.check(request, &transaction, SystemTime::now(), answered).await?;
-        self.settled(work);
+        if shared.patience.passed(work.at()) {
+            metrics::waiting(shared.patience.len());
+        }
         // A deferred request, and one whose first attempt ended here, was probably started.
         let repeated = attempt.repeated || self.intake == Intake::Deferred;
         let served = serve(shared, request, repeated, answered);
@@ -329,6 +331,7 @@ impl Handler for RequestHandler {
         let kind = work.request.kind.as_str();
         match answered {
             Ok(answer) => {
+                self.settled(&work);
                 metrics::answer_verified(kind);
                 match self.publish(work, attempt.number, answer) {
                     Ok(output) => Outcome::Done(vec![output]),
@@ -389,6 +392,9 @@ impl Handler for RequestHandler {
     fn dead_letter(&self, record: &InputRecord, attempts: u32, why: &Failure, carry: Carry) -> OutputRecord {
         let topic = self.shared.topics.dead_letters().to_owned();
         let work = self.decode(record).ok();
+        if let Some(work) = &work {
+            self.settled(work);
+        }
         let value = record.value.as_deref().unwrap_or_default();
         let letter = DeadLetter {
             service: SERVICE.to_owned(),

@@ -16,9 +16,9 @@ use crate::config::AccessConfig;
 /// What is waited for; each has its own limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Budget {
-    /// A decryption's block, or the start of its validity.
+    /// A decryption's block at `latest`, or the start of its validity.
     NotYet,
-    /// The finality of a key management request's block.
+    /// The finality of a request's block.
     Finality,
     /// That the block of the request comes back.
     Orphan,
@@ -26,10 +26,12 @@ pub enum Budget {
     Context,
     /// Access rights.
     Access,
+    /// Ciphertexts and attestations that the coprocessors do not have yet.
+    Ciphertexts,
 }
 
 impl Budget {
-    const COUNT: usize = 5;
+    const COUNT: usize = 6;
 
     const fn index(self) -> usize {
         match self {
@@ -38,6 +40,7 @@ impl Budget {
             Self::Orphan => 2,
             Self::Context => 3,
             Self::Access => 4,
+            Self::Ciphertexts => 5,
         }
     }
 
@@ -50,7 +53,13 @@ impl Budget {
             Self::Orphan => "access.orphan_patience_ms",
             Self::Context => "access.context_patience_ms",
             Self::Access => "access.acl_patience_ms",
+            Self::Ciphertexts => "access.ciphertext_patience_ms",
         }
+    }
+
+    /// Whether it is waited for after everything else was found in order.
+    const fn is_last(self) -> bool {
+        matches!(self, Self::Ciphertexts)
     }
 }
 
@@ -80,6 +89,9 @@ struct Waiting {
     touched: Instant,
 }
 
+/// What the coprocessors lack is mostly there a moment later: the first pause before a second look.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
 /// What nobody has looked at for so long belongs to a request that another instance serves now.
 const FORGET_AFTER: Duration = Duration::from_secs(3600);
 
@@ -95,6 +107,7 @@ impl Patience {
             (Budget::Orphan, config.orphan_patience_ms),
             (Budget::Context, config.context_patience_ms),
             (Budget::Access, config.acl_patience_ms),
+            (Budget::Ciphertexts, config.ciphertext_patience_ms),
         ] {
             limits[budget.index()] = millis(limit);
         }
@@ -122,6 +135,7 @@ impl Patience {
     /// The request `at` was looked at, everybody answered, and what it waits for was not there.
     pub fn spend(&self, at: &Coordinates, budget: Budget, now: Instant) -> Spending {
         let limit = self.limits[budget.index()];
+        let longest = self.pause.saturating_mul(4);
         let mut waiting = self.lock();
         if !waiting.contains_key(at) && waiting.len() >= self.max_waiting {
             make_room(&mut waiting, self.max_waiting, now);
@@ -136,7 +150,6 @@ impl Patience {
         if let Some((last, looked)) = entry.last
             && last == budget
         {
-            let longest = self.pause.saturating_mul(4);
             *spent += now.saturating_duration_since(looked).min(longest);
         }
         entry.last = Some((budget, now));
@@ -144,8 +157,10 @@ impl Patience {
         if spent >= limit {
             return Spending::Over(spent);
         }
+        // A look for ciphertexts is dear, and many wait at once where the coprocessors are behind.
+        let pause = if budget.is_last() { spent.clamp(FIRST_PAUSE.min(self.pause), longest) } else { self.pause };
         // The last look is at the end of the budget, not behind it.
-        Spending::Wait(self.pause.min(limit - spent))
+        Spending::Wait(pause.min(limit - spent))
     }
 
     /// The request `at` was looked at, and somebody did not answer: the time since the last look does not count.
@@ -153,6 +168,23 @@ impl Patience {
         if let Some(waiting) = self.lock().get_mut(at) {
             waiting.last = None;
         }
+    }
+
+    /// The request `at` passed its checks, and waits for none of them any more; what it waits for afterwards goes on being
+    /// counted. Whether it waits for nothing now, and did before.
+    pub fn passed(&self, at: &Coordinates) -> bool {
+        let mut waiting = self.lock();
+        let Some(entry) = waiting.get_mut(at) else { return false };
+        let last = Budget::Ciphertexts.index();
+        let kept = entry.spent[last];
+        entry.spent = [Duration::ZERO; Budget::COUNT];
+        entry.spent[last] = kept;
+        entry.last = entry.last.filter(|(budget, _)| budget.is_last());
+        let is_over = kept.is_zero() && entry.last.is_none();
+        if is_over {
+            waiting.remove(at);
+        }
+        is_over
     }
 
     /// The request `at` waits no more. Whether it did.
@@ -190,6 +222,7 @@ mod tests {
             acl_patience_ms: 5_000,
             context_patience_ms: 3_000,
             orphan_patience_ms: 0,
+            ciphertext_patience_ms: 4_000,
             pause_ms: 1_000,
             max_waiting,
             ..AccessConfig::default()
@@ -248,6 +281,23 @@ mod tests {
             let spent = patience.spend(&at(1), budget, begin + SECOND * second);
             assert_eq!(spent, Spending::Wait(SECOND), "what changes makes progress");
         }
+    }
+
+    #[test]
+    fn what_is_waited_for_after_the_checks_is_counted_through_them() {
+        let (patience, begin) = (patience(10), Instant::now());
+        patience.spend(&at(1), Budget::Access, begin);
+        patience.spend(&at(1), Budget::Access, begin + SECOND);
+        assert!(patience.passed(&at(1)) && patience.is_empty(), "the checks are not waited for any more");
+        assert!(!patience.passed(&at(1)));
+        // Soon at first, then as long after the last look as it has waited, and never behind the end.
+        for (second, millis) in [(0, 100), (1, 1_000), (2, 2_000), (3, 1_000)] {
+            let spent = patience.spend(&at(1), Budget::Ciphertexts, begin + SECOND * second);
+            assert_eq!(spent, Spending::Wait(Duration::from_millis(millis)));
+            assert!(!patience.passed(&at(1)), "the next attempt's checks");
+        }
+        let over = patience.spend(&at(1), Budget::Ciphertexts, begin + SECOND * 4);
+        assert_eq!(over, Spending::Over(SECOND * 4));
     }
 
     #[test]

@@ -279,6 +279,8 @@ struct Objects {
     delay_ms: AtomicU64,
     /// Answered to everything.
     status: Option<u16>,
+    /// Whether that is an ingress's word and not the bucket's own.
+    is_foreign: bool,
 }
 
 impl TestBucket {
@@ -286,8 +288,13 @@ impl TestBucket {
         Self::serve(Objects { objects: objects.into_iter().collect(), ..Objects::default() }).await
     }
 
-    /// Answers everything with this status.
+    /// Something in front of the bucket answers everything with this status.
     pub(crate) async fn failing(status: u16) -> Self {
+        Self::serve(Objects { status: Some(status), is_foreign: true, ..Objects::default() }).await
+    }
+
+    /// The bucket itself answers everything with this status.
+    pub(crate) async fn refusing(status: u16) -> Self {
         Self::serve(Objects { status: Some(status), ..Objects::default() }).await
     }
 
@@ -333,11 +340,18 @@ async fn object(State(shared): State<Arc<Objects>>, request: HttpRequest) -> Htt
     if request.method() == Method::GET {
         shared.gets.fetch_add(1, Ordering::Relaxed);
     }
+    let refusal = |status: u16| {
+        let mut response = StatusCode::from_u16(status).unwrap().into_response();
+        if !shared.is_foreign {
+            response.headers_mut().insert("x-amz-request-id", HeaderValue::from_static("17"));
+        }
+        response
+    };
     if let Some(status) = shared.status {
-        return StatusCode::from_u16(status).unwrap().into_response();
+        return refusal(status);
     }
     let key = request.uri().path().trim_start_matches("/bucket/").to_owned();
-    let Some(found) = shared.objects.get(&key) else { return StatusCode::NOT_FOUND.into_response() };
+    let Some(found) = shared.objects.get(&key) else { return refusal(404) };
     let mut headers = HeaderMap::new();
     for (name, value) in &found.headers {
         headers.insert(

@@ -466,6 +466,7 @@ async fn ciphertexts_come_from_whoever_has_them_and_an_outage_is_told_from_a_mis
         stack
             .coprocessors(3)
             .set(ServiceKind::Processor, "lanes.decryption.max_attempts=2")
+            .set(ServiceKind::Processor, "access.ciphertext_patience_ms=500")
             .set(ServiceKind::Processor, "ciphertexts.max_object_bytes=4096")
             .set(ServiceKind::Processor, "ciphertexts.max_request_bytes=6000")
             .set(ServiceKind::Processor, "ciphertexts.max_buffered_bytes=8192")
@@ -500,8 +501,8 @@ async fn ciphertexts_come_from_whoever_has_them_and_an_outage_is_told_from_a_mis
     ];
     assert_first_attempts(&bench, &found).await;
     for (made, reason, attempts, words) in [
-        (nowhere, "KC-0402", 2, missing.digest.to_string()),
-        (too_large, "KC-0402", 2, "limit 4096".to_owned()),
+        (nowhere, "KC-0402", 1, missing.digest.to_string()),
+        (too_large, "KC-0402", 1, "limit 4096".to_owned()),
         (too_much, "KC-0403", 1, "limit 6000".to_owned()),
     ] {
         let letter = bench.dead_letter(&made).await;
