@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path as FilePath, PathBuf};
 
+use serde_json::Value as Json;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::problem::{Problem, at};
@@ -74,6 +75,23 @@ fn read_file(path: &FilePath, problems: &mut Vec<Problem>) -> Node {
         problems.push(at(&codes::CONFIG_SYNTAX, &Path::default(), &origin, error.message().trim().replace('\n', ", ")));
     }
     file.table(table.get_ref(), whole_file)
+}
+
+/// Fills in what a table that is set only in part would otherwise take from its type, where the table around it has another
+/// default. (serde asks the type alone.)
+pub(super) fn inherit_defaults(node: &mut Node, schema: View<'_>, given: Option<&Json>) {
+    let (Shape::Table(fields, _), Value::Table(entries)) = (schema.shape(), &mut node.value) else { return };
+    for (key, field) in fields {
+        let default = field.default_within(key, given);
+        match entries.get_mut(key) {
+            Some(inner) => inherit_defaults(inner, field, default),
+            None if default != field.default() => {
+                let inherited = default.and_then(|default| Node::from_json(default, &Origin::Default));
+                entries.extend(inherited.map(|node| (key.to_owned(), node)));
+            }
+            None => {}
+        }
+    }
 }
 
 struct SourceFile<'a> {

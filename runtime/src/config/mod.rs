@@ -105,6 +105,7 @@ fn load_with<T: Configuration>(sources: &Sources, rules: check::Rules) -> Result
         return Err(ConfigErrors::new(problems));
     }
     layers::read_secret_files(&mut tree, root.view(), sources.file.as_deref(), &mut problems);
+    layers::inherit_defaults(&mut tree, root.view(), None);
     match check::into_typed::<T>(&mut tree, root.view(), &mut problems, rules) {
         Some(config) if problems.is_empty() => {
             tree.forget_values();

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::path::Path as FilePath;
 
+use serde_json::Value as Json;
+
 use super::layers::SECRET_FILE_SUFFIX;
 use super::schema::{Root, Shape, View};
 use super::{Configuration, print};
@@ -12,11 +14,12 @@ use super::{Configuration, print};
 pub fn config_reference<T: Configuration>() -> String {
     let root = Root::of::<T>();
     let mut out = String::new();
-    section(&mut out, root.view(), "", false);
+    section(&mut out, root.view(), "", false, None);
     out.trim_end().to_owned() + "\n"
 }
 
-fn section(out: &mut String, view: View<'_>, path: &str, is_list: bool) {
+/// `given` is the section's default where the struct around it says one.
+fn section(out: &mut String, view: View<'_>, path: &str, is_list: bool, given: Option<&Json>) {
     let Shape::Table(fields, required) = view.shape() else { return };
     let (inner, plain): (Vec<_>, Vec<_>) = fields.iter().partition(|(_, field)| section_of(**field).is_some());
     if !path.is_empty() {
@@ -31,14 +34,15 @@ fn section(out: &mut String, view: View<'_>, path: &str, is_list: bool) {
     if !plain.is_empty() {
         out.push_str("| key | type | default | meaning |\n|---|---|---|---|\n");
         for (key, field) in plain {
-            row(out, key, *field, required.contains(key));
+            row(out, key, *field, field.default_within(key, given), required.contains(key));
         }
         out.push('\n');
     }
     for (key, field) in inner {
         let full = if path.is_empty() { (*key).to_owned() } else { format!("{path}.{key}") };
         if let Some((view, is_list)) = section_of(*field) {
-            section(out, view, &full, is_list);
+            let given = field.default_within(key, given).filter(|_| !is_list);
+            section(out, view, &full, is_list, given);
         }
     }
 }
@@ -52,8 +56,8 @@ fn section_of(field: View<'_>) -> Option<(View<'_>, bool)> {
     }
 }
 
-fn row(out: &mut String, key: &str, field: View<'_>, is_required: bool) {
-    let default = match (field.default(), is_required) {
+fn row(out: &mut String, key: &str, field: View<'_>, default: Option<&Json>, is_required: bool) {
+    let default = match (default, is_required) {
         (_, true) => "required".to_owned(),
         (Some(value), false) => format!("`{}`", print::inline(value)),
         (None, false) => "none".to_owned(),

@@ -158,6 +158,15 @@ impl<'s> View<'s> {
         self.outer.get("default").filter(|value| !value.is_null())
     }
 
+    /// The default of this field `key` of a table whose own default is `given`: a table says what its parts begin with, and
+    /// that may be something else than the part's type says.
+    pub(super) fn default_within(self, key: &str, given: Option<&'s Json>) -> Option<&'s Json> {
+        match given.and_then(|table| table.get(key)) {
+            Some(value) => Some(value).filter(|value| !value.is_null()),
+            None => self.default(),
+        }
+    }
+
     pub(super) fn is_nullable(self) -> bool {
         self.nullable || self.types().contains(&"null")
     }

@@ -338,3 +338,70 @@ fn a_look_at_a_running_service_holds_types_but_no_rules() {
     looked.sources.set = vec!["broker.queue=0".to_owned()];
     assert!(load_without_rules::<Example>(&looked.sources).is_err());
 }
+
+/// Two parts of one type.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+struct Lanes {
+    /// Another default than its type's.
+    fast: Lane,
+    /// As its type says.
+    slow: Lane,
+}
+
+/// One part.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+struct Lane {
+    /// How many.
+    slots: u32,
+    /// How wide.
+    window: u32,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self { fast: Lane { slots: 4000, ..Lane::default() }, slow: Lane::default() }
+    }
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self { slots: 64, window: 10 }
+    }
+}
+
+/// A configuration with lanes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+struct WithLanes {
+    /// Its lanes.
+    lanes: Lanes,
+}
+
+impl Configuration for WithLanes {
+    fn validate(&self, _: &mut Problems) {}
+}
+
+#[test]
+fn what_a_section_is_begun_with_stays_when_a_part_of_it_is_set() {
+    let slots = |set: &[&str]| {
+        let sources = Sources { set: set.iter().map(|one| (*one).to_owned()).collect(), ..Sources::default() };
+        let loaded = load::<WithLanes>(&sources).unwrap_or_else(|errors| panic!("{errors}"));
+        let lanes = loaded.config.lanes.clone();
+        (lanes.fast.slots, lanes.fast.window, lanes.slow.slots, loaded.origin("lanes.fast.slots"))
+    };
+    assert_eq!(slots(&[]), (4000, 10, 64, Origin::Default));
+    assert_eq!(slots(&["lanes.fast.window=5"]), (4000, 5, 64, Origin::Default));
+    assert_eq!(slots(&["lanes.slow.window=5"]), (4000, 10, 64, Origin::Default));
+    let flag = Origin::Flag("lanes.fast.slots".to_owned());
+    assert_eq!(slots(&["lanes.fast.slots=7"]), (7, 10, 64, flag));
+}
+
+#[test]
+fn the_reference_says_the_default_that_is_in_force() {
+    let reference = config_reference::<WithLanes>();
+    let (fast, slow) = reference.split_once("#### `[lanes.slow]`").expect("both sections");
+    assert!(fast.contains("| `slots` | integer | `4000` |"), "{reference}");
+    assert!(slow.contains("| `slots` | integer | `64` |"), "{reference}");
+}

@@ -3,13 +3,18 @@
 use kms_emitter::config::EmitterConfig;
 use kms_ingest::IngestConfig;
 use kms_processor::config::ProcessorConfig;
-use kms_runtime::config::{Configuration, Sources, load};
+use kms_runtime::config::{Configuration, Loaded, Sources, load};
 
 use crate::markdown::code;
 use crate::repository::{read, root};
 
+/// The README's block that begins with `# {name}`, as a program loads it.
+pub(crate) fn loaded<T: Configuration>(name: &str) -> Loaded<T> {
+    loads(name, &[], &[])
+}
+
 /// Loads the README's block that begins with `# {name}`, with `set` on top.
-fn loads<T: Configuration>(name: &str, environment: &[(String, String)], set: &[String]) {
+fn loads<T: Configuration>(name: &str, environment: &[(String, String)], set: &[String]) -> Loaded<T> {
     let readme = read(&root().join("README.md"));
     let blocks = code(&readme, "toml");
     let title = format!("# {name}");
@@ -21,9 +26,7 @@ fn loads<T: Configuration>(name: &str, environment: &[(String, String)], set: &[
     // What the files name beside themselves. Any 32 bytes are a key.
     std::fs::write(folder.path().join("wallet.key"), format!("0x{}\n", "01".repeat(32))).expect("a file");
     let sources = Sources { file: Some(file), environment: environment.to_vec(), set: set.to_vec() };
-    if let Err(errors) = load::<T>(&sources) {
-        panic!("README.md, {name}: {errors}");
-    }
+    load::<T>(&sources).unwrap_or_else(|errors| panic!("README.md, {name}: {errors}"))
 }
 
 #[test]
