@@ -20,16 +20,31 @@ pub(crate) struct Cluster {
     pub(crate) codec: Codec,
 }
 
+/// What a verb does with records, and so with the schema registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Records {
+    /// Nothing: the registry is not asked.
+    Unused,
+    /// It reads them: schemas are looked up.
+    Read,
+    /// It writes some: missing schemas are registered.
+    Written,
+}
+
 impl Cluster {
-    pub(crate) fn connect(config: CtlConfig) -> Result<Self, CtlError> {
+    pub(crate) fn connect(config: CtlConfig, records: Records) -> Result<Self, CtlError> {
         let topics = Topics::new(&config.kafka.topic_prefix);
         let codec = match &config.schema_registry.url {
-            None => Codec::single_object(),
-            Some(url) => {
+            Some(url) if records != Records::Unused => {
                 kms_runtime::telemetry::install_tls_provider();
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(Codec::with_registry(url.expose().as_str(), &topics))?
+                let url = url.expose().as_str();
+                match records {
+                    Records::Written => runtime.block_on(Codec::with_registry(url, &topics))?,
+                    _ => runtime.block_on(Codec::reading_with_registry(url, &topics))?,
+                }
             }
+            _ => Codec::single_object(),
         };
         Ok(Self { config, topics, codec })
     }

@@ -21,6 +21,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use cluster::Records;
 use kms_runtime::cli::ConfigArgs;
 use kms_runtime::shutdown::Exit;
 
@@ -54,8 +55,8 @@ struct CommandLine {
     verb: Verb,
 }
 
-/// Exit codes that this tool has.
-const EXIT_CODES: &str = "Exit codes: 0 done; 2 wrong arguments or configuration; 3 the topics cannot be read or are not \
+/// Exit codes that this tool has, as `--help` ends with them.
+pub const EXIT_CODES: &str = "Exit codes: 0 done; 2 wrong arguments or configuration; 3 the topics cannot be read or are not \
 as they must be, or an executor cannot be deployed or delegated to, or an emitter did not obey or answer; 5 Kafka did not take what was to be written; 74 the output cannot be written. Every message has a code, \
 which docs/errors.md explains.";
 
@@ -154,6 +155,17 @@ fn tell(code: Option<&str>, text: &str) {
     };
 }
 
+/// A look registers no schema.
+fn records(verb: &Verb) -> Records {
+    match verb {
+        Verb::Topics { .. } | Verb::Executor { .. } | Verb::ConfigReference => Records::Unused,
+        Verb::DeadLetters { verb: dead_letters::Verb::Redrive { yes: true, .. } } => Records::Written,
+        Verb::Wallet { verb: wallet::Verb::List(_) | wallet::Verb::Cancel { yes: false, .. } } => Records::Read,
+        Verb::Wallet { .. } => Records::Written,
+        Verb::Read(_) | Verb::Trace(_) | Verb::Costs(_) | Verb::Lifecycle | Verb::DeadLetters { .. } => Records::Read,
+    }
+}
+
 fn run(line: CommandLine) -> Result<(), CtlError> {
     if matches!(line.verb, Verb::ConfigReference) {
         let mut out = std::io::stdout().lock();
@@ -164,7 +176,7 @@ fn run(line: CommandLine) -> Result<(), CtlError> {
     if let Verb::Executor { verb } = line.verb {
         return executor::run(&config, verb, line.output);
     }
-    let cluster = cluster::Cluster::connect(config)?;
+    let cluster = cluster::Cluster::connect(config, records(&line.verb))?;
     match line.verb {
         Verb::Topics { verb } => topics::run(&cluster, verb, line.output),
         Verb::Read(args) => read::run(&cluster, &args),

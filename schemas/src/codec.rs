@@ -189,6 +189,13 @@ pub struct Codec {
     framing: Framing,
 }
 
+/// What becomes of a schema that the registry does not have.
+#[derive(Clone, Copy)]
+enum Absent {
+    Registered,
+    LeftOut,
+}
+
 #[derive(Clone)]
 enum Framing {
     SingleObject,
@@ -232,6 +239,20 @@ impl Codec {
     ///
     /// [`CodecError::Registry`]: [`CodecError::is_outage`] tells whether to try again.
     pub async fn with_registry(url: &str, topics: &Topics) -> Result<Self, CodecError> {
+        Self::from_registry(url, topics, Absent::Registered).await
+    }
+
+    /// [`Codec::with_registry`] for who only reads: what the registry does not have is left out instead of registered, so that
+    /// a look changes nothing. Nobody can have written a record under a schema that is not there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Codec::with_registry`]; encoding for a topic that was left out is [`CodecError::UnknownTopic`].
+    pub async fn reading_with_registry(url: &str, topics: &Topics) -> Result<Self, CodecError> {
+        Self::from_registry(url, topics, Absent::LeftOut).await
+    }
+
+    async fn from_registry(url: &str, topics: &Topics, absent: Absent) -> Result<Self, CodecError> {
         let registry = Registry::new(url)?;
         let catalogue: &'static Catalogue = &CATALOGUE;
         let mut registered = Registered::default();
@@ -246,9 +267,10 @@ impl Codec {
                 }
             }
             let Some(current) = catalogue.current(record) else { continue };
-            let id = match newest {
-                Some(id) => id,
-                None => registry.register(&subject, current.json).await?,
+            let id = match (newest, absent) {
+                (Some(id), _) => id,
+                (None, Absent::Registered) => registry.register(&subject, current.json).await?,
+                (None, Absent::LeftOut) => continue,
             };
             registered.by_id.insert(id, current);
             registered.by_topic.insert(topic.name, (current.record, id));

@@ -486,7 +486,7 @@ mod tests {
         let mut config = CtlConfig::default();
         config.kafka.bootstrap_servers = mock.bootstrap_servers();
         config.kafka.request_timeout_ms = 2_000;
-        let cluster = Cluster::connect(config).unwrap();
+        let cluster = Cluster::connect(config, crate::cluster::Records::Read).unwrap();
         let read = || standing(&cluster, (1, Address::ZERO)).map(|standing| standing.paused().is_some());
         assert!(read().is_ok_and(|paused| !paused), "a deployment from before the topic has no commands");
         mock.create_topic(cluster.topics.commands(), 1, 1).unwrap();

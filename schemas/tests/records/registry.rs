@@ -179,6 +179,25 @@ async fn every_topic_with_records_has_a_subject_and_a_second_start_registers_not
 }
 
 #[tokio::test]
+async fn a_reader_registers_nothing_and_reads_what_is_there() {
+    let fake = Fake::start(1, Mood::Serving).await;
+    let reader = Codec::reading_with_registry(&fake.url(), &topics()).await.expect("an empty registry is read");
+    assert_eq!(fake.registrations(), 0);
+    let (_, request) = samples::requests().swap_remove(0);
+    let topics = topics();
+    let topic = topics.requests(Lane::Decryption);
+    assert_eq!(reader.encode(topic, &request).expect_err("nobody knows the id").code(), "KC-0206");
+    let single = Codec::single_object().encode(topic, &request).expect("encodes");
+    assert_eq!(reader.decode::<Request>(topic, &single).expect("single objects need no registry"), request);
+
+    let written = Codec::with_registry(&fake.url(), &topics).await.expect("starts").encode(topic, &request);
+    let registrations = fake.registrations();
+    let reader = Codec::reading_with_registry(&fake.url(), &topics).await.expect("is read");
+    assert_eq!(reader.decode::<Request>(topic, &written.expect("encodes")).expect("decodes"), request);
+    assert_eq!(fake.registrations(), registrations);
+}
+
+#[tokio::test]
 async fn a_topic_takes_its_own_record_only() {
     let fake = Fake::start(1, Mood::Serving).await;
     let codec = Codec::with_registry(&fake.url(), &topics()).await.expect("starts");
