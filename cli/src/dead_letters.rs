@@ -1,5 +1,6 @@
 //! `kmsctl dead-letters`: what no service could use, and another go at it.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -70,11 +71,11 @@ fn list(cluster: &Cluster, output: Output) -> Result<(), CtlError> {
     Ok(())
 }
 
-/// A letter that can be sent back, with the record that does it.
+/// A letter that can be sent back, with the request that goes.
 struct Redrive {
     place: (i32, i64),
     letter: DeadLetter,
-    output: OutgoingRecord,
+    deferred: DeferredRequest,
 }
 
 fn redrive(
@@ -86,7 +87,7 @@ fn redrive(
 ) -> Result<(), CtlError> {
     let spec = cluster.topic(cluster.topics.dead_letters())?;
     let mut chosen = Vec::new();
-    let (mut letters, mut passed_over) = (0_usize, 0_usize);
+    let (mut letters, mut passed_over) = (0_usize, BTreeMap::<&str, usize>::new());
     for partition in 0..spec.partitions {
         cluster.read(&spec.name, partition, None, |record| {
             letters += 1;
@@ -101,8 +102,8 @@ fn redrive(
                 return;
             }
             match back_to_work(cluster, &letter) {
-                Some(output) => chosen.push(Redrive { place, letter, output }),
-                None => passed_over += 1,
+                Ok(deferred) => chosen.push(Redrive { place, letter, deferred }),
+                Err(why) => *passed_over.entry(why).or_default() += 1,
             }
         })?;
     }
@@ -125,8 +126,8 @@ fn redrive(
         }
     }
     out.flush()?;
-    if passed_over > 0 {
-        eprintln!("{passed_over} letters hold no request that the processor could serve again");
+    for (why, count) in passed_over {
+        eprintln!("{count} letters are not redriven: {why}");
     }
     if chosen.is_empty() {
         eprintln!("nothing to redrive: of {letters} dead letters in {} none is meant and can be redriven", spec.name);
@@ -141,41 +142,103 @@ fn redrive(
     let producer = TransactionalProducer::new(kafka, SERVICE, &kafka.transactional_id(SERVICE, "redrive"), max_bytes)
         .map_err(CtlError::client)?;
     producer.init(|| false).map_err(CtlError::producer)?;
-    let outputs: Vec<OutgoingRecord> = chosen.into_iter().map(|one| one.output).collect();
+    let outputs: Result<Vec<OutgoingRecord>, CtlError> =
+        chosen.iter().map(|one| outgoing(cluster, &one.deferred)).collect();
+    let outputs = outputs?;
     producer.write(&outputs, Instant::now() + Duration::from_secs(30))?;
     eprintln!("{} letters redriven", outputs.len());
     Ok(())
 }
 
-/// The letter's request as a deferred one, whose outcome will name the original record. Letters of other services hold no
-/// request, or one that another go cannot help.
-fn back_to_work(cluster: &Cluster, letter: &DeadLetter) -> Option<OutgoingRecord> {
-    if letter.service != "processor" {
-        return None;
+/// Why a letter of ingest is not redriven.
+const OF_INGEST: &str = "ingest wrote them, and no request was made of what they hold; docs/errors.md says by their code what \
+    to do";
+/// Why a letter of the emitter is not redriven.
+const OF_EMITTER: &str = "the emitter wrote them, so KMS Core has answered and only the answer was not used; to have it tried \
+    once more, write the record that the letter names, whose key and bytes it holds, to its results topic again";
+
+/// The letter's request as a deferred one, whose outcome will name the original record; or why there is none.
+fn back_to_work(cluster: &Cluster, letter: &DeadLetter) -> Result<DeferredRequest, &'static str> {
+    match letter.service.as_str() {
+        "processor" => {}
+        "ingest" => return Err(OF_INGEST),
+        "emitter" => return Err(OF_EMITTER),
+        _ => return Err("they name a service that this version does not know"),
     }
-    let value = letter.value.as_deref()?;
-    let (source, request): (Coordinates, Request) =
-        match cluster.codec.decode::<DeferredRequest>(&letter.source.topic, value) {
-            Ok(deferred) => (deferred.source, deferred.request),
-            Err(_) => (letter.source.clone(), cluster.codec.decode(&letter.source.topic, value).ok()?),
-        };
-    let topic = cluster.topics.deferred(request.kind.lane()).to_owned();
-    let now = SystemTime::now();
-    let now_ms = now.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-    let deferred = DeferredRequest {
+    let value = letter
+        .value
+        .as_deref()
+        .ok_or("the record was too large to be kept in the letter; it is where the letter says")?;
+    let topic = &letter.source.topic;
+    let (source, request): (Coordinates, Request) = match cluster.codec.decode::<DeferredRequest>(topic, value) {
+        Ok(deferred) => (deferred.source, deferred.request),
+        Err(_) => match cluster.codec.decode(topic, value) {
+            Ok(request) => (letter.source.clone(), request),
+            Err(_) => {
+                return Err("the record that they hold is no request, or of a schema that this version does not know");
+            }
+        },
+    };
+    let now_ms = unix_ms(SystemTime::now());
+    Ok(DeferredRequest {
         source,
         attempts: letter.attempts,
         first_attempt_ms: now_ms,
         deferred_ms: now_ms,
         why: format!("redriven after {}", letter.reason),
         request,
-    };
-    let value = cluster.codec.encode(&topic, &deferred).ok()?;
-    Some(OutgoingRecord {
+    })
+}
+
+fn unix_ms(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn outgoing(cluster: &Cluster, deferred: &DeferredRequest) -> Result<OutgoingRecord, CtlError> {
+    let topic = cluster.topics.deferred(deferred.request.kind.lane()).to_owned();
+    Ok(OutgoingRecord {
         partition: Some(deferred.source.partition),
         key: Some(deferred.request.id.0.to_vec()),
-        value: Some(value),
-        headers: headers(&format!("/{}/{SERVICE}", cluster.topics.prefix()), now, &deferred),
+        value: Some(cluster.codec.encode(&topic, deferred)?),
+        headers: headers(&format!("/{}/{SERVICE}", cluster.topics.prefix()), SystemTime::now(), deferred),
         topic,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::B256;
+    use kms_schemas::codec::Codec;
+    use kms_schemas::topics::Topics;
+
+    use super::*;
+    use crate::CtlConfig;
+
+    #[test]
+    fn a_letter_that_is_not_redriven_says_why() {
+        let cluster = Cluster { config: CtlConfig::default(), topics: Topics::new("p"), codec: Codec::single_object() };
+        let letter = |service: &str, value: Option<&[u8]>| DeadLetter {
+            service: service.to_owned(),
+            source: Coordinates { topic: "p.results.decryption".to_owned(), partition: 0, offset: 0 },
+            request: None,
+            identity: None,
+            key: None,
+            value: value.map(|bytes| bytes.to_vec().into()),
+            value_bytes: 0,
+            value_digest: B256::ZERO,
+            reason: "KC-0222".to_owned(),
+            text: String::new(),
+            attempts: 1,
+            dead_ms: 0,
+        };
+        for (service, value, why) in [
+            ("emitter", Some(&b"{}"[..]), "KMS Core has answered"),
+            ("ingest", Some(b"{}"), "no request was made"),
+            ("processor", None, "too large"),
+            ("processor", Some(b"{}"), "is no request"),
+        ] {
+            let refused = back_to_work(&cluster, &letter(service, value)).expect_err("no request");
+            assert!(refused.contains(why), "{service}: {refused}");
+        }
+    }
 }

@@ -46,7 +46,7 @@ codes! {
     /// The HTTP address cannot be bound.
     LISTEN = "KC-0110", "listen",
         "The address for health and metrics cannot be bound or its address file cannot be written.",
-        "Free the address or configure another; port 0 takes a free one.";
+        "Free the address or configure another; port 0 takes a free one. An address in use is waited for ten seconds.";
     /// Standard output.
     OUTPUT = "KC-0111", "output",
         "What a command prints (`print-config`, `check-config`, `config-reference`) could not be written to standard output.",
@@ -79,14 +79,14 @@ codes! {
     RECORD_REFUSED = "KC-0216", "record_refused",
         "The broker refuses a record, for its size or its content.",
         "See the dead letter; raise max.message.bytes of the topic if such records are legitimate.";
-    /// Registry unreachable.
-    REGISTRY_UNREACHABLE = "KC-0217", "registry_unreachable",
-        "The schema registry cannot be reached or refuses the schemas.",
-        "Check schema_registry.url and the registry; the service goes on by itself once it answers.";
     /// The broker does not take the session's length.
     SESSION_TIMEOUT = "KC-0218", "session_timeout",
         "The broker takes only sessions within limits of its own, and refuses every group member with the configured kafka.session_timeout_ms.",
         "Set kafka.session_timeout_ms within the broker's group.min.session.timeout.ms and group.max.session.timeout.ms, or change these.";
+    /// A right is missing.
+    KAFKA_DENIED = "KC-0219", "kafka_denied",
+        "Kafka refuses the credentials, or the principal lacks a right that a start needs.",
+        "Give the principal the right on the resource that the message names (docs/operations.md lists all), or correct the kafka.sasl_… and kafka.ssl_… settings. Where only the topics' settings may not be read, kafka.check_topics = \"warn\" goes on without checking them.";
     /// A bug.
     INTERNAL = "KC-0299", "internal",
         "A part of the service ended in a way that it never should.",

@@ -5,12 +5,15 @@
 //! ```
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kms_schemas::codec::Codec;
+use kms_schemas::codes::REGISTRY_UNREACHABLE;
 use kms_schemas::topics::Topics;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Invocation, read};
@@ -102,11 +105,7 @@ async fn supervise<S: Service>(config: S::Config) -> Result<(), Stopped> {
     tokio::spawn(telemetry::maintain_metrics(metrics.clone()));
     let health = Health::default();
     let check = health.check("kafka");
-    let server = Server::bind(S::telemetry(&config), health.clone(), metrics).await;
-    let server = server.map_err(|error| {
-        let text = format!("{}: {error}", S::telemetry(&config).listen);
-        Stopped::new(Exit::Configuration, &codes::LISTEN, text)
-    })?;
+    let server = bind(S::telemetry(&config), &health, &metrics, &shutdown).await?;
     let stop_server = CancellationToken::new();
     tokio::spawn(server.run(stop_server.clone()));
 
@@ -126,6 +125,37 @@ async fn supervise<S: Service>(config: S::Config) -> Result<(), Stopped> {
     outcome
 }
 
+/// Binds the address for health and metrics. A predecessor that is just ending holds it for a moment.
+async fn bind(
+    config: &TelemetryConfig,
+    health: &Health,
+    metrics: &PrometheusHandle,
+    shutdown: &CancellationToken,
+) -> Result<Server, Stopped> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    const PAUSE: Duration = Duration::from_millis(200);
+    let give_up = Instant::now() + PATIENCE;
+    let mut told = false;
+    loop {
+        let error = match Server::bind(config, health.clone(), metrics.clone()).await {
+            Ok(server) => return Ok(server),
+            Err(error) => error,
+        };
+        let text = format!("{}: {error}", config.listen);
+        if error.kind() != ErrorKind::AddrInUse || Instant::now() >= give_up {
+            return Err(Stopped::new(Exit::Configuration, &codes::LISTEN, text));
+        }
+        if !told {
+            tracing::warn!(address = %config.listen, "the address for health and metrics is in use, trying again");
+            told = true;
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Err(Stopped::new(Exit::Ok, &codes::LISTEN, text)),
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
 /// Everything about the cluster that must be right before any work is done. Blocking calls, so on a thread for such.
 async fn check_cluster(
     service: &'static str,
@@ -143,7 +173,8 @@ async fn check_cluster(
         if kafka.probe {
             specs.push(probe_topic(&kafka));
         }
-        ensure_topics(&kafka, service, &specs, keep_on, on_outage).map_err(|error| error.stopped())?;
+        // What differs is logged.
+        ensure_topics(&kafka, service, &specs, keep_on, on_outage).map(drop).map_err(|error| error.stopped())?;
         if kafka.probe { probe(&kafka, service, keep_on) } else { Ok(()) }
     };
     match tokio::task::spawn_blocking(blocking).await {
@@ -165,18 +196,40 @@ async fn codec(
         let error = match Codec::with_registry(url.expose().as_str(), topics).await {
             Ok(codec) => return Ok(codec),
             Err(error) if error.is_outage() => error,
-            Err(error) => return Err(Stopped::new(Exit::Refused, &codes::REGISTRY_UNREACHABLE, error.to_string())),
+            Err(error) => return Err(Stopped { exit: Exit::Refused, code: error.code(), text: error.to_string() }),
         };
         failures += 1;
         if failures == 1 {
-            tracing::warn!(registry = %url, %error, "the schema registry cannot be reached, trying again");
+            tracing::warn!(code = error.code(), registry = %url, %error, "the schema registry cannot be reached, trying again");
             check.not_ready("the schema registry cannot be reached");
         }
         tokio::select! {
             () = shutdown.cancelled() => {
-                return Err(Stopped::new(Exit::Ok, &codes::REGISTRY_UNREACHABLE, "shut down before the registry answered"));
+                return Err(Stopped::new(Exit::Ok, &REGISTRY_UNREACHABLE, "shut down before the registry answered"));
             }
             () = tokio::time::sleep(RETRY.delay(failures, rand::random())) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_a_predecessor_still_holds_is_waited_for() {
+        let predecessor = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let config =
+            TelemetryConfig { listen: predecessor.local_addr().expect("it is bound"), ..TelemetryConfig::default() };
+        let (health, metrics, shutdown) = (Health::default(), telemetry::metrics_handle(), CancellationToken::new());
+        let mut bound = std::pin::pin!(bind(&config, &health, &metrics, &shutdown));
+        // The first attempt fails at once, and nothing else is ready before the pause is over.
+        assert!(bound.as_mut().now_or_never().is_none(), "the address is in use");
+        drop(predecessor);
+        let server = bound.await.map_err(|stopped| stopped.to_string()).expect("the address is free");
+        assert_eq!(server.address(), config.listen);
     }
 }

@@ -34,7 +34,7 @@ pub const UNKNOWN_SCHEMA: Code = Code {
     code: "KC-0203",
     name: "unknown_schema",
     meaning: "A record names a schema fingerprint or registry id that this version of the connector does not know.",
-    action: "Upgrade the services that read a topic before those that write to it, give each service the same schema registry, then redrive the dead letter.",
+    action: "Upgrade the services that read a topic before those that write to it, and give each service the same schema registry. Then have the record handled once more: write it, whose key and bytes the dead letter holds, to its topic again (`kmsctl dead-letters redrive` takes up requests that decode, of the processor's letters only).",
 };
 
 /// A record of another type than its topic carries.

@@ -49,7 +49,8 @@ pub struct TopicSpec {
     pub name: String,
     /// Number of partitions. It never changes: services refuse a topic that has another.
     pub partitions: i32,
-    /// Topic settings, as Kafka names them, for creation. Operators may change what is not `cleanup.policy`.
+    /// Topic settings, as Kafka names them, for creation. Operators may change what breaks no promise: raise limits, keep
+    /// longer, and keep shorter what is not kept for ever.
     pub config: Vec<(&'static str, String)>,
     /// Avro full name of the record that the topic carries; none for a topic without records.
     pub record: Option<&'static str>,

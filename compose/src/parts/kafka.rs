@@ -278,6 +278,8 @@ fn properties(own: BrokerPorts, all: &[BrokerPorts], data: &Path, options: &Kafk
         let _ = writeln!(text, "{key}={value}");
     }
     for (key, value) in &options.properties {
+        let ports = [("{broker}", own.broker), ("{controller}", own.controller)];
+        let value = ports.iter().fold(value.clone(), |value, (name, port)| value.replace(name, &port.to_string()));
         let _ = writeln!(text, "{key}={value}");
     }
     text

@@ -1,6 +1,5 @@
 //! The `[kafka]` section, and the client settings made from it.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::properties::ClientProperties;
 use crate::codes;
 use crate::config::{Configuration, Problems, Secret};
 
@@ -67,8 +67,9 @@ pub struct KafkaConfig {
     /// Milliseconds that one request to the cluster may take at start (topics, probe, cursor) before it is tried again.
     #[schemars(range(min = 1000, max = 600_000))]
     pub request_timeout_ms: u32,
-    /// Further settings of the client library (librdkafka), by its names. Those that the promises rest on are refused.
-    pub properties: BTreeMap<String, String>,
+    /// Further settings of the client library (librdkafka), by its names. Those that the promises rest on, or that
+    /// the connector sets itself, are refused.
+    pub properties: ClientProperties,
 }
 
 /// What to do about topic settings that differ from the catalogue.
@@ -136,31 +137,39 @@ impl Default for KafkaConfig {
             transaction_timeout_ms: 10_000,
             session_timeout_ms: 6_000,
             request_timeout_ms: 10_000,
-            properties: BTreeMap::new(),
+            properties: ClientProperties::default(),
         }
     }
 }
 
 /// Settings that `properties` may not touch: the promises rest on them, or a key of the section sets them.
-const RESERVED: [&str; 30] = [
+const RESERVED: [&str; 39] = [
     "acks",
     "allow.auto.create.topics",
     "auto.offset.reset",
+    "batch.size",
     "bootstrap.servers",
     "client.id",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.idempotence",
     "enable.partition.eof",
+    "fetch.queue.backoff.ms",
+    "fetch.wait.max.ms",
     "group.id",
     "group.instance.id",
     "group.protocol",
+    "heartbeat.interval.ms",
     "isolation.level",
+    "linger.ms",
     "log.queue",
     "message.max.bytes",
     "metadata.broker.list",
     "partition.assignment.strategy",
     "partitioner",
+    "queue.buffering.max.messages",
+    "queue.buffering.max.ms",
+    "queued.max.messages.kbytes",
     "request.required.acks",
     "sasl.mechanism",
     "sasl.mechanisms",
@@ -171,6 +180,7 @@ const RESERVED: [&str; 30] = [
     "ssl.ca.location",
     "ssl.certificate.location",
     "ssl.key.location",
+    "ssl.key.password",
     "transaction.timeout.ms",
     "transactional.id",
 ];
@@ -193,19 +203,16 @@ impl Configuration for KafkaConfig {
             }
         }
         self.validate_security(problems);
-        let reserved = self.properties.keys().filter(|key| RESERVED.contains(&key.as_str()));
-        for key in reserved {
+        let reserved: Vec<&str> =
+            self.properties.iter().map(|(key, _)| key).filter(|key| RESERVED.contains(key)).collect();
+        for key in &reserved {
             problems.at("properties", format!("`{key}` is set by the connector itself and cannot be changed here"));
         }
         // The library checks names and values itself; a clash with a reserved key is reported above already.
-        if self.properties.keys().all(|key| !RESERVED.contains(&key.as_str())) {
-            let mut probe = ClientConfig::new();
-            for (key, value) in &self.properties {
-                probe.set(key, value);
-            }
-            if let Err(error) = probe.create_native_config() {
-                problems.at("properties", error.to_string());
-            }
+        if reserved.is_empty()
+            && let Some(refusal) = self.properties.refusal()
+        {
+            problems.at("properties", refusal);
         }
     }
 }
@@ -235,8 +242,10 @@ impl KafkaConfig {
                     problems.at(key, format!("required with security_protocol = \"{protocol}\""));
                 }
             }
-        } else if let Some(mechanism) = mechanism {
-            problems.at("sasl_mechanism", format!("`{mechanism}` has no effect without a sasl_… security_protocol"));
+        }
+        self.refuse_without_effect(problems);
+        if self.security_protocol.is_tls() {
+            self.validate_tls_files(problems);
         }
         let known = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
         if let Some(unknown) = mechanism.filter(|name| !known.contains(name)) {
@@ -251,6 +260,70 @@ impl KafkaConfig {
         }
         if mechanism.is_some_and(|name| name.starts_with("SCRAM")) {
             problems.coded("sasl_mechanism", &codes::CONFIG_FEATURE, text);
+        }
+    }
+
+    /// Whoever sets a user name or a certificate authority means to be safe; with the default protocol, nothing would be.
+    fn refuse_without_effect(&self, problems: &mut Problems) {
+        let sasl = [
+            ("sasl_mechanism", self.sasl_mechanism.is_some()),
+            ("sasl_username", self.sasl_username.is_some()),
+            ("sasl_password", self.sasl_password.is_some()),
+        ];
+        let tls = [
+            ("ssl_ca_location", self.ssl_ca_location.is_some()),
+            ("ssl_certificate_location", self.ssl_certificate_location.is_some()),
+            ("ssl_key_location", self.ssl_key_location.is_some()),
+            ("ssl_key_password", self.ssl_key_password.is_some()),
+        ];
+        let protocol = self.security_protocol;
+        for (keys, has_effect, wanted) in [
+            (&sasl[..], protocol.is_sasl(), "`sasl_ssl` or `sasl_plaintext`"),
+            (&tls[..], protocol.is_tls(), "`ssl` or `sasl_ssl`"),
+        ] {
+            for (key, _) in keys.iter().filter(|(_, is_set)| *is_set && !has_effect) {
+                let protocol = protocol.as_str();
+                problems.at(
+                    key,
+                    format!(
+                        "has no effect with security_protocol = \"{protocol}\"; set that to {wanted}, or remove this"
+                    ),
+                );
+            }
+        }
+    }
+
+    fn validate_tls_files(&self, problems: &mut Problems) {
+        let property = |wanted: &str| self.properties.iter().any(|(key, _)| key == wanted);
+        let has_certificate = self.ssl_certificate_location.is_some() || property("ssl.certificate.pem");
+        let has_key = self.ssl_key_location.is_some() || property("ssl.key.pem");
+        if self.ssl_certificate_location.is_some() && !has_key {
+            problems.at("ssl_certificate_location", "is of no use without its key; set ssl_key_location");
+        }
+        if self.ssl_key_location.is_some() && !has_certificate {
+            problems.at("ssl_key_location", "is of no use without its certificate; set ssl_certificate_location");
+        }
+        for (key, file) in [
+            ("ssl_ca_location", &self.ssl_ca_location),
+            ("ssl_certificate_location", &self.ssl_certificate_location),
+            ("ssl_key_location", &self.ssl_key_location),
+        ] {
+            // "probe" is the client library's word for: look at the usual places.
+            let Some(file) = file.as_ref().filter(|file| file.as_os_str() != "probe") else { continue };
+            if let Err(error) = std::fs::File::open(file) {
+                problems.coded(key, &codes::CONFIG_VALUE, format!("{}: {error}", file.display()));
+            }
+        }
+    }
+
+    /// Who this process is to the brokers, for messages.
+    pub(super) fn principal(&self) -> String {
+        match &self.sasl_username {
+            Some(name) => format!("the principal {name} (kafka.sasl_username)"),
+            None if self.ssl_certificate_location.is_some() => {
+                "the principal of kafka.ssl_certificate_location".to_owned()
+            }
+            None => "the anonymous principal".to_owned(),
         }
     }
 
@@ -302,7 +375,7 @@ impl KafkaConfig {
                 client.set(key, value);
             }
         }
-        for (key, value) in &self.properties {
+        for (key, value) in self.properties.iter() {
             client.set(key, value);
         }
         client
@@ -374,6 +447,49 @@ mod tests {
     fn sasl_names_every_value_that_it_lacks() {
         let problems = refused(&["security_protocol=sasl_plaintext"]);
         assert_eq!(problems.len(), 3, "{problems:?}");
+    }
+
+    #[test]
+    fn credentials_that_the_protocol_would_ignore_are_refused() {
+        for (set, needs) in [
+            ("sasl_username=connector", "sasl_ssl"),
+            ("sasl_password=hunter2", "sasl_ssl"),
+            ("ssl_ca_location=/etc/ssl/ca.pem", "`ssl`"),
+            ("ssl_key_password=hunter2", "`ssl`"),
+        ] {
+            let problems = refused(&[set]);
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            let key = set.split('=').next().unwrap_or_default();
+            assert!(problems[0].starts_with(key) && problems[0].contains("has no effect"), "{problems:?}");
+            assert!(problems[0].contains(needs) && !problems[0].contains("hunter2"), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key_and_both_must_be_there() {
+        let of = |set: &[&str], key: &str| -> Vec<String> {
+            let all: Vec<&str> = ["security_protocol=ssl"].iter().chain(set).copied().collect();
+            refused(&all).into_iter().filter(|problem| problem.starts_with(key)).collect()
+        };
+        let alone = of(&["ssl_certificate_location=/dev/null"], "ssl_certificate_location");
+        assert!(alone.len() == 1 && alone[0].contains("ssl_key_location"), "{alone:?}");
+        let alone = of(&["ssl_key_location=/dev/null"], "ssl_key_location");
+        assert!(alone.len() == 1 && alone[0].contains("ssl_certificate_location"), "{alone:?}");
+        let missing = of(&["ssl_ca_location=/no/such/ca.pem"], "ssl_ca_location");
+        assert!(missing.len() == 1 && missing[0].contains("/no/such/ca.pem"), "{missing:?}");
+    }
+
+    #[test]
+    fn whatever_the_connector_sets_itself_is_refused_among_the_properties() {
+        let config = KafkaConfig::default();
+        let general = config.client("test");
+        for settings in [config.consumer("test", "group"), config.producer("test", "id", 1)] {
+            for key in settings.config_map().keys().filter(|key| general.get(key).is_none()) {
+                assert!(RESERVED.contains(key), "{key} is overwritten and not reserved");
+            }
+        }
+        let problems = refused(&["properties={ \"linger.ms\" = \"5\" }"]);
+        assert!(problems[0].contains("linger.ms"), "{problems:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use kms_schemas::topics::TopicSpec;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -17,6 +17,8 @@ use super::config::KafkaConfig;
 use super::context::LogContext;
 use super::producer::{ProducerError, classify_error};
 use super::reader::{ReadError, read_to_end};
+use super::rights::{is_denied, missing_right};
+use super::topics::TopicsError;
 use crate::codes;
 use crate::shutdown::{Exit, Stopped};
 
@@ -38,32 +40,43 @@ pub fn probe_topic(config: &KafkaConfig) -> TopicSpec {
 enum Finding {
     /// The broker does not do what it must.
     Unfit(String),
+    /// The principal lacks a right.
+    Denied(RDKafkaErrorCode),
     /// The test could not be finished; it may be repeated.
     Failed(String),
 }
 
 impl From<KafkaError> for Finding {
     fn from(error: KafkaError) -> Self {
-        Self::Failed(error.to_string())
+        match error.rdkafka_error_code() {
+            Some(code) if is_denied(code) => Self::Denied(code),
+            _ => Self::Failed(error.to_string()),
+        }
     }
 }
 
 impl From<ProducerError> for Finding {
     fn from(error: ProducerError) -> Self {
-        Self::Failed(error.to_string())
+        match Self::from(error.kafka_error().clone()) {
+            Self::Failed(_) => Self::Failed(error.to_string()),
+            denied => denied,
+        }
     }
 }
 
 impl From<ReadError> for Finding {
     fn from(error: ReadError) -> Self {
-        Self::Failed(error.to_string())
+        match error {
+            ReadError::Kafka { error, .. } => error.into(),
+            ReadError::NotReached { .. } => Self::Failed(error.to_string()),
+        }
     }
 }
 
 /// Tests the broker. What fails on the way is tried again for as long as `keep_on` says so.
 ///
 /// # Errors
-/// The broker is refused ([`Exit::Refused`]), or `keep_on` ended the attempts ([`Exit::Ok`]).
+/// The broker is refused ([`Exit::Refused`]), the principal lacks a right (the same), or `keep_on` ended the attempts ([`Exit::Ok`]).
 pub fn probe(config: &KafkaConfig, service: &str, mut keep_on: impl FnMut() -> bool) -> Result<(), Stopped> {
     loop {
         match attempt(config, service) {
@@ -71,6 +84,7 @@ pub fn probe(config: &KafkaConfig, service: &str, mut keep_on: impl FnMut() -> b
             Err(Finding::Unfit(text)) => {
                 return Err(Stopped::new(Exit::Refused, &codes::BROKER_REFUSED, text));
             }
+            Err(Finding::Denied(code)) => return Err(denied(config, service, code).stopped()),
             Err(Finding::Failed(error)) if keep_on() => {
                 tracing::warn!(error, "the broker could not be tested, trying again");
                 std::thread::sleep(Duration::from_millis(500));
@@ -78,6 +92,12 @@ pub fn probe(config: &KafkaConfig, service: &str, mut keep_on: impl FnMut() -> b
             Err(Finding::Failed(error)) => return Err(Stopped::new(Exit::Ok, &codes::KAFKA_UNREACHABLE, error)),
         }
     }
+}
+
+fn denied(config: &KafkaConfig, service: &str, code: RDKafkaErrorCode) -> TopicsError {
+    let (topic, name) = (probe_topic(config).name, config.transactional_id("probe", service));
+    let needs = missing_right(code, &topic, &name, &name).unwrap_or_default();
+    TopicsError::Denied { principal: config.principal(), needs, code }
 }
 
 fn attempt(config: &KafkaConfig, service: &str) -> Result<(), Finding> {

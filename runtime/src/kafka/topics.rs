@@ -1,4 +1,4 @@
-//! The cluster's topics held against the catalogue.
+//! The cluster's topics held against the catalogue. What their settings may be is in `settings`.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,8 @@ use rdkafka::types::RDKafkaRespErr;
 
 use super::config::{CheckTopics, KafkaConfig};
 use super::context::LogContext;
+use super::rights::{is_denied, is_unauthenticated};
+use super::settings::{Found, TopicRemark, hold};
 use crate::codes;
 use crate::retry::Backoff;
 use crate::shutdown::{Exit, Stopped};
@@ -45,6 +47,26 @@ pub enum TopicsError {
         /// The broker's most.
         most: u32,
     },
+    /// The cluster denies what the start needs.
+    #[error("{principal} lacks a right: {needs} ({code})")]
+    Denied {
+        /// Who asked.
+        principal: String,
+        /// The right and the resource.
+        needs: String,
+        /// The cluster's reason.
+        code: RDKafkaErrorCode,
+    },
+    /// The brokers do not believe who we are.
+    #[error("the brokers at {brokers} refuse the credentials of {principal}: {error}")]
+    Unauthenticated {
+        /// Where brokers were looked for.
+        brokers: String,
+        /// Who asked.
+        principal: String,
+        /// What the last attempt came to.
+        error: KafkaError,
+    },
     /// No broker answered for as long as the caller waited.
     #[error("no Kafka broker answers (kafka.bootstrap_servers = {brokers}): {error}")]
     Unreachable {
@@ -75,6 +97,7 @@ impl TopicsError {
             Self::Mismatch(_) => (Exit::Refused, &codes::TOPIC_MISMATCH),
             Self::Refused { .. } => (Exit::Refused, &codes::TOPIC_MISSING),
             Self::Session { .. } => (Exit::Refused, &codes::SESSION_TIMEOUT),
+            Self::Denied { .. } | Self::Unauthenticated { .. } => (Exit::Refused, &codes::KAFKA_DENIED),
             Self::Client(_) => (Exit::Configuration, &codes::CONFIG_VALUE),
             // A service waits until it is asked to end.
             Self::Unreachable { .. } => (Exit::Ok, &codes::KAFKA_UNREACHABLE),
@@ -89,6 +112,8 @@ const RETRY: Backoff = Backoff { first: Duration::from_millis(200), max: Duratio
 
 /// How long the first answer is waited for before the outage is told.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// Attempts in a row whose credentials are refused before that is believed: a broker may start before it knows its users.
+const REFUSED_CREDENTIALS: u32 = 2;
 /// How often a lasting outage is logged.
 const REMIND_EVERY: Duration = Duration::from_secs(30);
 
@@ -183,18 +208,34 @@ impl<'a> Cluster<'a> {
         Ok(None)
     }
 
-    fn settings(&self, specs: &[&TopicSpec]) -> Result<Vec<ConfigResource>, KafkaError> {
+    /// The settings of each topic, in the order of `specs`, or the cluster's reason to keep them to itself. A topic that a
+    /// broker does not know was seen a moment ago: the broker has just started.
+    fn settings(&self, specs: &[TopicSpec]) -> Result<Vec<Found>, KafkaError> {
         let resources: Vec<ResourceSpecifier<'_>> =
             specs.iter().map(|spec| ResourceSpecifier::Topic(&spec.name)).collect();
-        let results = block_on(self.admin.describe_configs(&resources, &self.options()))?;
-        let readable = results.into_iter().filter_map(|result| match result {
-            Ok(resource) => Some(resource),
-            Err(code) => {
-                tracing::warn!(%code, "settings of a topic cannot be read and are not checked");
-                None
+        let found = block_on(self.admin.describe_configs(&resources, &self.options()))?;
+        let passing = |code: &RDKafkaErrorCode| is_outage(*code) || *code == RDKafkaErrorCode::UnknownTopicOrPartition;
+        match found.iter().filter_map(|one| one.as_ref().err()).find(|code| passing(code)) {
+            Some(code) => Err(KafkaError::AdminOp(*code)),
+            None => Ok(found),
+        }
+    }
+
+    /// Looks whether a broker has refused the credentials. The client itself tries again for ever, its calls time out, and the
+    /// same error of a broker is told once in 30 s: so a refusal stands until another error replaces it.
+    fn look_for_refusal(&self, refused: &mut Option<KafkaError>) {
+        // Longer than nothing: a poll that has served a line of the log ends then.
+        const DRAIN: Duration = Duration::from_millis(10);
+        // Without a group and an assignment, these are errors of the client itself.
+        while let Some(event) = self.consumer.poll(DRAIN) {
+            match event {
+                Err(error) if is_unauthenticated(&error) => *refused = Some(error),
+                // Only sums up.
+                Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) => {}
+                Err(_) => *refused = None,
+                Ok(_) => {}
             }
-        });
-        Ok(readable.collect())
+        }
     }
 }
 
@@ -233,16 +274,23 @@ pub fn wait_for_broker(
     // Somebody who has just started the service wants to know soon.
     let mut timeout = FIRST_ANSWER.min(config.request_timeout());
     let ask = || cluster.partitions_within(&topic, std::mem::replace(&mut timeout, config.request_timeout()));
-    retry_through_outages(config, &mut keep_on, &mut on_outage, ask).map(|_| ())
+    retry_through_outages(&cluster, &mut keep_on, &mut on_outage, &describe(&topic), ask).map(|_| ())
 }
 
+fn describe(topic: &str) -> String {
+    format!("Describe on topic {topic}")
+}
+
+/// `needs` is the right without which the cluster denies the call.
 fn retry_through_outages<T>(
-    config: &KafkaConfig,
+    cluster: &Cluster<'_>,
     keep_on: &mut impl FnMut() -> bool,
     on_outage: &mut impl FnMut(&str),
+    needs: &str,
     mut call: impl FnMut() -> Result<T, KafkaError>,
 ) -> Result<T, TopicsError> {
-    let mut failures = 0;
+    let config = cluster.config;
+    let (mut failures, mut refusals, mut refused) = (0, 0, None);
     let mut last_told: Option<Instant> = None;
     loop {
         let error = match call() {
@@ -254,7 +302,16 @@ fn retry_through_outages<T>(
             }
             Err(error) => error,
         };
+        if let Some(code) = error.rdkafka_error_code().filter(|code| is_denied(*code)) {
+            return Err(TopicsError::Denied { principal: config.principal(), needs: needs.to_owned(), code });
+        }
         failures += 1;
+        cluster.look_for_refusal(&mut refused);
+        refusals = if refused.is_some() { refusals + 1 } else { 0 };
+        if let Some(error) = refused.clone().filter(|_| refusals >= REFUSED_CREDENTIALS) {
+            let (brokers, principal) = (config.bootstrap_servers.clone(), config.principal());
+            return Err(TopicsError::Unauthenticated { brokers, principal, error });
+        }
         if last_told.is_none_or(|told| told.elapsed() >= REMIND_EVERY) {
             tracing::warn!(code = codes::KAFKA_UNREACHABLE.code, %error, "Kafka cannot be reached, trying again");
             on_outage("Kafka cannot be reached");
@@ -295,7 +352,8 @@ pub fn check_session(
     mut on_outage: impl FnMut(&str),
 ) -> Result<(), TopicsError> {
     let cluster = Cluster::connect(config, service)?;
-    let limits = retry_through_outages(config, &mut keep_on, &mut on_outage, || cluster.session_limits())?;
+    let needs = describe(&format!("{}.ingest.cursor", config.topic_prefix));
+    let limits = retry_through_outages(&cluster, &mut keep_on, &mut on_outage, &needs, || cluster.session_limits())?;
     let Some((least, most)) = limits else {
         tracing::debug!("the broker does not tell its limits of session timeouts");
         return Ok(());
@@ -305,7 +363,8 @@ pub fn check_session(
 }
 
 /// Verifies that every topic exists with the catalogue's partitions and settings; creates missing ones if configured.
-/// Outages are waited for.
+/// Outages are waited for. Returns the differences that are the operator's choice, or tolerated by configuration; they are
+/// logged too.
 ///
 /// # Errors
 /// See [`TopicsError`].
@@ -315,7 +374,7 @@ pub fn ensure_topics(
     specs: &[TopicSpec],
     mut keep_on: impl FnMut() -> bool,
     mut on_outage: impl FnMut(&str),
-) -> Result<(), TopicsError> {
+) -> Result<Vec<TopicRemark>, TopicsError> {
     let cluster = Cluster::connect(config, service)?;
     let mut last_created = None;
     loop {
@@ -323,7 +382,8 @@ pub fn ensure_topics(
         let mut wrong = Vec::new();
         for spec in specs {
             let ask = || cluster.partitions(&spec.name);
-            let partitions = retry_through_outages(config, &mut keep_on, &mut on_outage, ask)?;
+            let needs = describe(&spec.name);
+            let partitions = retry_through_outages(&cluster, &mut keep_on, &mut on_outage, &needs, ask)?;
             match partitions {
                 0 => missing.push(spec),
                 found if found != spec.partitions => {
@@ -352,6 +412,10 @@ pub fn ensure_topics(
                 tracing::warn!(%error, "topics not created yet, trying again");
                 error.to_string()
             }
+            Err(CreateError::Refused { topic, code }) if is_denied(code) => {
+                let needs = format!("Create on topic {topic}");
+                return Err(TopicsError::Denied { principal: config.principal(), needs, code });
+            }
             Err(CreateError::Refused { topic, code }) => return Err(TopicsError::Refused { topic, code }),
         };
         // A created topic shows in the metadata of every broker a moment later.
@@ -368,73 +432,54 @@ fn check_settings(
     specs: &[TopicSpec],
     keep_on: &mut impl FnMut() -> bool,
     on_outage: &mut impl FnMut(&str),
-) -> Result<(), TopicsError> {
-    let all: Vec<&TopicSpec> = specs.iter().collect();
-    let found = retry_through_outages(cluster.config, keep_on, on_outage, || cluster.settings(&all))?;
-    let mut broken = Vec::new();
-    for spec in specs {
-        let is_this = |resource: &&ConfigResource| match &resource.specifier {
-            rdkafka::admin::OwnedResourceSpecifier::Topic(name) => *name == spec.name,
-            _ => false,
-        };
-        let Some(resource) = found.iter().find(is_this) else { continue };
-        for (key, wanted) in &spec.config {
-            let Some(actual) = resource.get(key).and_then(|entry| entry.value.as_deref()) else { continue };
-            let text = || format!("{} has {key} = {actual}, expected {wanted}", spec.name);
-            match compare_setting(key, wanted, actual) {
-                Difference::None => {}
-                Difference::Tolerable => {
-                    tracing::warn!(topic = spec.name, key, actual, wanted, "topic setting differs");
-                }
-                Difference::Breaking => broken.push(text()),
-            }
-        }
+) -> Result<Vec<TopicRemark>, TopicsError> {
+    let needs = "DescribeConfigs on the topics";
+    let found = retry_through_outages(cluster, keep_on, on_outage, needs, || cluster.settings(specs))?;
+    let held = hold(specs, &found);
+    for remark in &held.tolerable {
+        tracing::warn!(topic = remark.topic, difference = remark.text, "topic setting differs");
     }
-    match cluster.config.check_topics {
-        _ if broken.is_empty() => Ok(()),
-        CheckTopics::Strict => Err(TopicsError::Mismatch(broken)),
+    let tolerated = match cluster.config.check_topics {
+        CheckTopics::Strict if !held.breaking.is_empty() => {
+            return Err(TopicsError::Mismatch(held.breaking.iter().map(ToString::to_string).collect()));
+        }
+        CheckTopics::Strict if !held.unread.is_empty() => return Err(unread(cluster.config, &held.unread)),
+        CheckTopics::Strict => vec![],
         CheckTopics::Warn => {
-            for difference in broken {
-                tracing::warn!(difference, "topic setting breaks a promise and is tolerated by configuration");
-            }
-            Ok(())
+            let unread = held.unread.into_iter().map(|(topic, code)| TopicRemark {
+                topic,
+                text: format!("its settings cannot be read and are not checked: {code}"),
+            });
+            held.breaking.into_iter().chain(unread).collect()
         }
+    };
+    for remark in &tolerated {
+        let difference = &remark.text;
+        tracing::warn!(
+            topic = remark.topic,
+            difference,
+            "a topic may break a promise and is tolerated by configuration"
+        );
     }
+    Ok(held.tolerable.into_iter().chain(tolerated).collect())
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Difference {
-    None,
-    /// The operator's choice.
-    Tolerable,
-    /// A promise rests on it.
-    Breaking,
-}
-
-fn compare_setting(key: &str, wanted: &str, actual: &str) -> Difference {
-    if wanted == actual {
-        return Difference::None;
-    }
-    let numbers = (wanted.parse::<i64>(), actual.parse::<i64>());
-    match (key, numbers) {
-        ("cleanup.policy", _) => {
-            let sorted = |text: &str| {
-                let mut parts: Vec<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
-                parts.sort();
-                parts
-            };
-            if sorted(wanted) == sorted(actual) { Difference::None } else { Difference::Breaking }
-        }
-        // Larger takes all that the catalogue's takes.
-        ("max.message.bytes", (Ok(wanted), Ok(actual))) if actual > wanted => Difference::None,
-        ("max.message.bytes", _) => Difference::Breaking,
-        // -1 keeps for ever, which is longer than anything.
-        ("retention.ms" | "retention.bytes", (Ok(wanted), Ok(actual)))
-            if actual == -1 || (wanted != -1 && actual > wanted) =>
-        {
-            Difference::None
-        }
-        _ => Difference::Tolerable,
+/// Settings that nobody could read, and that were to be checked strictly.
+fn unread(config: &KafkaConfig, topics: &[(String, RDKafkaErrorCode)]) -> TopicsError {
+    let denied: Vec<&str> =
+        topics.iter().filter(|(_, code)| is_denied(*code)).map(|(topic, _)| topic.as_str()).collect();
+    match topics.iter().find(|(_, code)| is_denied(*code)) {
+        Some((_, code)) => TopicsError::Denied {
+            principal: config.principal(),
+            needs: format!(
+                "DescribeConfigs on topics {}, whose settings kafka.check_topics = \"strict\" checks",
+                denied.join(", ")
+            ),
+            code: *code,
+        },
+        None => TopicsError::Mismatch(
+            topics.iter().map(|(topic, code)| format!("the settings of {topic} cannot be read: {code}")).collect(),
+        ),
     }
 }
 
@@ -476,16 +521,15 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_cleanup_policies_does_not_matter_and_another_policy_breaks_a_promise() {
-        assert_eq!(compare_setting("cleanup.policy", "compact,delete", "delete,compact"), Difference::None);
-        assert_eq!(compare_setting("cleanup.policy", "delete", "compact"), Difference::Breaking);
-    }
-
-    #[test]
-    fn a_topic_may_take_larger_records_and_keep_them_longer_but_not_smaller_ones() {
-        assert_eq!(compare_setting("max.message.bytes", "4194304", "8388608"), Difference::None);
-        assert_eq!(compare_setting("max.message.bytes", "4194304", "1048588"), Difference::Breaking);
-        assert_eq!(compare_setting("retention.ms", "1000", "-1"), Difference::None);
-        assert_eq!(compare_setting("retention.ms", "-1", "1000"), Difference::Tolerable);
+    fn settings_that_may_not_be_read_are_refused_with_the_right_and_the_topics() {
+        let config = KafkaConfig { sasl_username: Some("connector".to_owned()), ..KafkaConfig::default() };
+        let denied = |topic: &str| (topic.to_owned(), RDKafkaErrorCode::TopicAuthorizationFailed);
+        let stopped = unread(&config, &[denied("a"), denied("b")]).stopped();
+        assert_eq!((stopped.exit, stopped.code), (Exit::Refused, "KC-0219"), "{stopped}");
+        for part in ["connector", "DescribeConfigs", "a, b"] {
+            assert!(stopped.text.contains(part), "{stopped}");
+        }
+        let other = unread(&config, &[("a".to_owned(), RDKafkaErrorCode::InvalidConfig)]).stopped();
+        assert_eq!((other.exit, other.code), (Exit::Refused, "KC-0212"), "{other}");
     }
 }

@@ -81,6 +81,18 @@ fn the_exit_codes_are_those_of_the_runtime() {
 }
 
 #[test]
+fn the_exit_codes_of_kmsctl_are_those_of_its_help() {
+    let listed = kmsctl::EXIT_CODES.strip_prefix("Exit codes: ").and_then(|text| text.split_once(". "));
+    let (listed, _) = listed.expect("a list that ends with a full stop");
+    let mut table = head(&["exit code", "meaning"]);
+    for one in listed.split("; ") {
+        let (code, meaning) = one.split_once(' ').expect("a number and its meaning");
+        table += &row([code, &sentence(meaning)]);
+    }
+    hold(&document("errors.md"), "kmsctl-exit-codes", &table);
+}
+
+#[test]
 fn every_code_in_the_sources_is_documented() {
     let codes = codes();
     let mut complaints = Vec::new();

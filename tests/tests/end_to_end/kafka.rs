@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kms_runtime::kafka::{
-    BatchError, CheckTopics, KafkaConfig, OutgoingRecord, ProducerError, TopicsError, TransactionalProducer,
+    BatchError, CheckTopics, KafkaConfig, OutgoingRecord, ProducerError, TopicRemark, TopicsError, TransactionalProducer,
     check_session, ensure_topics, probe, probe_topic, read_to_end, wait_for_broker,
 };
 use kms_schemas::topics::TopicSpec;
@@ -33,7 +33,7 @@ fn topic(config: &KafkaConfig, name: &str, partitions: i32, settings: &[(&'stati
     }
 }
 
-fn ensure(config: &KafkaConfig, specs: &[TopicSpec]) -> Result<(), TopicsError> {
+fn ensure(config: &KafkaConfig, specs: &[TopicSpec]) -> Result<Vec<TopicRemark>, TopicsError> {
     let begun = Instant::now();
     ensure_topics(config, "test", specs, || begun.elapsed() < LIMIT, |_| {})
 }
@@ -127,6 +127,26 @@ async fn a_topic_setting_that_breaks_a_promise_is_refused_unless_the_operator_in
             found => panic!("{found:?}"),
         }
         ensure(&KafkaConfig { check_topics: CheckTopics::Warn, ..config }, &other).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_the_operators_choice_is_told_and_what_was_to_be_kept_for_ever_must_be() {
+    let config = config("topics-retention").await;
+    blocking(move || {
+        let shorter = ("retention.ms", "3600000");
+        ensure(&config, &[topic(&config, "long", 1, &[shorter]), topic(&config, "ever", 1, &[shorter])]).unwrap();
+        let long = topic(&config, "long", 1, &[("retention.ms", "7200000")]);
+        let told = ensure(&config, std::slice::from_ref(&long)).unwrap();
+        let [remark] = &told[..] else { panic!("{told:?}") };
+        assert_eq!(remark.topic, long.name);
+        assert_eq!(remark.text, "has retention.ms = 3600000, expected 7200000");
+        let ever = topic(&config, "ever", 1, &[("retention.ms", "-1")]);
+        let refused = ensure(&config, std::slice::from_ref(&ever));
+        assert!(matches!(refused, Err(TopicsError::Mismatch(_))), "{refused:?}");
+        let lenient = KafkaConfig { check_topics: CheckTopics::Warn, ..config };
+        assert_eq!(ensure(&lenient, &[ever]).unwrap().len(), 1);
     })
     .await;
 }

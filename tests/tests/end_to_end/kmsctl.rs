@@ -161,6 +161,41 @@ fn stderr(output: &Output) -> String {
 }
 
 #[tokio::test]
+async fn a_check_of_the_topics_tells_what_differs_and_fails_where_a_promise_rests_on_it() {
+    let servers = kafka().await.bootstrap_servers().to_owned();
+    let with_retention = async |test: &str, name: &'static str| {
+        let prefix = prefix(test);
+        let config = KafkaConfig {
+            bootstrap_servers: servers.clone(),
+            topic_prefix: prefix.clone(),
+            create_topics: true,
+            ..KafkaConfig::default()
+        };
+        let make = move || {
+            let begun = Instant::now();
+            let mut specs = Topics::new(&config.topic_prefix).all();
+            for spec in specs.iter_mut().filter(|spec| spec.name.ends_with(name)) {
+                spec.config.retain(|(key, _)| *key != "retention.ms");
+                spec.config.push(("retention.ms", "3600000".to_owned()));
+            }
+            ensure_topics(&config, "test", &specs, || begun.elapsed() < LIMIT, |_| {}).unwrap();
+        };
+        tokio::task::spawn_blocking(make).await.unwrap();
+        ctl(&servers, &prefix, &["--set", "kafka.probe=false", "--output", "json", "topics", "check"]).await
+    };
+    let told = with_retention("check-long", ".requests.decryption").await;
+    assert_eq!(told.status.code(), Some(0), "{}", stderr(&told));
+    assert!(stderr(&told).contains(".requests.decryption: has retention.ms = 3600000"), "{}", stderr(&told));
+    assert!(!stderr(&told).contains("are as the catalogue says"), "{}", stderr(&told));
+    let lines: Vec<Value> = stdout(&told).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let differing: Vec<&Value> = lines.iter().filter(|line| line["differences"] != json!([])).collect();
+    assert_eq!(differing.len(), 1, "{differing:?}");
+    let refused = with_retention("check-ever", ".emitter.intents").await;
+    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("KC-0212") && stderr(&refused).contains("emitter.intents"), "{}", stderr(&refused));
+}
+
+#[tokio::test]
 async fn the_lifecycle_of_tens_of_thousands_of_keys_is_read_in_moments() {
     const KEYS: u64 = 20_000;
     let bench = Bench::new("lifecycle").await;

@@ -17,6 +17,7 @@ mod kmsctl;
 mod parts;
 mod pipeline;
 mod processor;
+mod rights;
 mod setup;
 mod stack;
 mod stage;
