@@ -107,8 +107,9 @@ impl Releases {
     /// The release of the block after which the source goes on; of the latest one at a first start, and where the contracts
     /// were not there yet.
     pub(crate) async fn at_start(&mut self, last: Option<u64>) -> Result<Release, ReleaseUnknown> {
+        // A source may begin at a block that is still to come: the operator's word needs nobody to have it.
         let Some(last) = last.filter(|_| self.choice == ReleaseChoice::Auto) else {
-            return Ok(self.at_head(last).await?);
+            return Ok(self.at_head(None).await?);
         };
         match self.after(last).await {
             Err(ReleaseUnknown::Contracts(error)) if says_nothing(&error) => {
@@ -313,6 +314,17 @@ mod tests {
         // Another node has the state.
         node.chain().pruned_below = 0;
         assert_eq!(releases.at_start(Some(49)).await.expect("known"), Release::V0_14);
+    }
+
+    #[tokio::test]
+    async fn a_configured_release_is_known_before_the_first_block_is_there() {
+        let node = Node::start(upgraded_at_50()).await;
+        let mut releases = releases(&node, "release = \"v0.15\"");
+        assert_eq!(releases.at_start(Some(1_000)).await.expect("known"), Release::V0_15);
+        // What a node says instead of asking the contracts does not agree with it.
+        node.chain().failing_calls = 1;
+        let error = releases.at_start(Some(1_000)).await.expect_err("nothing is known");
+        assert!(!error.is_verdict() && error.code() == "KC-0304", "{error}");
     }
 
     #[tokio::test]
