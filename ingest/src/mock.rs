@@ -58,7 +58,7 @@ impl Node {
 
     pub(crate) fn rpc(&self) -> Rpc {
         let mut config = RpcConfig::new("mock", vec![EndpointUrl::parse(&self.url).expect("a URL")]);
-        config.timeout = Duration::from_secs(5);
+        config.timeout = Duration::from_secs(60);
         Rpc::new(config).expect("a client")
     }
 

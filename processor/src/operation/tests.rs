@@ -1003,7 +1003,7 @@ async fn p5_the_destruction_of_an_epoch_or_of_its_context_ends_its_creation_and_
             assert_eq!(destroyed, Ok(Answer::Done));
         };
         let both = async { tokio::join!(epoch::serve(&work, new_epoch(2)), destruction) };
-        let (made, ()) = tokio::time::timeout(std::time::Duration::from_secs(20), both).await.unwrap();
+        let (made, ()) = tokio::time::timeout(std::time::Duration::from_secs(120), both).await.unwrap();
         assert_eq!(code(made), expected);
         assert_eq!(code(epoch::serve(&work, new_epoch(2)).await), expected, "and later");
         assert_eq!(scene.core.count("new_mpc_epoch"), 1);

@@ -246,7 +246,7 @@ mod tests {
         let config = KafkaConfig { bootstrap_servers: cluster.bootstrap_servers(), ..KafkaConfig::default() };
         cluster.create_topic(&probe_topic(&config).name, 1, 1).expect("a topic");
         let begun = Instant::now();
-        let refused = probe(&config, "test", || begun.elapsed() < Duration::from_secs(30)).expect_err("refused");
+        let refused = probe(&config, "test", || begun.elapsed() < Duration::from_secs(120)).expect_err("refused");
         assert_eq!((refused.exit, refused.code), (Exit::Refused, "KC-0213"), "{refused}");
     }
 }
