@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use alloy::primitives::{B256, U256, keccak256};
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{Eip712Domain, SolStruct};
+use kms_chain::rpc::{BlockId, EndpointUrl, Rpc, RpcConfig};
+use kms_chain::views::KmsGenerationViews;
 use kms_schemas::identity::{Kind, Lane};
 use kms_schemas::record::{Answer, DeferredRequest, Verdict};
 use kms_stack::contracts::{Made, NewRequest};
@@ -619,4 +621,37 @@ async fn p5_an_abort_overtakes_the_generation_that_it_ends_also_a_deferred_one()
     assert_eq!((&ended[0].answer, &ended[1].answer), (&Answer::Aborted, &Answer::Done));
     assert!(ended[0].deferred.is_some());
     assert!(bench.dead_letters().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_the_destruction_of_an_epoch_ends_its_creation_and_is_carried_out() {
+    let bench = Bench::start("processor-epoch-destroyed", |stack| {
+        stack
+            .generation(Generation::B)
+            .nodes(4)
+            .services(&ServiceKind::ALL)
+            .set(ServiceKind::Processor, "lanes.key_management.defer_after_ms=1000")
+    })
+    .await;
+    bench.make(&NewRequest::Keygen { params_type: 1 }).await;
+    bench.make(&NewRequest::Crsgen { max_bit_length: U256::from(2_048), params_type: 1 }).await;
+    let url = EndpointUrl::parse(&bench.stack.ethereum().unwrap().url()).unwrap();
+    let rpc = Rpc::new(RpcConfig::new("test", vec![url])).unwrap();
+    let views = KmsGenerationViews::new(rpc, bench.stack.contracts().kms_generation);
+    eventually("there is something to carry into an epoch", LIMIT, async || {
+        let keys = views.completed_key_ids(BlockId::latest()).await.ok()?;
+        let crs_list = views.completed_crs_ids(BlockId::latest()).await.ok()?;
+        (!keys.is_empty() && !crs_list.is_empty()).then_some(())
+    })
+    .await;
+    bench.core.hold(Operation::EpochCreation).await.unwrap();
+    let epoch = bench.make(&NewRequest::NewEpoch).await;
+    eventually("its creation is started", LIMIT, async || (bench.starts(&epoch).await > 0).then_some(())).await;
+    let destruction = bench.make(&NewRequest::DestroyEpoch { epoch_id: epoch.id }).await;
+    let letter = bench.dead_letter(&epoch).await;
+    assert_eq!(letter.reason, kms_processor::codes::EPOCH_DESTROYED, "{letter:?}");
+    // KMS Core destroys nothing that it is making.
+    bench.core.release(Operation::EpochCreation).await.unwrap();
+    assert_eq!(bench.answers(&[destruction]).await[0].answer, Answer::Done);
+    assert_eq!(bench.starts(&epoch).await, 1);
 }
