@@ -567,12 +567,16 @@ pub struct SubmissionConfig {
     /// Most wei per gas that is ever offered.
     #[schemars(range(min = 1))]
     pub max_fee_per_gas_wei: u64,
-    /// Priority fee of a first attempt, in wei per gas.
+    /// Least priority fee of a first attempt, in wei per gas. Where the chain has a pool it is what the nodes suggest, which they are
+    /// asked every `balance_interval_ms`, between this and `priority_fee_max_wei`.
     pub priority_fee_wei: u64,
+    /// Most priority fee of a first attempt, in wei per gas; at or below `priority_fee_wei`, no node is asked. A replacement may
+    /// offer more, up to `max_fee_per_gas_wei`.
+    pub priority_fee_max_wei: u64,
     /// First offer in per cent of the base fee.
     #[schemars(range(min = 100, max = 1000))]
     pub base_fee_percent: u32,
-    /// What a replacement offers above its predecessor, in per cent. Pools ask for 10.
+    /// What a replacement offers above its predecessor, in per cent, if the chain does not ask for more. Pools ask for 10.
     #[schemars(range(min = 10, max = 200))]
     pub fee_bump_percent: u32,
     /// Transactions signed for one nonce, replacements included.
@@ -691,8 +695,9 @@ impl Default for SubmissionConfig {
             max_gas: 16_777_216,
             max_fee_per_gas_wei: 1_000_000_000_000,
             priority_fee_wei: 1,
+            priority_fee_max_wei: 5_000_000_000,
             base_fee_percent: 200,
-            fee_bump_percent: 25,
+            fee_bump_percent: 12,
             max_variants: 32,
             resend_after_ms: 3_000,
             resend_max_ms: 15_000,
@@ -808,6 +813,12 @@ impl SubmissionConfig {
             l1_margin_percent: self.l1_gas_margin_percent,
             ceiling: self.max_gas,
         }
+    }
+
+    /// Whether the nodes of a chain with or without a pool are asked for the priority fee that is usual.
+    #[must_use]
+    pub fn asks_priority_fee(&self, pool: bool) -> bool {
+        pool && self.priority_fee_max_wei > self.priority_fee_wei
     }
 
     /// The fee policy.

@@ -41,6 +41,33 @@ pub async fn has_pool(rpc: &Rpc) -> Result<bool, RpcError> {
     Ok(!is_arbitrum(&head))
 }
 
+/// The priority fee that is usual on the chain, in wei per gas, as a node suggests it or as the last blocks paid it; none where no
+/// node tells either.
+///
+/// # Errors
+/// See [`RpcError`]; a refusal is none.
+pub async fn usual_priority_fee(rpc: &Rpc) -> Result<Option<u128>, RpcError> {
+    const BLOCKS: u64 = 10;
+    match rpc.max_priority_fee().await {
+        Ok(fee) => return Ok(Some(fee)),
+        Err(error) if error.is_outage() => return Err(error),
+        Err(_) => {}
+    }
+    match rpc.fee_history(BLOCKS, &[50.0]).await {
+        Ok(history) => {
+            let paid = history.reward.unwrap_or_default();
+            Ok(median(paid.iter().filter_map(|block| block.first().copied()).collect()))
+        }
+        Err(error) if error.is_outage() => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+fn median(mut values: Vec<u128>) -> Option<u128> {
+    values.sort_unstable();
+    values.get(values.len() / 2).copied()
+}
+
 /// Whether a block, as a node shows it, is one of an Arbitrum chain.
 fn is_arbitrum(block: &Value) -> bool {
     ["sendRoot", "sendCount", "l1BlockNumber"].iter().all(|field| block[*field].is_string())

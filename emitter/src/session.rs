@@ -194,6 +194,8 @@ struct Standing {
     batches: bool,
     /// How transactions go to the nodes.
     sends: Sends,
+    /// The priority fee that is usual.
+    priority_fee: Option<u128>,
 }
 
 impl Session {
@@ -224,6 +226,7 @@ impl Session {
             pool = standing.sends.pool,
             send_batch = standing.sends.batch,
             send_concurrency = standing.sends.concurrency,
+            priority_fee_wei = standing.priority_fee,
             "taking up where the journal ends"
         );
         let outcome = self.work(journal, signing, intents, standing, (commands, begun), stop).await;
@@ -337,7 +340,12 @@ impl Session {
             Auto::Given(pool) => pool,
             Auto::Auto => pool::has_pool(&rpc).await?,
         };
-        Ok(Standing { head, account: Nonce(account), release, batches, sends: self.submission.sends(pool) })
+        let priority_fee = match self.submission.asks_priority_fee(pool) {
+            true => pool::usual_priority_fee(&rpc).await?,
+            false => None,
+        };
+        let sends = self.submission.sends(pool);
+        Ok(Standing { head, account: Nonce(account), release, batches, sends, priority_fee })
     }
 
     /// Whether answers leave in batches: asked for, and possible.
@@ -435,6 +443,7 @@ impl Session {
             clock,
             head: standing.head.number(),
             base_fee: standing.head.base_fee(),
+            priority_fee: standing.priority_fee,
             drafts,
             settled_below,
             wishes,

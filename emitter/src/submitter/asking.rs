@@ -42,8 +42,8 @@ pub(super) enum Told {
     Evidence { key: ItemKey, verdict: Verdict, transaction_hash: Option<B256> },
     /// The receipt of our own transaction, by which the answer is on chain.
     Own { key: ItemKey, own: Signed, evidence: String, mined: Option<Mined> },
-    /// The account's balance.
-    Balance(Option<U256>),
+    /// The account's balance, and the priority fee that is usual.
+    Balance(Option<U256>, Option<u128>),
 }
 
 /// One answer whose call is to be tried.
@@ -232,7 +232,10 @@ impl Submitter {
                 };
                 self.settle(key, End::Verdict(verdict));
             }
-            Told::Balance(balance) => self.balance_told(balance),
+            Told::Balance(balance, priority_fee) => {
+                self.priority_fee_told(priority_fee);
+                self.balance_told(balance);
+            }
         }
     }
 

@@ -37,13 +37,13 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::command::{Clerk, Command, Standing};
 use crate::config::SubmissionConfig;
-use crate::fees::FeePolicy;
+use crate::fees::{AboveCap, FeePolicy, NoReplacement};
 use crate::follow::{ChainEvent, Receipted, Watch, Wishes};
 use crate::gas::GasBook;
 use crate::journal::{Draft, Entry, Journalled, OpenIntents};
 use crate::metrics::{Levels, Metrics};
 use crate::nonce::{Action, Mined, Nonce, Planner, Pricing};
-use crate::pool::Sends;
+use crate::pool::{self, Sends};
 use crate::verdict::Patience;
 use crate::verify::Call;
 use crate::wallet::Payload;
@@ -147,6 +147,8 @@ pub struct Parts {
     pub head: u64,
     /// Its base fee.
     pub base_fee: u128,
+    /// The priority fee that is usual, in wei per gas, where a node was asked and told.
+    pub priority_fee: Option<u128>,
     /// To the journal's thread.
     pub drafts: mpsc::Sender<Entry>,
     /// For the journal's thread.
@@ -192,6 +194,7 @@ pub struct Submitter {
     config: SubmissionConfig,
     patience: Patience,
     fees: FeePolicy,
+    asks_priority_fee: bool,
     planner: Planner<ItemKey>,
     gas: GasBook,
     answers: Answers,
@@ -220,6 +223,14 @@ pub struct Submitter {
     tasks: JoinSet<Told>,
 }
 
+/// Why fees are not offered.
+enum Unpaid {
+    /// The chain asks for more than the cap.
+    AboveCap(String),
+    /// What was sent cannot be replaced.
+    Stays(String),
+}
+
 /// How often what depends on time is looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// How often gauges are set and abandoned answers are looked for.
@@ -244,6 +255,7 @@ impl Submitter {
             simulating: Simulating::new(&parts.config),
             gas: GasBook::new(parts.config.gas_policy()),
             fees: parts.config.fee_policy(),
+            asks_priority_fee: parts.config.asks_priority_fee(parts.sends.pool),
             patience,
             rpc: parts.rpc,
             sender: parts.sender,
@@ -270,6 +282,7 @@ impl Submitter {
             hand: Hand::new(parts.clerk, parts.paused, parts.sends.pool),
             tasks: JoinSet::new(),
         };
+        submitter.priority_fee_told(parts.priority_fee);
         submitter.registration.ready();
         submitter.funds.ready();
         submitter.obey(first);
@@ -445,19 +458,27 @@ impl Submitter {
     }
 
     fn sign(&mut self, nonce: Nonce, attempt: u32, keys: Vec<ItemKey>, pricing: Pricing) {
+        let above_cap = |error: AboveCap| Unpaid::AboveCap(error.to_string());
         let fees = match pricing {
-            Pricing::Current => self.fees.current(self.base_fee).map_err(|error| error.to_string()),
-            Pricing::Above(old) => self.fees.above(old, self.base_fee).map_err(|error| error.to_string()),
-            Pricing::Offer { above, max_fee } => self.offered(above, max_fee),
+            Pricing::Current => self.fees.current(self.base_fee).map_err(above_cap),
+            Pricing::Above(old) => self.fees.above(old, self.base_fee).map_err(|error| match error {
+                NoReplacement::AboveCap(error) => above_cap(error),
+                NoReplacement::Exhausted { .. } => Unpaid::Stays(error.to_string()),
+            }),
+            Pricing::Offer { above, max_fee } => self.offered(above, max_fee).map_err(Unpaid::Stays),
         };
         let by_hand = self.is_by_hand(nonce, attempt);
         let fees = match fees {
             Ok(fees) => fees,
-            Err(error) if by_hand => {
+            Err(Unpaid::AboveCap(error) | Unpaid::Stays(error)) if by_hand => {
                 self.planner.unsigned(nonce, self.clock.now());
                 return self.hand_refused(nonce, attempt, &error);
             }
-            Err(error) => {
+            Err(Unpaid::Stays(error)) => {
+                tracing::debug!(nonce = nonce.0, error, "a transaction stays as it is");
+                return self.planner.unsigned(nonce, self.clock.now());
+            }
+            Err(Unpaid::AboveCap(error)) => {
                 if !std::mem::replace(&mut self.fee_above_cap, true) {
                     tracing::warn!(code = crate::codes::FEE_ABOVE_CAP, error, "the chain asks for more than the cap");
                     self.funds.not_ready("the chain asks for a higher fee than the configured cap");
@@ -660,8 +681,21 @@ impl Submitter {
     }
 
     fn ask_balance(&mut self) {
-        let (rpc, sender) = (self.rpc.clone(), self.sender);
-        self.tasks.spawn(async move { Told::Balance(rpc.balance(sender, BlockId::latest()).await.ok()) });
+        let (rpc, sender, asks_fee) = (self.rpc.clone(), self.sender, self.asks_priority_fee);
+        self.tasks.spawn(async move {
+            let fee = match asks_fee {
+                true => pool::usual_priority_fee(&rpc).await.ok().flatten(),
+                false => None,
+            };
+            Told::Balance(rpc.balance(sender, BlockId::latest()).await.ok(), fee)
+        });
+    }
+
+    /// What was usual before stays until somebody says otherwise.
+    fn priority_fee_told(&mut self, usual: Option<u128>) {
+        if let Some(usual) = usual {
+            self.fees = self.config.fee_policy().with_market(usual, self.config.priority_fee_max_wei.into());
+        }
     }
 
     fn balance_told(&mut self, balance: Option<U256>) {
@@ -734,6 +768,7 @@ mod tests {
             clock,
             head: HEAD,
             base_fee: 1,
+            priority_fee: None,
             drafts: mpsc::channel(100).0,
             settled_below: Arc::new(AtomicI64::new(0)),
             wishes: Arc::new(Wishes::default()),
