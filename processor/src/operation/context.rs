@@ -85,7 +85,11 @@ async fn definition(work: &Work<'_>, id: RequestId) -> Result<NewKmsContext, Tro
         from: anchor.block_number,
         to: anchor.block_number,
     };
-    let page = chain.rpc.logs(&query).await.map_err(|error| chain.unreachable(&error, error.to_string()))?;
+    let page = chain
+        .rpc
+        .logs(&query)
+        .await
+        .map_err(|error| chain.unreachable(codes::HOST_CHAIN_UNREACHABLE, &error, error.to_string()))?;
     work.answered.by(chain.dependency);
     let logs = page.logs.iter().map(|log| &log.raw);
     let log =

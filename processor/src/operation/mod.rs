@@ -163,7 +163,8 @@ impl GenerationChain<'_> {
             BlockId::Number(block) => self.rpc.block(block).await,
             BlockId::Hash(block) => self.rpc.block_by_hash(block.block_hash).await,
         };
-        let found = found.map_err(|error| self.unreachable(&error, error.to_string()))?;
+        let found =
+            found.map_err(|error| self.unreachable(codes::HOST_CHAIN_UNREACHABLE, &error, error.to_string()))?;
         found.map(|block| block.number()).ok_or_else(|| outage("no block is final yet".to_owned()))
     }
 
@@ -182,16 +183,18 @@ impl GenerationChain<'_> {
     #[must_use]
     pub fn trouble(&self, error: &ViewError) -> Trouble {
         match error {
-            ViewError::Call { source: CallError::Rpc(source), .. } => self.unreachable(source, error.to_string()),
+            ViewError::Call { source: CallError::Rpc(source), .. } => {
+                self.unreachable(codes::HOST_CHAIN_UNREACHABLE, source, error.to_string())
+            }
             _ => Trouble::may_heal(error.code(), error.to_string()),
         }
     }
 
     /// No answer, or an error of the node, as `text` says.
     #[must_use]
-    pub fn unreachable(&self, error: &RpcError, text: String) -> Trouble {
+    pub fn unreachable(&self, code: &'static str, error: &RpcError, text: String) -> Trouble {
         let reach = if error.is_outage() { Reach::All } else { Reach::Some };
-        Trouble::Outage { code: codes::HOST_CHAIN_UNREACHABLE, dependency: self.dependency, reach, text }
+        Trouble::Outage { code, dependency: self.dependency, reach, text }
     }
 }
 
