@@ -149,7 +149,9 @@ async fn terms(session: &Session, mut leadership: Leadership) -> Result<(), Stop
     let outcome = loop {
         tokio::select! {
             () = shutdown.cancelled() => break Ok(()),
-            () = elected(session, &mut leadership) => {}
+            elected = elected(session, &mut leadership) => if let Err(stopped) = elected {
+                break Err(stopped);
+            },
         }
         session.metrics.leads(true);
         let began = Instant::now();
@@ -195,24 +197,43 @@ async fn terms(session: &Session, mut leadership: Leadership) -> Result<(), Stop
     outcome
 }
 
-/// Waits until this process leads, and says meanwhile why it does not.
-async fn elected(session: &Session, leadership: &mut Leadership) {
+/// Waits until this process leads, and says meanwhile what it is. A standby is ready: it does what it is there for, and an update
+/// that waits for it, or an alarm, must not take it for one that is broken. Who leads is in `kms_connector_emitter_leader`.
+///
+/// # Errors
+/// The election's thread has ended.
+async fn elected(session: &Session, leadership: &mut Leadership) -> Result<(), Stopped> {
     /// An election of one member takes a moment. What lasts longer is a member that went silent, or Kafka.
     const MOMENT: Duration = Duration::from_secs(10);
     let check = &session.checks.leader;
-    check.waiting("the active emitter of this chain and sender is being elected");
-    let mut role = leadership.watch();
-    let _ = tokio::time::timeout(MOMENT, role.wait_for(|role| *role != Role::Joining)).await;
-    let now = *role.borrow();
-    match now {
-        Role::Leader => {}
-        Role::Standby => check.waiting("standby: another emitter is active for this chain and sender"),
-        Role::Joining => check.not_ready(
-            "the active emitter of this chain and sender is not elected: an emitter that is gone still counts, or Kafka \
-             does not answer",
-        ),
+    let mut roles = leadership.watch();
+    loop {
+        let role = *roles.borrow_and_update();
+        match role {
+            Role::Leader => check.waiting("the account is taken up"),
+            Role::Standby => session.stands_by(),
+            Role::Joining => check.waiting("the active emitter of this chain and sender is being elected"),
+        }
+        let changed = match role {
+            _ if roles.has_changed().is_err() => break,
+            Role::Leader => return Ok(()),
+            Role::Standby => roles.changed().await,
+            Role::Joining => match tokio::time::timeout(MOMENT, roles.changed()).await {
+                Ok(changed) => changed,
+                Err(_) => {
+                    check.not_ready(
+                        "the active emitter of this chain and sender is not elected: an emitter that is gone still counts, or \
+                         Kafka does not answer",
+                    );
+                    roles.changed().await
+                }
+            },
+        };
+        if changed.is_err() {
+            break;
+        }
     }
-    leadership.acquired().await;
+    Err(leadership.failure())
 }
 
 async fn term(session: &Session, leadership: &mut Leadership) -> Result<(), Stopped> {

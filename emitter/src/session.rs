@@ -76,8 +76,8 @@ pub struct Session {
     pub metrics: Metrics,
     /// Which results are its own.
     routes: Routes,
-    /// The lanes that it consumes, each with the name of its stage.
-    lanes: Vec<(Lane, &'static str)>,
+    /// The lanes that it consumes, each with the name of its stage and its readiness.
+    lanes: Vec<(Lane, &'static str, Check)>,
 }
 
 /// Readiness checks of one destination.
@@ -128,7 +128,7 @@ impl Session {
         let lanes = Lane::ALL.into_iter().filter(|lane| routes.consumes(*lane));
         let lanes = lanes.map(|lane| {
             let stage: &'static str = format!("{SERVICE}.{name}.{}", lane.as_str()).leak();
-            (lane, stage)
+            (lane, stage, context.health.check(stage))
         });
         Ok(Self {
             lanes: lanes.collect(),
@@ -199,6 +199,14 @@ struct Standing {
 }
 
 impl Session {
+    /// Another emitter is active. Of what a term needs nothing is looked at, and nothing is wrong.
+    pub fn stands_by(&self) {
+        let Checks { leader, chain, registration, funds, paused, commands, signer } = &self.checks;
+        let of_lanes = self.lanes.iter().map(|(.., check)| check);
+        let checks = [leader, chain, registration, funds, paused, commands].into_iter().chain(signer).chain(of_lanes);
+        checks.for_each(|check| check.standby("standby: another emitter is active for this chain and sender"));
+    }
+
     /// Works until the shutdown, until leadership is lost (`stop`), or until something fails for good.
     ///
     /// # Errors
@@ -467,6 +475,8 @@ impl Session {
         // Without it records of submissions say less, and that is all.
         let search = search.map(|search| tokio::spawn(search.run(end_tasks.clone())));
 
+        // They have been a standby's until now.
+        self.lanes.iter().for_each(|(.., check)| check.waiting("starting"));
         self.checks.leader.ready();
         let mut stages = std::pin::pin!(self.stages(jobs, orders, standing.release, anew.clone()));
         let mut outcome = tokio::select! {
@@ -516,14 +526,14 @@ impl Session {
         });
         let judge = Arc::new(Judge { routes: self.routes.clone(), verifier, prover, releases, metrics: self.metrics });
         let mut stages = JoinSet::new();
-        for &(lane, name) in &self.lanes {
+        for (lane, name, check) in &self.lanes {
+            let (lane, name, check) = (*lane, *name, check.clone());
             let limits = match lane {
                 Lane::Decryption => &self.config.lanes.decryption,
                 Lane::KeyManagement => &self.config.lanes.key_management,
             };
             let ids = stage_ids(self.context.topics.prefix(), lane, destination.chain_id, self.wallet.address());
             let settings = stage_config(&self.context, lane, name, limits, ids);
-            let check = self.context.health.check(name);
             let (codec, topics) = (self.context.codec.clone(), self.context.topics.clone());
             let patience = Patience::of(&self.submission);
             let settling = Settling { jobs: jobs.clone(), orders: orders.clone(), costs: Costs::new(self.metrics) };

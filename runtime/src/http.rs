@@ -33,7 +33,7 @@ pub struct Health {
 pub enum Status {
     /// Works.
     Ready,
-    /// Works, and does less than it could because a person wants it so.
+    /// Works, and does less than it could because a person wants it so, or another process does the work.
     Limited(String),
     /// Does not work now, and may again by itself.
     NotReady(String),
@@ -72,6 +72,7 @@ impl Health {
         match &status {
             Status::NotReady(reason) if reason == STARTING => {}
             Status::Ready => tracing::info!(check = name, "ready"),
+            Status::Limited(reason) if passing => tracing::info!(check = name, reason, "ready"),
             Status::Limited(reason) => tracing::warn!(check = name, reason, "ready, and limited"),
             Status::NotReady(reason) if passing => tracing::info!(check = name, reason, "not ready yet"),
             Status::NotReady(reason) => tracing::warn!(check = name, reason, "not ready"),
@@ -101,13 +102,17 @@ impl Check {
         self.health.set(&self.name, Status::Limited(reason.into()), false);
     }
 
+    /// It works, and another process does the work; `/readyz` says so. No warning is logged.
+    pub fn standby(&self, reason: impl Into<String>) {
+        self.health.set(&self.name, Status::Limited(reason.into()), true);
+    }
+
     /// It does not work now; the reason should stay the same for as long as the state does.
     pub fn not_ready(&self, reason: impl Into<String>) {
         self.health.set(&self.name, Status::NotReady(reason.into()), false);
     }
 
-    /// It does not work now, as is to be expected: at a start, or because another process does the work. No warning is
-    /// logged.
+    /// It does not work now, as is to be expected at a start. No warning is logged.
     pub fn waiting(&self, reason: impl Into<String>) {
         self.health.set(&self.name, Status::NotReady(reason.into()), true);
     }

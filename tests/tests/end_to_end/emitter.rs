@@ -440,7 +440,7 @@ async fn a_standby_takes_over_when_the_active_emitter_is_killed() {
     let mut made = bench.warm_up().await;
     let standby = bench.stack.another(bench.stack.node(), ServiceKind::Emitter, "1").unwrap();
     standby.process().start().unwrap();
-    bench.await_readiness_of(standby.listen().to_string(), "standby").await;
+    bench.await_standby(standby.listen().to_string()).await;
     made.extend(bench.requests(50).await);
     bench.publish(&bench.results(&made[1..])).await;
     bench.stack.node().emitter().kill().await;

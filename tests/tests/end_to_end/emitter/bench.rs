@@ -502,6 +502,18 @@ impl Bench {
         .await;
     }
 
+    /// An emitter that another one is active beside: it is ready, and says so.
+    pub(super) async fn await_standby(&self, address: String) {
+        let url = format!("http://{address}/readyz");
+        eventually("a standby that is ready", LIMIT, async || {
+            let response = get(&url).await.ok()?;
+            let is_ready = response.status().is_success();
+            let text = response.text().await.ok()?;
+            (is_ready && text.contains("standby: another emitter is active")).then_some(())
+        })
+        .await;
+    }
+
     pub(super) fn app(&self) -> Address {
         self.app
     }

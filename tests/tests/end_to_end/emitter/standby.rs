@@ -26,7 +26,7 @@ fn batches(stack: StackBuilder) -> StackBuilder {
 async fn with_standby(bench: &Bench) -> Service {
     let standby = bench.stack.another(bench.stack.node(), ServiceKind::Emitter, "1").unwrap();
     standby.process().start().unwrap();
-    bench.await_readiness_of(standby.listen().to_string(), "standby").await;
+    bench.await_standby(standby.listen().to_string()).await;
     standby
 }
 
