@@ -96,6 +96,10 @@ codes! {
     COMMANDS_UNFOLLOWED = "KC-0762", "commands_unfollowed",
         "the emitter cannot read `emitter.commands`: where it is at work `kmsctl wallet` reaches nobody and answers are sent as before; where it begins, nothing is sent before it has read whether somebody paused the account",
         "nothing while it passes, as where the partition has no leader for a moment; otherwise make the topic (`kmsctl topics create`) or allow the emitter to read it: it goes on by itself";
+    /// Too much is mined and not final.
+    FINALITY_STOPPED = "KC-0763", "finality_stopped",
+        "as many transactions as `submission.max_unconfirmed` are mined and not final, so nothing further is sent",
+        "nothing where the chain's finality is late: answers wait and go on by themselves; otherwise look why it stands still, or whether `destination.confirmations` suits the chain";
     /// A signer elsewhere does not sign.
     SIGNER_OUTAGE = "KC-0770", "signer_outage",
         "AWS KMS does not answer, refuses, or signs with another key than that of `wallet.address`",

@@ -539,6 +539,10 @@ pub struct SubmissionConfig {
     /// Transactions on their way at once.
     #[schemars(range(min = 1, max = 100_000))]
     pub max_in_flight: usize,
+    /// Transactions that are on their way, or mined and not yet final, at once. With as many, as where a chain's finality stops,
+    /// answers wait until some are final.
+    #[schemars(range(min = 1))]
+    pub max_unconfirmed: usize,
     /// Transactions in one request to the node, at most 1000. `auto`: 50, and 1 where the chain has no pool, since there sending
     /// blocks until a transaction is sequenced.
     #[schemars(with = "String", extend("type" = ["integer", "string"], "format" = "auto or integer"))]
@@ -685,6 +689,7 @@ impl Default for SubmissionConfig {
             simulate_after_blocks: 1_000,
             suspicion_ms: 10_000,
             max_in_flight: 2_048,
+            max_unconfirmed: 65_536,
             send_batch: Auto::Auto,
             send_concurrency: Auto::Auto,
             journal_batch: 500,
@@ -777,6 +782,7 @@ impl SubmissionConfig {
     pub fn nonce_policy(&self, destination: &DestinationConfig, sends: Sends) -> nonce::Policy {
         nonce::Policy {
             max_in_flight: self.max_in_flight,
+            max_unconfirmed: self.max_unconfirmed,
             batch: self.batch_limits(),
             resend_after_ms: self.resend_after_ms,
             resend_max_ms: self.resend_max_ms,

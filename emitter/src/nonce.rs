@@ -66,6 +66,8 @@ pub enum Confirmations {
 pub struct Policy {
     /// Nonces that may be open at once.
     pub max_in_flight: usize,
+    /// Nonces that may be open or mined and not yet final at once. Where finality stops, they would grow without end.
+    pub max_unconfirmed: usize,
     /// What goes into one transaction, and when it leaves.
     pub batch: Limits,
     /// No progress for this long: the lowest bytes are sent again, and all if the node had lost them. Doubles with every
@@ -500,8 +502,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
     /// When what is being gathered leaves at the latest, if nothing else makes it; call [`Planner::tick`] then.
     #[must_use]
     pub fn gathers_until(&self) -> Option<Millis> {
-        if self.paused || self.queued == 0 || self.policy.batch.items <= 1 || self.in_flight() >= self.most_in_flight()
-        {
+        if self.paused || self.queued == 0 || self.policy.batch.items <= 1 || !self.has_room() {
             return None;
         }
         let oldest = self.queue.iter().find(|queued| self.place.get(&queued.item) == Some(&Place::Queue))?;
@@ -655,6 +656,16 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
         if room.most >= self.policy.max_in_flight {
             self.room = None;
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight() < self.most_in_flight() && !self.awaits_finality()
+    }
+
+    /// Whether no further nonce is given out because too many that are mined are not final.
+    #[must_use]
+    pub fn awaits_finality(&self) -> bool {
+        self.included > 0 && self.slots.len() >= self.policy.max_unconfirmed
     }
 
     fn most_in_flight(&self) -> usize {
@@ -1149,7 +1160,7 @@ impl<K: Clone + Eq + Hash + Debug> Planner<K> {
             let items = self.take_queued();
             self.open(gap, items, actions);
         }
-        while self.queued > 0 && self.in_flight() < self.most_in_flight() && self.next_leaves(now) {
+        while self.queued > 0 && self.has_room() && self.next_leaves(now) {
             if self.slots.is_empty() {
                 self.progressed(now);
             }

@@ -95,6 +95,8 @@ pub struct Checks {
     pub paused: Check,
     /// What people command is heard.
     pub commands: Check,
+    /// What is mined becomes final.
+    pub finality: Check,
     /// The account can sign; only where somebody else is asked for signatures.
     pub signer: Option<Check>,
 }
@@ -122,6 +124,7 @@ impl Session {
             funds: check("funds"),
             paused: check("paused"),
             commands: check("commands"),
+            finality: check("finality"),
             signer: wallet.is_remote().then(|| check("signer")),
         };
         let routes = Routes::new(&config.destination, index);
@@ -201,10 +204,13 @@ struct Standing {
 impl Session {
     /// Another emitter is active. Of what a term needs nothing is looked at, and nothing is wrong.
     pub fn stands_by(&self) {
-        let Checks { leader, chain, registration, funds, paused, commands, signer } = &self.checks;
+        let Checks { leader, chain, registration, funds, paused, commands, finality, signer } = &self.checks;
         let of_lanes = self.lanes.iter().map(|(.., check)| check);
-        let checks = [leader, chain, registration, funds, paused, commands].into_iter().chain(signer).chain(of_lanes);
-        checks.for_each(|check| check.standby("standby: another emitter is active for this chain and sender"));
+        let checks = [leader, chain, registration, funds, paused, commands, finality].into_iter();
+        checks
+            .chain(signer)
+            .chain(of_lanes)
+            .for_each(|check| check.standby("standby: another emitter is active for this chain and sender"));
     }
 
     /// Works until the shutdown, until leadership is lost (`stop`), or until something fails for good.
@@ -458,6 +464,7 @@ impl Session {
             registration: self.checks.registration.clone(),
             funds: self.checks.funds.clone(),
             paused: self.checks.paused.clone(),
+            finality: self.checks.finality.clone(),
             sends: standing.sends,
             standing: begun.standing,
             clerk: Clerk::new(self.context.codec.clone(), &self.context.topics, &self.context.kafka.instance),

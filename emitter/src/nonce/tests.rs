@@ -7,6 +7,7 @@ use super::*;
 
 const POLICY: Policy = Policy {
     max_in_flight: 6,
+    max_unconfirmed: 1_000,
     batch: Limits::SINGLE,
     resend_after_ms: 1_000,
     resend_max_ms: 8_000,
@@ -354,6 +355,35 @@ fn where_finality_is_the_nodes_word_a_nonce_waits_for_it_however_deep_it_is() {
     assert_eq!(actions, [Action::LookUp { nonce: Nonce(0), hashes: vec![signed.hash] }]);
     let actions = planner.looked_up(Nonce(0), Some(mined(&signed, 10)), Millis(5));
     assert_eq!(actions, [Action::Closed { nonce: Nonce(0) }]);
+}
+
+#[test]
+fn p6_where_finality_stops_no_more_nonces_are_given_out_until_it_goes_on() {
+    let policy = Policy { confirmations: Confirmations::Finalized, max_unconfirmed: 2, ..POLICY };
+    let mut planner = Planner::recover(policy, [], Nonce(0), Millis(0)).0;
+    let signed: Vec<_> = (1..=2).map(|item| send_one(&mut planner, item)).collect();
+    assert!(!planner.awaits_finality(), "nothing is mined yet");
+    for (block, variant) in (10..).zip(&signed) {
+        planner.mined(mined(variant, block), Millis(1));
+    }
+    assert!(planner.awaits_finality() && planner.in_flight() == 0);
+    assert!(planner.submit(3, LOAD, Millis(2)).is_empty());
+    assert!(planner.tick(Millis(60_000)).is_empty(), "nothing is signed, and nothing else done");
+    planner.finalized(10, Millis(60_001));
+    let actions = planner.looked_up(Nonce(0), Some(mined(&signed[0], 10)), Millis(60_002));
+    let is_signed =
+        |action: &Action<Item>| matches!(action, Action::Sign { nonce: Nonce(2), items, .. } if *items == [3]);
+    assert!(actions.iter().any(is_signed), "{actions:?}");
+}
+
+#[test]
+fn what_is_gathered_behind_a_finality_that_stopped_is_not_looked_at_all_the_time() {
+    let policy = Policy { confirmations: Confirmations::Finalized, max_unconfirmed: 1, batch: gathered(3), ..POLICY };
+    let mut planner = Planner::recover(policy, [], Nonce(0), Millis(0)).0;
+    let signed = send_one(&mut planner, 1);
+    planner.mined(mined(&signed, 10), Millis(1));
+    planner.submit(2, LOAD, Millis(2));
+    assert_eq!(planner.gathers_until(), None);
 }
 
 /// A chain that knows nothing of the planner: a pool that may lose everything, blocks that may be taken back.

@@ -35,6 +35,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::codes::FINALITY_STOPPED;
 use crate::command::{Clerk, Command, Standing};
 use crate::config::SubmissionConfig;
 use crate::fees::{AboveCap, FeePolicy, NoReplacement};
@@ -161,6 +162,8 @@ pub struct Parts {
     pub funds: Check,
     /// Readiness: is the account paused.
     pub paused: Check,
+    /// Readiness: does what is mined become final.
+    pub finality: Check,
     /// How transactions go to the nodes.
     pub sends: Sends,
     /// What people wanted when the term began.
@@ -211,6 +214,7 @@ pub struct Submitter {
     wishes: Arc<Wishes>,
     registration: Check,
     funds: Check,
+    finality: Check,
     fee_above_cap: bool,
     low_balance: U256,
     /// Refusals that are not about nonce, fee or funds.
@@ -276,6 +280,7 @@ impl Submitter {
             wishes: parts.wishes,
             registration: parts.registration,
             funds: parts.funds,
+            finality: parts.finality,
             fee_above_cap: false,
             low_balance: parts.low_balance,
             batch_logs: HashMap::new(),
@@ -285,6 +290,7 @@ impl Submitter {
         submitter.priority_fee_told(parts.priority_fee);
         submitter.registration.ready();
         submitter.funds.ready();
+        submitter.finality.ready();
         submitter.obey(first);
         submitter.take_up(parts.standing);
         submitter
@@ -665,6 +671,7 @@ impl Submitter {
         // What was held may just have been withdrawn.
         self.end_hold();
         self.answers.forget_unclaimed(now, self.config.journal_memory());
+        self.tell_finality();
         self.metrics.levels(&Levels {
             in_flight: self.planner.in_flight(),
             unconfirmed: self.planner.unconfirmed(),
@@ -678,6 +685,17 @@ impl Submitter {
             remembered: self.seen.len(),
             account_nonce: self.planner.account().0,
         });
+    }
+
+    fn tell_finality(&self) {
+        if self.planner.awaits_finality() {
+            let most = self.config.max_unconfirmed;
+            self.finality.not_ready(format!(
+                "{FINALITY_STOPPED}: {most} transactions are mined or on their way and not final, nothing further is sent"
+            ));
+        } else {
+            self.finality.ready();
+        }
     }
 
     fn ask_balance(&mut self) {
@@ -775,6 +793,7 @@ mod tests {
             registration: health.check("registration"),
             funds: health.check("funds"),
             paused: health.check("paused"),
+            finality: health.check("finality"),
             sends,
             standing: Standing::default(),
             clerk: Clerk::new(Codec::single_object(), &topics, "0"),
