@@ -82,7 +82,8 @@ fn the_documented_defaults_are_in_force() {
             if let [key, _, default, ..] = cells[..]
                 && let Some(key) = key.strip_prefix("| `")
             {
-                documented.insert((section.clone(), key.trim_matches('`').to_owned()), default.trim_matches('`').to_owned());
+                documented
+                    .insert((section.clone(), key.trim_matches('`').to_owned()), default.trim_matches('`').to_owned());
             }
         }
         let printed = loaded::<T>(file).to_toml();

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use kms_runtime::kafka::{
-    BatchError, CheckTopics, KafkaConfig, OutgoingRecord, ProducerError, TopicRemark, TopicsError, TransactionalProducer,
-    check_session, ensure_topics, probe, probe_topic, read_to_end, wait_for_broker,
+    BatchError, CheckTopics, KafkaConfig, OutgoingRecord, ProducerError, TopicRemark, TopicsError,
+    TransactionalProducer, check_session, ensure_topics, probe, probe_topic, read_to_end, wait_for_broker,
 };
 use kms_schemas::topics::TopicSpec;
 use kms_stack::parts::{Kafka, KafkaOptions};

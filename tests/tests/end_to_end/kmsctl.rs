@@ -192,7 +192,11 @@ async fn a_check_of_the_topics_tells_what_differs_and_fails_where_a_promise_rest
     assert_eq!(differing.len(), 1, "{differing:?}");
     let refused = with_retention("check-ever", ".emitter.intents").await;
     assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
-    assert!(stderr(&refused).contains("KC-0212") && stderr(&refused).contains("emitter.intents"), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("KC-0212") && stderr(&refused).contains("emitter.intents"),
+        "{}",
+        stderr(&refused)
+    );
 }
 
 #[tokio::test]
