@@ -65,7 +65,7 @@ pub enum TopicsError {
         /// Who asked.
         principal: String,
         /// What the last attempt came to.
-        error: KafkaError,
+        error: Box<KafkaError>,
     },
     /// No broker answered for as long as the caller waited.
     #[error("no Kafka broker answers (kafka.bootstrap_servers = {brokers}): {error}")]
@@ -310,7 +310,7 @@ fn retry_through_outages<T>(
         refusals = if refused.is_some() { refusals + 1 } else { 0 };
         if let Some(error) = refused.clone().filter(|_| refusals >= REFUSED_CREDENTIALS) {
             let (brokers, principal) = (config.bootstrap_servers.clone(), config.principal());
-            return Err(TopicsError::Unauthenticated { brokers, principal, error });
+            return Err(TopicsError::Unauthenticated { brokers, principal, error: Box::new(error) });
         }
         if last_told.is_none_or(|told| told.elapsed() >= REMIND_EVERY) {
             tracing::warn!(code = codes::KAFKA_UNREACHABLE.code, %error, "Kafka cannot be reached, trying again");
