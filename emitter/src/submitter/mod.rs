@@ -96,7 +96,7 @@ pub struct Ended {
 pub enum End {
     /// Settled.
     Verdict(Verdict),
-    /// Tried long enough; a person may redrive it.
+    /// Tried long enough; a dead letter keeps it.
     GivenUp {
         /// Stable code.
         code: &'static str,
