@@ -47,7 +47,7 @@ pub enum Action {
     PrintConfig,
     /// Ask the running service of this configuration whether it lives, over its telemetry address: 0 if so, 1 with the reason if not.
     Healthcheck {
-        /// Ask whether it is ready for work. One that stands by for another is not.
+        /// Ask whether it is ready for work, or to take over from another.
         #[arg(long)]
         ready: bool,
     },

@@ -42,7 +42,7 @@ codes! {
     /// Feature that was not built.
     CONFIG_FEATURE = "KC-0108", "config_feature",
         "The configuration needs TLS or SASL SCRAM towards Kafka, which this binary was built without.",
-        "Use an official image or release, or build with `--features kafka-tls`.";
+        "Build with `--features kafka-tls`, or build the image, which has it: `docker build -f compose/Dockerfile -t kms-connector .`.";
     /// The HTTP address cannot be bound.
     LISTEN = "KC-0110", "listen",
         "The address for health and metrics cannot be bound or its address file cannot be written.",
