@@ -261,7 +261,8 @@ enum CreateError {
 /// between attempts; the outage is also told to `on_outage`.
 ///
 /// # Errors
-/// [`TopicsError::Unreachable`] when `keep_on` said no; [`TopicsError::Client`] for settings that no client takes.
+/// [`TopicsError::Unreachable`] when `keep_on` said no; [`TopicsError::Client`] for settings that no client takes;
+/// [`TopicsError::Unauthenticated`] and [`TopicsError::Denied`], which no waiting mends.
 pub fn wait_for_broker(
     config: &KafkaConfig,
     service: &str,
@@ -318,6 +319,7 @@ fn retry_through_outages<T>(
             last_told = Some(Instant::now());
         }
         if !pause(RETRY.delay(failures, rand::random()), keep_on) {
+            let error = refused.unwrap_or(error);
             return Err(TopicsError::Unreachable { brokers: config.bootstrap_servers.clone(), error });
         }
     }
@@ -343,7 +345,7 @@ fn pause(duration: Duration, keep_on: &mut impl FnMut() -> bool) -> bool {
 /// the client library takes for an outage. Outages are waited for.
 ///
 /// # Errors
-/// [`TopicsError::Session`]; [`TopicsError::Unreachable`] when `keep_on` said no. A broker that does not tell its limits is
+/// [`TopicsError::Session`], and as [`wait_for_broker`]. A broker that does not tell its limits is
 /// believed to have none.
 pub fn check_session(
     config: &KafkaConfig,
