@@ -330,6 +330,35 @@ protocol_config = "0x3333333333333333333333333333333333333333"
     }
 
     #[test]
+    fn rpc_urls_come_from_a_file_with_one_a_line() {
+        let text =
+            COMPLETE.replace("rpc_urls = [\"http://127.0.0.1:8545/secret-key\"]", "rpc_urls_file = \"urls.txt\"");
+        let (folder, sources) = of_file(&text);
+        let write = |urls: &str| std::fs::write(folder.path().join("urls.txt"), urls).expect("file");
+        write("  http://127.0.0.1:8545/first-key\n\nhttps://rpc.example.org/second-key\n");
+        let loaded = load::<IngestConfig>(&sources).expect("valid");
+        let urls = loaded.config.source[0].rpc_urls.iter().map(|url| url.expose().as_str()).collect::<Vec<_>>();
+        assert_eq!(urls, ["http://127.0.0.1:8545/first-key", "https://rpc.example.org/second-key"]);
+        assert!(!loaded.to_toml().contains("-key"), "{}", loaded.to_toml());
+
+        // What is no URL may be a key in the wrong place.
+        for (mistaken, name) in [("\n", "config_value"), ("secret-key", "config_value")] {
+            write(mistaken);
+            let errors = load::<IngestConfig>(&sources).expect_err("refused");
+            let names: Vec<&str> = errors.problems().iter().map(|problem| problem.code.name).collect();
+            assert_eq!(names, [name], "{errors}");
+            assert!(!errors.to_string().contains("secret-key"), "{errors}");
+        }
+        std::fs::remove_file(folder.path().join("urls.txt")).expect("a file");
+        let errors = load::<IngestConfig>(&sources).expect_err("refused");
+        let names: Vec<&str> = errors.problems().iter().map(|problem| problem.code.name).collect();
+        assert_eq!(names, ["config_secret_file"], "{errors}");
+        let (_folder, sources) = of_file(&text.replace("rpc_urls_file = \"urls.txt\"", ""));
+        let errors = load::<IngestConfig>(&sources).expect_err("refused");
+        assert!(errors.to_string().contains("source[0].rpc_urls_file"), "both ways are named: {errors}");
+    }
+
+    #[test]
     fn mistakes_of_all_kinds_are_reported_at_once() {
         let text = COMPLETE
             .replace("chain_id = 31337", "chain_id = 0\nfinality = \"sometime\"\npol_interval_ms = 5")

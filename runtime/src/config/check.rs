@@ -136,10 +136,10 @@ impl Walk<'_> {
 }
 
 fn missing(field: View<'_>, path: &Path, table: &Origin) -> Problem {
-    let file_hint = match field.shape() {
-        Shape::Secret => format!(" (or, for a file that holds it, {path}{})", layers::SECRET_FILE_SUFFIX),
-        _ => String::new(),
-    };
+    let file_hint = field
+        .in_file()
+        .map(|_| format!(" (or, for a file that holds it, {path}{})", layers::SECRET_FILE_SUFFIX))
+        .unwrap_or_default();
     let variable = path.0.iter().map(Step::to_text).collect::<Vec<_>>().join("__").to_uppercase();
     let text = format!(
         "required{file_hint}; set it in the file, as {ENVIRONMENT_PREFIX}{variable}, or with --set {}=…",

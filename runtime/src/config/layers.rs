@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::problem::{Problem, at};
-use super::schema::{Shape, View};
+use super::schema::{InFile, Shape, View};
 use super::tree::{Node, Origin, Path, Step, Value};
 use crate::codes;
 
@@ -274,7 +274,7 @@ fn set_origin(node: &mut Node, origin: &Origin) {
     }
 }
 
-/// Replaces every `name_file` of a secret by `name` with the file's content.
+/// Replaces every `name_file` of a secret, or of a list of URLs, by `name` with the file's content.
 pub(super) fn read_secret_files(
     node: &mut Node,
     schema: View<'_>,
@@ -295,8 +295,8 @@ fn read_secret_files_at(
     match (schema.shape(), &mut node.value) {
         (Shape::Table(fields, _), Value::Table(entries)) => {
             for (key, field) in fields {
-                if matches!(field.shape(), Shape::Secret) {
-                    read_secret_file(entries, key, folder, path, problems);
+                if let Some(form) = field.in_file() {
+                    read_secret_file(entries, key, form, folder, path, problems);
                 } else if let Some(inner) = entries.get_mut(key) {
                     read_secret_files_at(inner, field, folder, &path.key(key), problems);
                 }
@@ -319,6 +319,7 @@ fn read_secret_files_at(
 fn read_secret_file(
     entries: &mut BTreeMap<String, Node>,
     key: &str,
+    form: InFile,
     folder: &FilePath,
     path: &Path,
     problems: &mut Vec<Problem>,
@@ -328,7 +329,14 @@ fn read_secret_file(
     let here = path.key(&file_key);
     let refuse = |text: String| at(&codes::CONFIG_SECRET_FILE, &here, &named.origin, text);
     // Something must stand there, or the secret would be reported as missing too.
-    let stand_in = Node { origin: Origin::StandIn, value: Value::Text(String::new()) };
+    let text = |text: &str, origin: &Origin| Node { origin: origin.clone(), value: Value::Text(text.to_owned()) };
+    let stand_in = match form {
+        InFile::Whole => text("", &Origin::StandIn),
+        InFile::Lines => {
+            let one = text("http://127.0.0.1:1", &Origin::StandIn);
+            Node { origin: Origin::StandIn, value: Value::Array(vec![one]) }
+        }
+    };
     if entries.contains_key(key) {
         problems.push(refuse(format!("both `{key}` and `{file_key}` are set")));
         return;
@@ -344,8 +352,16 @@ fn read_secret_file(
     };
     match std::fs::read_to_string(&full) {
         Ok(content) => {
-            let value = Value::Text(content.trim().to_owned());
-            entries.insert(key.to_owned(), Node { origin: named.origin, value });
+            let origin = named.origin;
+            let node = match form {
+                InFile::Whole => text(content.trim(), &origin),
+                InFile::Lines => {
+                    let lines = content.lines().map(str::trim).filter(|line| !line.is_empty());
+                    let value = Value::Array(lines.map(|line| text(line, &origin)).collect());
+                    Node { origin, value }
+                }
+            };
+            entries.insert(key.to_owned(), node);
         }
         Err(error) => {
             problems.push(refuse(format!("{}: {error}", full.display())));

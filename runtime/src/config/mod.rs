@@ -20,8 +20,8 @@
 //! The check does not stop at the first mistake: a wrong value is reported and replaced by a stand-in, so that all
 //! others are found in the same run; what a stand-in would cause is not reported.
 //!
-//! Every [`Secret`] can be given as `name` or, better, as `name_file`: the path of a file that holds it (relative to
-//! the configuration file when written there). No secret is ever printed.
+//! Every [`Secret`], and every list of URLs, can be given as `name` or, better, as `name_file`: the path of a file that
+//! holds it (relative to the configuration file when written there), of URLs one a line. No secret is ever printed.
 
 mod check;
 mod endpoint;

@@ -6,7 +6,7 @@ use std::path::Path as FilePath;
 use serde_json::Value as Json;
 
 use super::layers::SECRET_FILE_SUFFIX;
-use super::schema::{Root, Shape, View};
+use super::schema::{InFile, Root, Shape, View};
 use super::{Configuration, print};
 
 /// Markdown: one table per section, with type, default and meaning of every key.
@@ -68,8 +68,11 @@ fn row(out: &mut String, key: &str, field: View<'_>, default: Option<&Json>, is_
     }
     let kind = field.type_name();
     let _ = writeln!(out, "| `{key}` | {kind} | {default} | {} |", meaning.replace('|', "\\|"));
-    if matches!(field.shape(), Shape::Secret) {
-        let text = format!("Path of a file that holds `{key}`; white space around it is removed.");
+    if let Some(form) = field.in_file() {
+        let text = match form {
+            InFile::Whole => format!("Path of a file that holds `{key}`; white space around it is removed."),
+            InFile::Lines => format!("Path of a file that holds `{key}`, one a line; empty lines are passed over."),
+        };
         let _ = writeln!(out, "| `{key}{SECRET_FILE_SUFFIX}` | path | none | {text} |");
     }
 }

@@ -36,6 +36,15 @@ pub(super) struct View<'s> {
     nullable: bool,
 }
 
+/// How a file holds a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InFile {
+    /// The value is the file's content.
+    Whole,
+    /// Each line that is not empty is an entry.
+    Lines,
+}
+
 /// What a value may be.
 pub(super) enum Shape<'s> {
     /// A table with these keys; the second list holds the keys that must be there.
@@ -105,6 +114,17 @@ impl<'s> View<'s> {
             ["number"] => Shape::Number,
             ["boolean"] => Shape::Boolean,
             _ => Shape::Any,
+        }
+    }
+
+    /// How a file holds the value, where one may: what is secret, and URLs, in which providers put keys.
+    pub(super) fn in_file(self) -> Option<InFile> {
+        match self.shape() {
+            Shape::Secret => Some(InFile::Whole),
+            Shape::Array(items) if items.inner.get("format").and_then(Json::as_str) == Some("uri") => {
+                Some(InFile::Lines)
+            }
+            _ => None,
         }
     }
 
