@@ -481,9 +481,13 @@ async fn p6_recovery_reads_the_journal_only_from_where_something_is_open() {
     let emitter = bench.stack.node().emitter();
     emitter.kill().await;
     emitter.start().await.unwrap();
-    let log = emitter.process().log();
-    let taken_up = log.lines().rfind(|line| line.contains("taking up where the journal ends")).unwrap();
-    let line: serde_json::Value = serde_json::from_str(taken_up).unwrap();
+    let taken_up = eventually("it takes up where the one before ended", LIMIT, async || {
+        let log = emitter.process().log();
+        let mut lines = log.lines().filter(|line| line.contains("taking up where the journal ends"));
+        lines.nth(1).map(str::to_owned)
+    })
+    .await;
+    let line: serde_json::Value = serde_json::from_str(&taken_up).unwrap();
     assert!(line["intents"].as_u64().unwrap() < intents.len() as u64, "{taken_up}");
 
     made.extend(bench.requests(3).await);

@@ -27,6 +27,13 @@ async fn kill_again_and_again(stack: &Stack, kind: ServiceKind, over: &AtomicBoo
         tokio::time::sleep(Duration::from_millis(random.random_range(100..1_000))).await;
         service.kill().await;
         service.start().await.unwrap_or_else(|error| panic!("{kind} after kill {kills}: {error}"));
+        if kind == ServiceKind::Emitter {
+            // It stands by for as long as its predecessor's session lasts, and is killed at work.
+            eventually("the emitter leads", Duration::from_secs(180), async || {
+                service.metric("kms_connector_emitter_leader").await.filter(|leads| *leads == 1.0)
+            })
+            .await;
+        }
         kills += 1;
     }
     kills
