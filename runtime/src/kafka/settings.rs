@@ -35,6 +35,10 @@ pub(super) struct Held {
     pub(super) unread: Vec<(String, RDKafkaErrorCode)>,
 }
 
+/// The compression that the client library is built without. A broker that is told to use it compresses anew what it is sent,
+/// and nobody of us reads a record of the topic any more.
+const UNREADABLE_COMPRESSION: &str = "zstd";
+
 /// `found` is in the order of `specs`.
 pub(super) fn hold(specs: &[TopicSpec], found: &[Found]) -> Held {
     let mut held = Held::default();
@@ -46,9 +50,15 @@ pub(super) fn hold(specs: &[TopicSpec], found: &[Found]) -> Held {
                 continue;
             }
         };
+        let setting = |key: &str| resource.get(key).and_then(|entry| entry.value.as_deref());
+        let remark = |text| TopicRemark { topic: spec.name.clone(), text };
+        if setting("compression.type") == Some(UNREADABLE_COMPRESSION) {
+            held.breaking.push(remark(format!(
+                "has compression.type = {UNREADABLE_COMPRESSION}, which this build cannot read; set producer, gzip, snappy, lz4 or uncompressed"
+            )));
+        }
         for (key, wanted) in &spec.config {
-            let actual = resource.get(key).and_then(|entry| entry.value.as_deref());
-            let remark = |text| TopicRemark { topic: spec.name.clone(), text };
+            let actual = setting(key);
             let Some(actual) = actual else {
                 held.tolerable.push(remark(format!("{key} is not told by the cluster, expected {wanted}")));
                 continue;

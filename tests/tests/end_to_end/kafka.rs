@@ -121,6 +121,11 @@ async fn a_topic_setting_that_breaks_a_promise_is_refused_unless_the_operator_in
     let config = config("topics-settings").await;
     blocking(move || {
         ensure(&config, &[topic(&config, "one", 1, &[("cleanup.policy", "delete")])]).unwrap();
+        ensure(&config, &[topic(&config, "two", 1, &[("compression.type", "zstd")])]).unwrap_err();
+        match ensure(&config, &[topic(&config, "two", 1, &[])]) {
+            Err(TopicsError::Mismatch(what)) => assert!(what[0].contains("compression.type = zstd"), "{what:?}"),
+            found => panic!("{found:?}"),
+        }
         let other = [topic(&config, "one", 1, &[("cleanup.policy", "compact")])];
         match ensure(&config, &other) {
             Err(TopicsError::Mismatch(what)) => assert!(what[0].contains("cleanup.policy = delete"), "{what:?}"),
