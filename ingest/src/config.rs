@@ -69,10 +69,10 @@ pub struct SourceConfig {
     /// would skip them. Blocks up to the newest request in the topics are never looked at. 0 believes the cursor.
     #[serde(default = "defaults::verify_cursor_blocks")]
     pub verify_cursor_blocks: u64,
-    /// Milliseconds between two looks at the head while there is nothing to do.
-    #[serde(default = "defaults::poll_interval_ms")]
+    /// Milliseconds between two looks at the head while there is nothing to do; if absent 100, or 4000 where `finality` is
+    /// `safe` or `finalized`, which move once in minutes. Providers count each look.
     #[schemars(range(min = 1, max = 600_000))]
-    pub poll_interval_ms: u64,
+    pub poll_interval_ms: Option<u64>,
     /// Largest range of blocks that is asked for at once. It shrinks by itself where a node refuses it, and grows back.
     #[serde(default = "defaults::max_range_blocks")]
     #[schemars(range(min = 1, max = 1_000_000))]
@@ -111,9 +111,6 @@ pub struct SourceConfig {
 mod defaults {
     pub(super) const fn verify_cursor_blocks() -> u64 {
         100_000
-    }
-    pub(super) const fn poll_interval_ms() -> u64 {
-        100
     }
     pub(super) const fn max_range_blocks() -> u64 {
         2000
@@ -166,7 +163,11 @@ impl SourceConfig {
     }
 
     pub(crate) fn poll_interval(&self) -> Duration {
-        Duration::from_millis(self.poll_interval_ms)
+        let usual = match self.finality() {
+            Finality::Latest | Finality::Depth(_) => 100,
+            Finality::Safe | Finality::Finalized => 4_000,
+        };
+        Duration::from_millis(self.poll_interval_ms.unwrap_or(usual))
     }
 
     pub(crate) fn cursor_interval(&self) -> Duration {
@@ -257,7 +258,10 @@ kms_generation = "0x2222222222222222222222222222222222222222"
         let (_folder, sources) = of_file(COMPLETE);
         let loaded = load::<IngestConfig>(&sources).expect("valid");
         let source = &loaded.config.source[0];
-        assert_eq!((source.finality(), source.start_block, source.poll_interval_ms), (Finality::Latest, None, 100));
+        assert_eq!((source.finality(), source.start_block), (Finality::Latest, None));
+        assert_eq!(source.poll_interval(), Duration::from_millis(100));
+        let final_one = SourceConfig { finality: Some(Finality::Finalized), ..source.clone() };
+        assert_eq!(final_one.poll_interval(), Duration::from_secs(4), "a provider counts each look");
         assert_eq!(source.release, ReleaseChoice::Auto);
         assert_eq!(source.contracts(Release::V0_11).addresses().len(), 2);
     }

@@ -330,6 +330,11 @@ impl Follower {
                 self.metrics.range_refused(asked, &error.to_string());
                 if self.size.refused(asked) { Ok(None) } else { Err(error) }
             }
+            // Many blocks may be what the node, or a proxy before it, has not the time for: the next attempt asks for fewer.
+            Err(error @ RpcError::Outage { .. }) => {
+                let _ = self.size.refused(asked);
+                Err(error)
+            }
             Err(error) => Err(error),
         }
     }
@@ -517,6 +522,14 @@ mod tests {
         running.is_ready().await;
         running.node.chain().finalized = None;
         running.says("KC-0303: the nodes name no block as finalized").await;
+        running.ends().await;
+    }
+
+    #[tokio::test]
+    async fn p1_a_node_without_the_time_for_many_blocks_is_asked_for_fewer() {
+        let chain = Chain { head: 100, too_slow_above: Some(2), ..Chain::default() };
+        let running = Running::start(chain, "start_block = 80\nmax_range_blocks = 16").await;
+        running.is_ready().await;
         running.ends().await;
     }
 

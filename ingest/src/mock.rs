@@ -8,6 +8,7 @@ use alloy::sol_types::{SolCall, SolEvent};
 use axum::Router;
 use axum::body::Bytes as Body;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::routing::post;
 use kms_chain::contracts::Proxy;
 use kms_chain::rpc::{EndpointUrl, Rpc, RpcConfig};
@@ -32,6 +33,8 @@ pub(crate) struct Chain {
     pub(crate) failing_calls: u32,
     /// Largest range of logs, if there is a limit.
     pub(crate) max_range: Option<u64>,
+    /// A proxy before it gives up on larger ranges of logs, if there is a limit.
+    pub(crate) too_slow_above: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -78,17 +81,21 @@ impl Node {
     }
 }
 
-async fn serve(State(chain): State<Arc<Mutex<Chain>>>, body: Body) -> String {
+async fn serve(State(chain): State<Arc<Mutex<Chain>>>, body: Body) -> Result<String, StatusCode> {
     let request: Value = serde_json::from_slice(&body).expect("the client sends JSON");
     let mut chain = chain.lock().unwrap_or_else(PoisonError::into_inner);
+    let calls = request.as_array().map_or(std::slice::from_ref(&request), Vec::as_slice);
+    if calls.iter().any(|call| call["method"] == "eth_getLogs" && chain.is_too_slow(&call["params"][0])) {
+        return Err(StatusCode::GATEWAY_TIMEOUT);
+    }
     let mut answer = |call: &Value| match chain.answer(call["method"].as_str().expect("a method"), &call["params"]) {
         Ok(result) => json!({ "jsonrpc": "2.0", "id": call["id"], "result": result }),
         Err(error) => json!({ "jsonrpc": "2.0", "id": call["id"], "error": error }),
     };
-    match &request {
+    Ok(match &request {
         Value::Array(calls) => Value::Array(calls.iter().map(answer).collect()).to_string(),
         call => answer(call).to_string(),
-    }
+    })
 }
 
 fn error(code: i64, message: &str) -> Value {
@@ -133,14 +140,22 @@ impl Chain {
         Ok(json!(Bytes::from(Proxy::getVersionCall::abi_encode_returns(&version))))
     }
 
+    fn is_too_slow(&self, filter: &Value) -> bool {
+        self.too_slow_above.is_some_and(|limit| blocks(filter) > limit)
+    }
+
     fn logs(&self, filter: &Value) -> Outcome {
         let (from, to) = (number(&filter["fromBlock"]), number(&filter["toBlock"]));
-        if self.max_range.is_some_and(|limit| to - from + 1 > limit) {
+        if self.max_range.is_some_and(|limit| blocks(filter) > limit) {
             return Err(error(-32614, "block range is too large"));
         }
         let upgrades = self.upgrades.iter().filter(|block| (from..=to).contains(*block));
         Ok(upgrades.map(|number| upgraded(*number)).collect())
     }
+}
+
+fn blocks(filter: &Value) -> u64 {
+    number(&filter["toBlock"]) - number(&filter["fromBlock"]) + 1
 }
 
 fn hash(number: u64) -> String {
